@@ -1,0 +1,275 @@
+/* rwkv.h: the whole C interface of the engine. C99, nothing but <stddef.h> and <stdint.h>.
+ *
+ *   rwkv_model *model;
+ *   rwkv_load *load;
+ *   rwkv_model_options mo = {0};      mo.size = sizeof mo;  mo.strategy = "cpu fp32";
+ *   if (rwkv_load_start(&load, tensors, n_tensors, &mo)) die(rwkv_last_error());
+ *   if (rwkv_load_finish(&model, load)) die(rwkv_last_error());          (waits; frees `load`)
+ *
+ *   rwkv_engine_options eo = {0};     eo.size = sizeof eo;  eo.ring = ring;  eo.payload = &doorbell;
+ *   rwkv_engine *engine;
+ *   if (rwkv_engine_new(&engine, model, vocab, &eo)) die(rwkv_last_error());
+ *   rwkv_request rq = {0};            rwkv_request_init(&rq);  rq.tokens = ids;  rq.n_tokens = n;
+ *   uint64_t id;
+ *   if (rwkv_engine_submit(&id, engine, &rq)) die(rwkv_last_error());
+ *   ... when ring(&doorbell) has been called:
+ *   const rwkv_event *ev;  size_t n_ev;
+ *   rwkv_engine_poll(&ev, &n_ev, engine);        every event since the last poll, of every request
+ *
+ * Rules. Functions return 0 or a negative rwkv_status and put their results in the leading
+ * out-parameters; rwkv_last_error() then says what was wrong, for the calling thread. Option structs
+ * carry their own size, so that fields can be added at the end; zero means the default unless a field
+ * says otherwise. Strings are UTF-8. Nothing is printed, nothing aborts, there is no global state.
+ * Thread-safety is stated per group. The cffi declarations are the part between the two scissor lines.
+ */
+#ifndef RWKV_H
+#define RWKV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define RWKV_API __attribute__((visibility("default")))
+#else
+#define RWKV_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- 8< ---- declarations */
+
+typedef enum {
+    RWKV_OK = 0,
+    RWKV_INVALID = -1,      /* an argument is wrong: ValueError */
+    RWKV_IO = -2,           /* a file cannot be opened or mapped: OSError */
+    RWKV_NO_MEMORY = -3,    /* MemoryError */
+    RWKV_UNSUPPORTED = -4,  /* right, but not by this build or machine: the message names an alternative */
+    RWKV_BUSY = -5,         /* the queue is full: try later */
+    RWKV_STOPPED = -6,      /* the engine or load has been stopped */
+    RWKV_INTERNAL = -7      /* a fault of ours */
+} rwkv_status;
+
+/* Message of the last failed call of this thread; "" if none. Valid until the thread's next call. */
+RWKV_API const char *rwkv_last_error(void);
+RWKV_API const char *rwkv_version(void);
+/* The instruction set chosen for the CPU kernels: "baseline", "avx2", "avx512", ... RWKV_CPU_ISA in the
+ * environment forces one; an unknown or unusable name is RWKV_UNSUPPORTED. */
+RWKV_API int rwkv_cpu_isa(const char **name);
+
+/* ---- Model: weights in memory. Immutable after loading; every function is thread-safe. */
+
+typedef struct rwkv_model rwkv_model;
+typedef struct rwkv_load rwkv_load;
+typedef struct rwkv_state rwkv_state;
+
+typedef enum { RWKV_F32 = 0, RWKV_F16 = 1, RWKV_BF16 = 2, RWKV_F64 = 3 } rwkv_dtype;
+
+/* One row of a checkpoint's index. The bytes lie in `path` or, where path is NULL, at `data`. */
+typedef struct {
+    const char *name;    /* official name, e.g. "blocks.0.att.key.weight" */
+    const char *path;    /* file that holds the bytes, or NULL */
+    const void *data;    /* used if path is NULL; must stay valid until the load has finished */
+    int32_t dtype;       /* rwkv_dtype */
+    int32_t rank;        /* 0..8 */
+    int64_t shape[8];
+    int64_t stride[8];   /* in elements, >= 0 */
+    uint64_t offset;     /* bytes from the start of the file (or data) to element 0 */
+    uint64_t nbytes;     /* bytes from `offset` on that may be read for this tensor */
+} rwkv_tensor;
+
+typedef struct {
+    size_t size;
+    const char *strategy;   /* "cpu fp32" | "cpu fp16" | "cpu bf16" | "auto" or NULL */
+    int32_t threads;        /* 0: the least of physical cores, affinity and CPU quota */
+} rwkv_model_options;
+
+typedef struct {
+    size_t size;            /* set by the caller */
+    char version[8];        /* "7" */
+    char strategy[64];      /* what was chosen, e.g. "cpu bf16" */
+    char file_dtype[8];     /* type of most weights in the file: "fp32" "fp16" "bf16" */
+    char isa[16];
+    int32_t layers, width, heads, head_size, ffn, vocab;   /* L D H N F V */
+    int32_t threads;
+    int64_t parameters;
+    int64_t weight_bytes;   /* memory the weights take */
+    int64_t token_bytes;    /* weight bytes read to decode one token at batch 1 */
+    int64_t token_flops;    /* floating-point operations to decode one token (2 per multiply-add) */
+} rwkv_model_info;
+
+/* Starts a load on native threads and returns at once. */
+RWKV_API int rwkv_load_start(rwkv_load **out, const rwkv_tensor *tensors, size_t n_tensors,
+                             const rwkv_model_options *options);
+/* done/total bytes converted; finished is 1 once rwkv_load_finish would not wait. */
+RWKV_API int rwkv_load_progress(uint64_t *done, uint64_t *total, int32_t *finished, rwkv_load *load);
+/* Waits for the end, hands out the model or the load's error, and frees `load` in both cases. */
+RWKV_API int rwkv_load_finish(rwkv_model **out, rwkv_load *load);
+/* Asks the load to end early, waits for that, frees it. NULL is allowed. */
+RWKV_API void rwkv_load_cancel(rwkv_load *load);
+
+RWKV_API int rwkv_model_describe(rwkv_model_info *out, const rwkv_model *model);
+/* Drops the caller's reference; engines and states that use the model keep it alive. */
+RWKV_API void rwkv_model_free(rwkv_model *model);
+
+/* Runs n tokens (n >= 1) and moves `state` on. logits: float32 [vocab] after the last token, or
+ * [n, vocab] if full. Calls of several threads on one model take turns. */
+RWKV_API int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state,
+                                const int32_t *tokens, size_t n, int32_t full);
+/* Thread-pool dispatches (barriers) made so far by this model: what a test counts. */
+RWKV_API int rwkv_model_barriers(uint64_t *out, const rwkv_model *model);
+
+/* ---- State: the whole past of one sequence. One thread at a time per state. */
+
+typedef struct {
+    char name[8];           /* "att_x" "ffn_x" "wkv" (version 4: "aa" "bb" "pp") */
+    int32_t rank;
+    int64_t shape[4];       /* [L, D] or [L, H, N, N] */
+    int64_t count;          /* elements */
+} rwkv_state_part;
+
+/* A zero state. */
+RWKV_API int rwkv_state_new(rwkv_state **out, rwkv_model *model);
+RWKV_API int rwkv_state_clone(rwkv_state **out, const rwkv_state *state);
+RWKV_API void rwkv_state_free(rwkv_state *state);
+/* Part number i of the model's states; RWKV_INVALID past the last. */
+RWKV_API int rwkv_state_describe(rwkv_state_part *out, const rwkv_model *model, int32_t i);
+/* Copies part i out or in, `count` float32 in C order. */
+RWKV_API int rwkv_state_read(float *out, const rwkv_state *state, int32_t i, size_t count);
+RWKV_API int rwkv_state_write(rwkv_state *state, int32_t i, const float *values, size_t count);
+
+/* ---- Vocabulary: id -> bytes, and greedy longest match. Immutable; thread-safe. */
+
+typedef struct rwkv_vocab rwkv_vocab;
+
+/* From the text of a World vocabulary file: lines `id literal bytelen`. */
+RWKV_API int rwkv_vocab_parse(rwkv_vocab **out, const char *text, size_t n);
+/* From a table: token i has the bytes blob[offsets[i] .. offsets[i+1]); empty = no such token. */
+RWKV_API int rwkv_vocab_new(rwkv_vocab **out, const uint8_t *blob, const uint64_t *offsets, size_t n);
+RWKV_API void rwkv_vocab_free(rwkv_vocab *vocab);
+/* One more than the largest id. */
+RWKV_API int rwkv_vocab_size(size_t *out, const rwkv_vocab *vocab);
+/* Greedy longest match over bytes. *ids belongs to the caller: rwkv_ids_free. RWKV_INVALID if a byte
+ * starts no token. */
+RWKV_API int rwkv_vocab_encode(int32_t **ids, size_t *n, const rwkv_vocab *vocab, const char *text,
+                               size_t n_text);
+RWKV_API void rwkv_ids_free(int32_t *ids);
+/* Writes at most `capacity` bytes; *n is the full length. Ids without bytes add nothing; ids outside
+ * the vocabulary are RWKV_INVALID. */
+RWKV_API int rwkv_vocab_decode(char *out, size_t capacity, size_t *n, const rwkv_vocab *vocab,
+                               const int32_t *ids, size_t n_ids);
+
+/* ---- Sampling. */
+
+typedef struct {
+    size_t size;
+    double temperature;         /* power 1/T of the surviving probabilities; 0 = greedy */
+    double top_p;               /* >= 1: off */
+    int32_t top_k;              /* <= 0: off */
+    double min_p;               /* drop tokens below min_p times the best probability; 0: off */
+    double presence_penalty, frequency_penalty, penalty_decay;
+    uint64_t seed;
+    const int32_t *bias_ids;    /* logit_bias: added before everything else */
+    const float *bias_values;
+    size_t n_bias;
+    const int32_t *forbidden;   /* never drawn */
+    size_t n_forbidden;
+    const int32_t *no_repeat;   /* ids that cannot follow themselves */
+    size_t n_no_repeat;
+    int32_t global_penalty;     /* prompt tokens count as drawn once the first token has been drawn */
+    const int32_t *exempt;      /* prompt tokens that global_penalty leaves out */
+    size_t n_exempt;
+    int32_t logprobs;           /* -1: none; k >= 0: the drawn token and the k most likely, per token */
+} rwkv_sampling;
+
+/* temperature 1, top_p 1, penalty_decay 0.996, logprobs -1, the rest off. */
+RWKV_API void rwkv_sampling_init(rwkv_sampling *sampling);
+/* The exact distribution drawn from after `n_drawn` tokens, and the token that (seed, step n_drawn)
+ * draws from it. probabilities: float64 [n]; either out may be NULL. prompt may be NULL. */
+RWKV_API int rwkv_sampling_probe(double *probabilities, int32_t *token, const rwkv_sampling *sampling,
+                                 const float *logits, size_t n, const int32_t *drawn, size_t n_drawn,
+                                 const int32_t *prompt, size_t n_prompt);
+
+/* ---- Engine: one thread that batches all requests. submit, cancel, poll and stats may be called from
+ * any thread, but poll from one thread at a time. */
+
+typedef struct rwkv_engine rwkv_engine;
+
+typedef struct {
+    size_t size;
+    int32_t max_batch;       /* sequences in one step; 0: 64 */
+    int32_t prefill_chunk;   /* prompt tokens of one step; 0: 256 */
+    int32_t max_queue;       /* waiting requests; 0: 1024 */
+    /* Called by the engine thread when events are waiting, at most once between two polls. Must not
+     * block and must not call back into the engine. NULL: poll without a bell. */
+    void (*ring)(void *payload);
+    void *payload;
+} rwkv_engine_options;
+
+typedef struct {
+    size_t size;
+    rwkv_sampling sampling;
+    const int32_t *tokens;      /* the prompt, at least one id; copied */
+    size_t n_tokens;
+    int64_t max_tokens;         /* tokens to draw at most, >= 1 */
+    const char *const *stops;   /* stop strings, none empty; never emitted, not even in part */
+    const size_t *stop_sizes;
+    size_t n_stops;
+    const int32_t *stop_ids;    /* drawing one ends the answer; counted, not emitted */
+    size_t n_stop_ids;
+    const int32_t *end_ids;     /* end of document: ends the answer; neither counted nor emitted */
+    size_t n_end_ids;
+    const rwkv_state *state;    /* start state or NULL for zero; copied */
+} rwkv_request;
+
+typedef enum {
+    RWKV_RUNNING = 0,
+    RWKV_FINISH_STOP = 1,       /* end id, stop id or stop string */
+    RWKV_FINISH_LENGTH = 2,     /* max_tokens */
+    RWKV_FINISH_CANCEL = 3,
+    RWKV_FINISH_ERROR = 4       /* text is the message */
+} rwkv_finish;
+
+/* What one request has to say since the last poll; the last one has finish != RWKV_RUNNING. Pointers
+ * are valid until the next rwkv_engine_poll. */
+typedef struct {
+    uint64_t id;
+    int32_t finish;             /* rwkv_finish */
+    const char *text;           /* whole UTF-8 characters, not zero-terminated */
+    size_t n_text;
+    const int32_t *tokens;      /* ids drawn since the last event */
+    size_t n_tokens;
+    const int32_t *logprob_ids; /* [n_tokens][1 + k]: the drawn id, then the k most likely; or NULL */
+    const float *logprobs;      /* the same shape: natural logarithms of the model's own distribution */
+    size_t logprob_width;       /* 1 + k, or 0 */
+    int64_t prompt_tokens;
+    int64_t completion_tokens;  /* so far */
+} rwkv_event;
+
+typedef struct {
+    size_t size;
+    int64_t waiting, prefilling, running;   /* requests now; slots in use = prefilling + running */
+    int64_t submitted, finished, cancelled;
+    int64_t steps, prompt_tokens, completion_tokens;   /* computed so far */
+} rwkv_engine_stats;
+
+RWKV_API int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vocab *vocab,
+                             const rwkv_engine_options *options);
+/* Ends the thread after the step in progress and frees everything; NULL is allowed. */
+RWKV_API void rwkv_engine_free(rwkv_engine *engine);
+RWKV_API void rwkv_request_init(rwkv_request *request);
+/* RWKV_BUSY when the queue is full; RWKV_INVALID names the field. Ids are never 0 and never reused. */
+RWKV_API int rwkv_engine_submit(uint64_t *id, rwkv_engine *engine, const rwkv_request *request);
+/* Takes effect before the next step, in every phase; the request then ends with RWKV_FINISH_CANCEL.
+ * Unknown and finished ids are ignored. */
+RWKV_API int rwkv_engine_cancel(rwkv_engine *engine, uint64_t id);
+RWKV_API int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine);
+RWKV_API int rwkv_engine_describe(rwkv_engine_stats *out, rwkv_engine *engine);
+
+/* ---- >8 ---- */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

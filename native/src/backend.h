@@ -1,0 +1,129 @@
+// THE seam: what a machine must offer to run RWKV. The architectures (arch/) call these operations in
+// the order of their equations; cpu/ (and later cuda/) implement them. Nothing above this header knows
+// what a thread pool or a kernel is; nothing below it knows what a layer or a request is.
+//
+// Pointers to float are memory of the backend (host memory for the CPU): only backend functions may
+// dereference them. All vectors and activations are fp32. A matrix is stored in `stored` (the file's own
+// type where that is exact) and the rows that enter it are first rounded to `compute`, so that batch size
+// never changes what is computed.
+#pragma once
+
+#include "tensor.h"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+namespace rwkv {
+
+// fp32 memory of a backend, zeroed when made.
+struct Buffer {
+    float *data = nullptr;
+    size_t count = 0;
+    std::shared_ptr<void> owner;
+};
+
+// Weights [out, in], y = W x, in the backend's own layout.
+struct Matrix {
+    int64_t out = 0, in = 0;
+    DType stored = DType::f32;   // element type in memory
+    DType compute = DType::f32;  // type to which inputs are rounded
+    void *data = nullptr;
+    size_t bytes = 0;
+    std::shared_ptr<void> owner;
+
+    explicit operator bool() const { return data != nullptr; }
+};
+
+// One sequence's share of a step: rows [first, first + rows) of the batch continue `state`.
+struct Span {
+    int32_t first = 0, rows = 0;
+    float *state = nullptr;
+};
+
+// One step: a decoding sequence brings one row, a prefilling one a chunk. Spans are in row order and
+// cover all rows; no two share a state.
+struct Batch {
+    std::span<const int32_t> tokens;      // [rows]
+    std::span<const Span> spans;
+    std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
+
+    int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
+};
+
+struct Norm {
+    const float *weight = nullptr, *bias = nullptr;  // [D]
+};
+
+enum class Activation { none, tanh, sigmoid, relu_squared };
+
+// y = act(W · mix), mix = xn + (prev − xn) ⊙ mu.
+struct Product {
+    const Matrix *w = nullptr;
+    const float *mu = nullptr;  // [in]
+    float *y = nullptr;         // [rows, out]
+    Activation act = Activation::none;
+};
+
+// xn = LayerNorm(x), eps 1e-5; prev is xn of the previous row of the same sequence, at the first row of
+// a span the D floats at state + shift. Afterwards those floats hold the span's last xn.
+struct Shift {
+    const float *x = nullptr;  // [rows, D]
+    Norm norm;
+    int64_t shift = 0;         // offset in the state
+};
+
+// The time mixing of version 7 between its input products and its output matrix; head h of H owns the
+// channels h·N .. h·N + N − 1. All of it is local to a head. Equations in arch/v7.cpp.
+struct Wkv7 {
+    int64_t heads = 0, head_size = 0;
+    const float *r = nullptr, *k = nullptr, *v = nullptr;  // [rows, D]
+    const float *zw = nullptr, *za = nullptr, *zv = nullptr, *zg = nullptr;  // [rows, rank]
+    const Matrix *w2 = nullptr, *a2 = nullptr, *v2 = nullptr, *g2 = nullptr;  // [D, rank]; v2 null in layer 0
+    const float *w0 = nullptr, *a0 = nullptr, *v0 = nullptr;  // [D]
+    const float *k_k = nullptr, *k_a = nullptr, *r_k = nullptr;  // [D]
+    Norm ln_x;                                              // per head, eps 64e-5
+    float *v_first = nullptr;                               // [rows, D]; written by layer 0, read by the others
+    int64_t wkv = 0;                                        // offset of S [H][value][key] in the state
+    float *y = nullptr;                                     // [rows, D]: GroupNorm(S·r) + bonus, times g
+};
+
+class Backend {
+public:
+    virtual ~Backend() = default;
+
+    virtual std::string name() const = 0;  // "cpu"
+    virtual std::string isa() const = 0;
+    virtual int threads() const = 0;
+
+    // -- memory. Thread-safe.
+    virtual Buffer floats(size_t count) = 0;
+    virtual void upload(float *to, std::span<const float> from) = 0;
+    virtual void download(std::span<float> to, const float *from) = 0;
+    virtual void copy(float *to, const float *from, size_t count) = 0;
+    // Packs a two-dimensional tensor for products whose inputs are rounded to `compute`; transposed: the
+    // tensor is [in, out]. Uses all threads.
+    virtual Matrix matrix(const Tensor &weights, DType compute, bool transposed) = 0;
+    // A table whose rows are only looked up, kept in the file's type.
+    virtual Matrix table(const Tensor &rows) = 0;
+
+    // -- operations. One caller at a time.
+    // x[row] = LayerNorm(table[token of row]), eps 1e-5.
+    virtual void embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) = 0;
+    virtual void shift_linear(const Shift &shift, std::span<const Product> products,
+                              const Batch &batch) = 0;
+    virtual void wkv7(const Wkv7 &op, const Batch &batch) = 0;
+    // x += W · y
+    virtual void linear_add(float *x, const Matrix &w, const float *y, const Batch &batch) = 0;
+    // logits[i] = W · LayerNorm(x[logit_rows[i]]); logits is host memory [logit_rows, vocab].
+    virtual void head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
+                      const Batch &batch) = 0;
+    // Barriers so far: what tests count.
+    virtual uint64_t barriers() const = 0;
+};
+
+// "cpu" opens in process. threads 0 = the least of physical cores, affinity and cgroup quota.
+std::shared_ptr<Backend> open_backend(const std::string &device, int threads);
+
+}  // namespace rwkv

@@ -1,0 +1,56 @@
+// One thread: admit -> plan -> step -> sample -> emit -> ring. The only user of the scheduler; the only
+// place where requests of different callers meet. Never knows about HTTP, Python or chat.
+#pragma once
+
+#include "model.h"
+#include "sequence.h"
+#include "vocab.h"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace rwkv {
+
+struct EngineOptions {
+    int32_t max_batch = 64, prefill_chunk = 256, max_queue = 1024;
+    void (*ring)(void *payload) = nullptr;
+    void *payload = nullptr;
+};
+
+struct Event {
+    uint64_t id = 0;
+    Finish finish = Finish::running;
+    std::string text;
+    std::vector<int32_t> tokens;
+    std::vector<int32_t> logprob_ids;  // [tokens][logprob_width]
+    std::vector<float> logprobs;
+    size_t logprob_width = 0;
+    int64_t prompt_tokens = 0, completion_tokens = 0;
+};
+
+struct EngineStats {
+    int64_t waiting = 0, prefilling = 0, running = 0;
+    int64_t submitted = 0, finished = 0, cancelled = 0;
+    int64_t steps = 0, prompt_tokens = 0, completion_tokens = 0;
+};
+
+class Engine {
+public:
+    Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
+    ~Engine();  // ends the thread after the step in progress
+
+    uint64_t submit(Request request);  // throws Error: RWKV_INVALID, RWKV_BUSY, RWKV_STOPPED
+    void cancel(uint64_t id);
+    // Every event since the last poll, merged per request; valid until the next poll.
+    std::span<const Event> poll();
+    EngineStats stats() const;
+
+private:
+    struct Core;
+    std::unique_ptr<Core> core_;
+};
+
+}  // namespace rwkv

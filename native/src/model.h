@@ -1,0 +1,70 @@
+// A loaded model: weights on a backend, and the one forward that engine and API share. Owns version
+// detection, shape checks and conversion. Never knows about requests.
+#pragma once
+
+#include "backend.h"
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace rwkv {
+
+namespace v7 {
+struct Weights;
+}
+
+// One named array of a sequence's state; `offset` counts floats from the start of the state.
+struct StatePart {
+    std::string name;
+    std::vector<int64_t> shape;
+    int64_t offset = 0, count = 0;
+    float initial = 0;
+};
+
+struct ModelInfo {
+    std::string version, strategy, file_dtype, isa;
+    int64_t layers = 0, width = 0, heads = 0, head_size = 0, ffn = 0, vocab = 0;
+    int threads = 0;
+    int64_t parameters = 0, weight_bytes = 0, token_bytes = 0, token_flops = 0;
+};
+
+struct LoadProgress {
+    std::atomic<uint64_t> done{0}, total{0};
+    std::atomic<bool> cancel{false};
+};
+
+class Model {
+public:
+    // Throws Error. `tensors` are checked views; nothing of them is used afterwards.
+    static std::shared_ptr<Model> load(std::vector<Tensor> tensors, const std::string &strategy,
+                                       int threads, LoadProgress &progress);
+    ~Model();
+
+    const ModelInfo &info() const { return info_; }
+    const std::vector<StatePart> &state_parts() const { return state_parts_; }
+    size_t state_floats() const;  // floats of one state
+
+    // A state at its initial values.
+    Buffer new_state() const;
+    void reset_state(float *state) const;
+    Backend &backend() const { return *backend_; }
+
+    // Moves every span's state on and writes logits [batch.logit_rows, vocab] to host memory. Calls of
+    // several threads take turns. Tokens must be in [0, vocab).
+    void forward(const Batch &batch, float *logits);
+
+private:
+    Model() = default;
+
+    ModelInfo info_;
+    std::vector<StatePart> state_parts_;
+    std::shared_ptr<Backend> backend_;
+    std::unique_ptr<v7::Weights> v7_;
+    std::mutex turn_;
+    Buffer scratch_;
+};
+
+}  // namespace rwkv

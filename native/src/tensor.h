@@ -1,0 +1,36 @@
+// A checked, read-only view of one checkpoint tensor. Made by model.cpp from the index and the mapped
+// file; read by the architectures and by Backend::matrix. Never owns memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rwkv {
+
+enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3 };
+
+constexpr size_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
+const char *name_of(DType t);  // "fp32" ...
+
+struct Tensor {
+    std::string name;
+    const std::byte *data = nullptr;  // element 0; may be unaligned
+    DType dtype = DType::f32;
+    std::vector<int64_t> shape;
+    std::vector<int64_t> stride;  // in elements
+
+    int64_t count() const {
+        int64_t n = 1;
+        for (int64_t s : shape) n *= s;
+        return n;
+    }
+};
+
+// Every element as float, in C order of the shape; out holds count() floats. Exact for 16-bit types.
+void read_floats(float *out, const Tensor &tensor);
+// Row `row` of a two-dimensional tensor, shape[1] floats.
+void read_row(float *out, const Tensor &tensor, int64_t row);
+
+}  // namespace rwkv
