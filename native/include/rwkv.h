@@ -208,7 +208,7 @@ typedef struct {
 } rwkv_engine_options;
 
 typedef struct {
-    size_t size;
+    size_t size;                /* exactly sizeof: the struct below grows inside this one */
     rwkv_sampling sampling;
     const int32_t *tokens;      /* the prompt, at least one id; copied */
     size_t n_tokens;

@@ -10,8 +10,8 @@ namespace rwkv {
 
 class Error : public std::runtime_error {
 public:
-    Error(rwkv_status status, const std::string &message)
-        : std::runtime_error(message), status(status) {}
+    Error(rwkv_status code, const std::string &message)
+        : std::runtime_error(message), status(code) {}
     rwkv_status status;
 };
 

@@ -21,7 +21,6 @@ struct StatePart {
     std::string name;
     std::vector<int64_t> shape;
     int64_t offset = 0, count = 0;
-    float initial = 0;
 };
 
 struct ModelInfo {
@@ -64,7 +63,8 @@ private:
     std::shared_ptr<Backend> backend_;
     std::unique_ptr<v7::Weights> v7_;
     std::mutex turn_;
-    Buffer scratch_;
+    Buffer scratch_;             // activations of the largest step so far
+    std::vector<float> initial_;  // of a state: zero, or the tuned state merged into the checkpoint
 };
 
 }  // namespace rwkv

@@ -1,0 +1,143 @@
+#include "load.h"
+
+#include "error.h"
+
+#include <cerrno>
+#include <cstring>
+#include <map>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace rwkv {
+
+namespace {
+
+constexpr int64_t max_elements = int64_t{1} << 48;
+
+// A checked row of the index: the shape is sane and its last element lies within nbytes. More elements
+// than nbytes can hold (a view that repeats bytes) would let a small file ask for any amount of memory.
+Tensor checked(const rwkv_tensor &row) {
+    if (!row.name) throw invalid("a tensor of the index has no name");
+    const std::string name = row.name;
+    if (row.dtype < RWKV_F32 || row.dtype > RWKV_F64) {
+        throw invalid("the tensor " + name + " has the unknown type " + std::to_string(row.dtype));
+    }
+    if (row.rank < 0 || row.rank > 8) {
+        throw invalid("the tensor " + name + " has the rank " + std::to_string(row.rank));
+    }
+    Tensor t;
+    t.name = name;
+    t.dtype = static_cast<DType>(row.dtype);
+    int64_t count = 1, last = 0;
+    for (int i = 0; i < row.rank; ++i) {
+        const int64_t size = row.shape[i], stride = row.stride[i];
+        if (size < 1 || size > max_elements || stride < 0 || stride > max_elements) {
+            throw invalid("the tensor " + name + " has an impossible shape or stride in dimension " +
+                          std::to_string(i));
+        }
+        int64_t step = 0;
+        if (__builtin_mul_overflow(count, size, &count) ||
+            __builtin_mul_overflow(size - 1, stride, &step) ||
+            __builtin_add_overflow(last, step, &last) || count > max_elements || last > max_elements) {
+            throw invalid("the tensor " + name + " is impossibly large");
+        }
+        t.shape.push_back(size);
+        t.stride.push_back(stride);
+    }
+    const uint64_t size = size_of(t.dtype);
+    if ((static_cast<uint64_t>(last) + 1) * size > row.nbytes ||
+        static_cast<uint64_t>(count) * size > row.nbytes) {
+        throw invalid("the tensor " + name + " reaches beyond its " + std::to_string(row.nbytes) +
+                      " bytes");
+    }
+    return t;
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::string &path) {
+    const auto fail = [&path](int code) {
+        return Error(RWKV_IO, "cannot open " + path + ": " + std::strerror(code));
+    };
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (fd < 0) throw fail(errno);
+    struct stat info {};
+    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+        const int code = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
+        close(fd);
+        throw fail(code);
+    }
+    size_ = static_cast<size_t>(info.st_size);
+    if (size_ > 0) {
+        void *map = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+        const int code = errno;
+        if (map == MAP_FAILED) {
+            close(fd);
+            throw fail(code);
+        }
+        madvise(map, size_, MADV_WILLNEED);
+        data_ = static_cast<const std::byte *>(map);
+    }
+    close(fd);
+}
+
+MappedFile::~MappedFile() {
+    if (data_) munmap(const_cast<std::byte *>(data_), size_);
+}
+
+Load::Load(std::span<const rwkv_tensor> index, std::string strategy, int threads)
+    : strategy_(std::move(strategy)), threads_(threads) {
+    if (index.empty()) throw invalid("the index holds no tensors");
+    rows_.reserve(index.size());
+    for (const rwkv_tensor &row : index) {
+        Row r{checked(row), row.path ? row.path : "", row.offset, row.nbytes};
+        if (!row.path) {
+            if (!row.data) throw invalid("the tensor " + r.tensor.name + " has neither path nor data");
+            r.tensor.data = static_cast<const std::byte *>(row.data) + row.offset;
+        }
+        rows_.push_back(std::move(r));
+    }
+    thread_ = std::thread([this] { run(); });
+}
+
+Load::~Load() {
+    cancel();
+    if (thread_.joinable()) thread_.join();
+}
+
+std::shared_ptr<Model> Load::take() {
+    if (thread_.joinable()) thread_.join();
+    if (error_) std::rethrow_exception(error_);
+    return std::move(model_);
+}
+
+void Load::run() {
+    try {
+        model_ = load();
+    } catch (...) {
+        error_ = std::current_exception();
+    }
+    finished_ = true;
+}
+
+std::shared_ptr<Model> Load::load() {
+    std::map<std::string, MappedFile> files;
+    std::vector<Tensor> tensors;
+    tensors.reserve(rows_.size());
+    for (Row &row : rows_) {
+        if (!row.path.empty()) {
+            const auto bytes = files.try_emplace(row.path, row.path).first->second.bytes();
+            if (row.offset > bytes.size() || row.nbytes > bytes.size() - row.offset) {
+                throw invalid("the tensor " + row.tensor.name + " lies outside the file " + row.path);
+            }
+            row.tensor.data = bytes.data() + row.offset;
+        }
+        tensors.push_back(std::move(row.tensor));
+    }
+    return Model::load(std::move(tensors), strategy_, threads_, progress_);
+}
+
+}  // namespace rwkv

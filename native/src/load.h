@@ -1,0 +1,65 @@
+// From an index of tensors to a model, on a native thread: maps the files, checks every range again,
+// calls Model::load. Made by api.cpp; never reads a file format (the index comes from outside).
+#pragma once
+
+#include "model.h"
+
+#include <rwkv.h>
+
+#include <atomic>
+#include <exception>
+#include <memory>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace rwkv {
+
+// A file mapped for reading.
+class MappedFile {
+public:
+    explicit MappedFile(const std::string &path);  // throws Error: RWKV_IO
+    ~MappedFile();
+    MappedFile(const MappedFile &) = delete;
+    MappedFile &operator=(const MappedFile &) = delete;
+
+    std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+private:
+    const std::byte *data_ = nullptr;
+    size_t size_ = 0;
+};
+
+class Load {
+public:
+    // Copies the index and starts the thread. Throws Error if a row is wrong in itself.
+    Load(std::span<const rwkv_tensor> index, std::string strategy, int threads);
+    ~Load();  // asks the load to end early and waits
+
+    bool finished() const { return finished_; }
+    const LoadProgress &progress() const { return progress_; }
+    void cancel() { progress_.cancel = true; }
+    // Waits; throws what the load threw.
+    std::shared_ptr<Model> take();
+
+private:
+    struct Row {
+        Tensor tensor;      // data is set once the file is mapped
+        std::string path;   // empty: tensor.data is set already
+        uint64_t offset = 0, nbytes = 0;
+    };
+    void run();
+    std::shared_ptr<Model> load();
+
+    std::vector<Row> rows_;
+    std::string strategy_;
+    int threads_;
+    LoadProgress progress_;
+    std::atomic<bool> finished_{false};
+    std::shared_ptr<Model> model_;
+    std::exception_ptr error_;
+    std::thread thread_;
+};
+
+}  // namespace rwkv
