@@ -20,31 +20,27 @@ struct EngineOptions {
     void *payload = nullptr;
 };
 
-struct Event {
-    uint64_t id = 0;
-    Finish finish = Finish::running;
-    std::string text;
-    std::vector<int32_t> tokens;
-    std::vector<int32_t> logprob_ids;  // [tokens][logprob_width]
-    std::vector<float> logprobs;
-    size_t logprob_width = 0;
-    int64_t prompt_tokens = 0, completion_tokens = 0;
-};
-
+// Every submitted request is waiting, has a slot (prefilling, running), or has ended (finished by stop,
+// length or error; cancelled).
 struct EngineStats {
     int64_t waiting = 0, prefilling = 0, running = 0;
     int64_t submitted = 0, finished = 0, cancelled = 0;
-    int64_t steps = 0, prompt_tokens = 0, completion_tokens = 0;
+    int64_t steps = 0;              // forwards
+    int64_t prompt_tokens = 0;      // prompt rows that went through the model
+    int64_t completion_tokens = 0;  // tokens drawn that count
 };
 
 class Engine {
 public:
     Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
-    ~Engine();  // ends the thread after the step in progress
+    ~Engine();  // ends the thread after the step in progress; unfinished requests vanish
 
     uint64_t submit(Request request);  // throws Error: RWKV_INVALID, RWKV_BUSY, RWKV_STOPPED
+    // Takes effect before the next step; the request then says Finish::cancel as its last word. Ids
+    // that are unknown or have ended are ignored.
     void cancel(uint64_t id);
-    // Every event since the last poll, merged per request; valid until the next poll.
+    // Every event since the last poll, merged per request; valid until the next poll. One thread at a
+    // time. It falls before a step's events and their ring or after both.
     std::span<const Event> poll();
     EngineStats stats() const;
 

@@ -1,12 +1,14 @@
-// One request on its way through the engine: prompt, state, sampler, output, status. Owned by the
-// engine; planned by the scheduler.
+// One request on its way through the engine: prompt, slot, sampler, output, status, and what it has
+// to say. Made by Engine::submit on the caller's thread; afterwards only the engine thread touches
+// it. It knows neither its neighbours nor when it is its turn: that is the scheduler's business.
 #pragma once
 
-#include "backend.h"
 #include "output.h"
 #include "sampler.h"
+#include "vocab.h"
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,23 +24,63 @@ struct Request {
     std::vector<float> state;  // empty: zero
 };
 
+// Throws Error (RWKV_INVALID) naming the field. Stop strings are checked by Output.
+void check(const Request &request, size_t vocab, size_t state_floats);
+
 enum class Finish { running, stop, length, cancel, error };
 
-struct Sequence {
-    Sequence(uint64_t id, Request request);
+// What one request has to say. An error is an event of its own, whose text is the message.
+struct Event {
+    uint64_t id = 0;
+    Finish finish = Finish::running;
+    std::string text;
+    std::vector<int32_t> tokens;       // those that count, stop ids included
+    std::vector<int32_t> logprob_ids;  // [tokens][logprob_width]
+    std::vector<float> logprobs;
+    size_t logprob_width = 0;
+    int64_t prompt_tokens = 0, completion_tokens = 0;
 
-    uint64_t id;
+    // Becomes this event followed by a later one of the same request.
+    void append(const Event &later);
+};
+
+struct Sequence {
+    explicit Sequence(Request request);
+
+    uint64_t id = 0;
     Request request;
     Sampler sampler;
     Output output;
-    Buffer state;           // taken when the sequence is admitted
-    int64_t prefilled = 0;  // prompt tokens that have been through the model
-    int64_t completion = 0; // tokens counted as answer
-    int64_t drawn = 0;      // tokens drawn, end id included
-    int32_t next = -1;      // the last drawn token, the next row
+
+    int32_t slot = -1;         // its place among the engine's states; -1: none
+    int64_t prefilled = 0;     // prompt tokens that have been through the model
+    int64_t completion = 0;    // tokens counted as answer
+    int32_t next = -1;         // the last drawn token: the next row
     Finish finish = Finish::running;
+    Event event;               // since the engine last collected it
+    uint64_t told_in = 0;      // the poll period in which it last spoke ...
+    size_t told_at = 0;        // ... and the place of its event in that period's outbox
 
     bool decoding() const { return prefilled == static_cast<int64_t>(request.prompt.size()); }
+    // Rows up to the next multiple of `chunk`, counted from the prompt's own start: never a matter
+    // of neighbours or of where prefilling began.
+    int32_t chunk_rows(int32_t chunk) const;
+    // The tokens of the next `rows` rows.
+    std::span<const int32_t> input(int32_t rows) const;
+    // Whether a token is drawn from the logits of the last of them.
+    bool draws_after(int32_t rows) const {
+        return prefilled + rows >= static_cast<int64_t>(request.prompt.size());
+    }
+
+    // Draws the next token and decides what it means. Never throws: a failure ends this sequence
+    // with Finish::error. Touches nothing but this sequence.
+    void draw(std::span<const float> logits, const Vocab &vocab) noexcept;
+    // Text that was held back as a possible stop is dropped.
+    void cancel() { finish = Finish::cancel; }
+    void fail(const char *message) noexcept;
+
+private:
+    void take(const Drawn &drawn, const Vocab &vocab);
 };
 
 }  // namespace rwkv

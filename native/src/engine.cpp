@@ -1,0 +1,353 @@
+// The engine thread and what other threads share with it. Callers leave requests and cancellations
+// in the inbox and take events from the outbox; the thread looks at both between two steps and
+// holds no lock during one. Called by api.cpp; never knows how the model computes or what a token
+// means.
+#include "engine.h"
+
+#include "error.h"
+#include "scheduler.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+namespace rwkv {
+
+struct Engine::Core {
+    Core(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
+
+    void run() noexcept;
+    bool receive();
+    void drop_cancelled();
+    void admit();
+    void plan();
+    void step();
+    void sample();
+    void emit();
+    void tell(Sequence &sequence);
+    void end_all(const char *message);
+    void forbid_undecodable(Request &request) const;
+    void show_stats();
+
+    const std::shared_ptr<Model> model;
+    const std::shared_ptr<const Vocab> vocab;
+    const EngineOptions options;
+    const size_t n_vocab;              // columns of the logits
+    std::vector<int32_t> undecodable;  // ids of the model that the vocabulary cannot turn into text
+
+    // Shared by all threads, guarded by `mutex`, which is only ever held for moments.
+    std::mutex mutex;
+    std::condition_variable work;  // inbox, cancelled or stopping have changed
+    std::vector<std::unique_ptr<Sequence>> inbox;
+    std::vector<uint64_t> cancelled;
+    bool stopping = false;
+    uint64_t last_id = 0;
+    std::vector<Event> outbox;
+    uint64_t period = 1;  // polls so far + 1
+    EngineStats stats;
+
+    // Held from before a step's events become visible until the bell has been rung for them, and by
+    // poll. Without it a poll could slip between the two, and the late ring would be followed by
+    // another one with no poll in between. Taken before `mutex`.
+    std::mutex bell;
+    bool rung = false;          // since the last poll
+    std::vector<Event> polled;  // what the last poll handed out
+
+    // The engine thread's own.
+    std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences;
+    Scheduler scheduler;
+    EngineStats done;                            // counts of what has been done
+    std::vector<Buffer> states;                  // by slot, made when a slot is first used
+    std::vector<std::unique_ptr<Sequence>> new_sequences;
+    std::vector<uint64_t> new_cancelled;
+    std::span<const Share> shares;               // of this step
+    std::vector<int32_t> tokens, logit_rows;
+    std::vector<Span> spans;
+    std::vector<float> logits;                   // [logit_rows, n_vocab]
+    std::vector<Sequence *> drawing;             // sequence of each logits row
+    std::vector<Sequence *> speakers;            // those with something to say after this step
+
+    std::thread thread;
+};
+
+static int32_t at_least_1(const char *field, int32_t value) {
+    if (value >= 1) return value;
+    throw invalid(std::string(field) + " is " + std::to_string(value) + ", it must be at least 1");
+}
+
+Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> vocab_,
+                   EngineOptions options_)
+    : model(std::move(model_)),
+      vocab(std::move(vocab_)),
+      options(options_),
+      n_vocab(static_cast<size_t>(model->info().vocab)),
+      scheduler(at_least_1("max_batch", options.max_batch),
+                at_least_1("prefill_chunk", options.prefill_chunk)) {
+    at_least_1("max_queue", options.max_queue);
+    for (size_t id = 0; id < n_vocab; ++id)
+        if (!vocab->has(static_cast<int32_t>(id))) undecodable.push_back(static_cast<int32_t>(id));
+}
+
+void Engine::Core::run() noexcept {
+    for (;;) {
+        try {
+            while (receive()) {
+                drop_cancelled();
+                admit();
+                plan();
+                step();
+                sample();
+                emit();
+            }
+            return;
+        } catch (const std::exception &error) {
+            // Only memory can run out here. Whoever waits for an answer must hear of it.
+            try {
+                end_all(error.what());
+            } catch (const std::exception &) {
+                std::lock_guard lock(mutex);
+                stopping = true;
+            }
+        }
+    }
+}
+
+// Sleeps until there is work. False: the engine is to end.
+bool Engine::Core::receive() {
+    {
+        std::unique_lock lock(mutex);
+        work.wait(lock, [this] {
+            return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle();
+        });
+        if (stopping) return false;
+        new_sequences.swap(inbox);
+        new_cancelled.swap(cancelled);
+    }
+    for (auto &sequence : new_sequences) {
+        scheduler.add(*sequence);
+        sequences.emplace(sequence->id, std::move(sequence));
+    }
+    new_sequences.clear();
+    speakers.clear();
+    return true;
+}
+
+void Engine::Core::drop_cancelled() {
+    for (uint64_t id : new_cancelled) {
+        const auto found = sequences.find(id);
+        if (found == sequences.end() || found->second->finish != Finish::running) continue;
+        Sequence &sequence = *found->second;
+        sequence.cancel();
+        scheduler.remove(sequence);
+        speakers.push_back(&sequence);
+    }
+    new_cancelled.clear();
+}
+
+void Engine::Core::admit() {
+    while (Sequence *sequence = scheduler.admit()) {
+        try {
+            const size_t slot = static_cast<size_t>(sequence->slot);
+            std::vector<float> &start = sequence->request.state;
+            if (slot >= states.size()) states.resize(slot + 1);
+            Buffer &state = states[slot];
+            if (!state.data)
+                state = model->new_state();
+            else if (start.empty())
+                model->reset_state(state.data);
+            if (!start.empty()) model->backend().upload(state.data, start);
+            start = {};
+        } catch (const std::exception &error) {
+            sequence->fail(error.what());
+            scheduler.remove(*sequence);
+            speakers.push_back(sequence);
+        }
+    }
+    std::lock_guard lock(mutex);  // what has left the queue makes room in it at once
+    show_stats();
+}
+
+void Engine::Core::plan() {
+    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear();
+    shares = scheduler.plan();
+    for (auto [sequence, rows] : shares) {
+        const auto input = sequence->input(rows);
+        spans.push_back({static_cast<int32_t>(tokens.size()), rows,
+                         states[static_cast<size_t>(sequence->slot)].data});
+        tokens.insert(tokens.end(), input.begin(), input.end());
+        if (sequence->draws_after(rows)) {
+            logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
+            drawing.push_back(sequence);
+        }
+    }
+}
+
+void Engine::Core::step() {
+    if (shares.empty()) return;
+    try {
+        logits.resize(std::max(logits.size(), logit_rows.size() * n_vocab));
+        model->forward({tokens, spans, logit_rows}, logits.data());
+    } catch (const std::exception &error) {
+        // The states are somewhere in the middle of the step: none of them can go on.
+        for (auto [sequence, rows] : shares) {
+            sequence->fail(error.what());
+            scheduler.remove(*sequence);
+            speakers.push_back(sequence);
+        }
+        drawing.clear();
+        return;
+    }
+    ++done.steps;
+    for (auto [sequence, rows] : shares) {
+        if (sequence->decoding()) continue;
+        sequence->prefilled += rows;
+        done.prompt_tokens += rows;
+    }
+}
+
+void Engine::Core::sample() {
+    for (size_t i = 0; i < drawing.size(); ++i) {
+        Sequence &sequence = *drawing[i];
+        sequence.draw(std::span(logits).subspan(i * n_vocab, n_vocab), *vocab);
+        done.completion_tokens += static_cast<int64_t>(sequence.event.tokens.size());
+        if (sequence.finish != Finish::running) scheduler.remove(sequence);
+        speakers.push_back(&sequence);
+    }
+}
+
+// Makes the step's events visible, then rings, unless that was done since the last poll.
+void Engine::Core::emit() {
+    std::vector<std::unique_ptr<Sequence>> ended;  // freed after the locks
+    ended.reserve(speakers.size());
+    for (Sequence *sequence : speakers) {
+        if (sequence->finish == Finish::running) continue;
+        ++(sequence->finish == Finish::cancel ? done.cancelled : done.finished);
+        ended.push_back(std::move(sequences.extract(sequence->id).mapped()));
+    }
+    std::lock_guard bell_lock(bell);
+    bool waiting = false;
+    {
+        std::lock_guard lock(mutex);
+        for (Sequence *sequence : speakers) tell(*sequence);
+        waiting = !outbox.empty();
+        show_stats();
+    }
+    speakers.clear();
+    if (!waiting || rung || !options.ring) return;
+    rung = true;
+    options.ring(options.payload);
+}
+
+// Moves what a sequence has to say to the outbox, merged with what it said since the last poll.
+void Engine::Core::tell(Sequence &sequence) {
+    Event &event = sequence.event;
+    event.id = sequence.id;
+    event.finish = sequence.finish;
+    event.prompt_tokens = static_cast<int64_t>(sequence.request.prompt.size());
+    event.completion_tokens = sequence.completion;
+    if (sequence.told_in == period && sequence.finish != Finish::error) {
+        outbox[sequence.told_at].append(event);
+    } else {
+        sequence.told_in = period;
+        sequence.told_at = outbox.size();
+        outbox.push_back(std::move(event));
+    }
+    event = {};
+}
+
+// After a fault of the loop itself: every request ends with the message and the engine goes on.
+void Engine::Core::end_all(const char *message) {
+    scheduler = Scheduler(options.max_batch, options.prefill_chunk);
+    for (auto &sequence : new_sequences)
+        if (sequence) sequences.emplace(sequence->id, std::move(sequence));
+    new_sequences.clear();
+    speakers.clear();
+    for (auto &[id, sequence] : sequences) {
+        if (sequence->finish == Finish::running) sequence->fail(message);
+        speakers.push_back(sequence.get());
+    }
+    emit();
+}
+
+// Caller holds `mutex`.
+void Engine::Core::show_stats() {
+    done.submitted = stats.submitted;
+    stats = done;
+    stats.waiting = static_cast<int64_t>(inbox.size()) + scheduler.waiting();
+    stats.prefilling = scheduler.prefilling();
+    stats.running = scheduler.running();
+}
+
+// What cannot become text must not be drawn; ids that end the answer need no text.
+void Engine::Core::forbid_undecodable(Request &request) const {
+    if (undecodable.empty()) return;
+    std::vector<int32_t> allowed = request.end_ids;
+    allowed.insert(allowed.end(), request.stop_ids.begin(), request.stop_ids.end());
+    std::sort(allowed.begin(), allowed.end());
+    std::set_difference(undecodable.begin(), undecodable.end(), allowed.begin(), allowed.end(),
+                        std::back_inserter(request.sampling.forbidden));
+}
+
+Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab,
+               EngineOptions options)
+    : core_(std::make_unique<Core>(std::move(model), std::move(vocab), options)) {
+    core_->thread = std::thread(&Core::run, core_.get());
+}
+
+Engine::~Engine() {
+    {
+        std::lock_guard lock(core_->mutex);
+        core_->stopping = true;
+    }
+    core_->work.notify_one();
+    core_->thread.join();
+}
+
+uint64_t Engine::submit(Request request) {
+    Core &core = *core_;
+    check(request, core.n_vocab, core.model->state_floats());
+    core.forbid_undecodable(request);
+    auto sequence = std::make_unique<Sequence>(std::move(request));
+    uint64_t id = 0;
+    {
+        std::lock_guard lock(core.mutex);
+        if (core.stopping) throw Error(RWKV_STOPPED, "the engine has stopped");
+        if (core.stats.waiting >= core.options.max_queue)
+            throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(core.stats.waiting) +
+                                       " requests are waiting");
+        id = sequence->id = ++core.last_id;
+        core.inbox.push_back(std::move(sequence));
+        ++core.stats.waiting;
+        ++core.stats.submitted;
+    }
+    core.work.notify_one();
+    return id;
+}
+
+void Engine::cancel(uint64_t id) {
+    {
+        std::lock_guard lock(core_->mutex);
+        core_->cancelled.push_back(id);
+    }
+    core_->work.notify_one();
+}
+
+std::span<const Event> Engine::poll() {
+    Core &core = *core_;
+    std::lock_guard bell_lock(core.bell);
+    core.polled.clear();
+    std::lock_guard lock(core.mutex);
+    core.polled.swap(core.outbox);
+    ++core.period;
+    core.rung = false;
+    return core.polled;
+}
+
+EngineStats Engine::stats() const {
+    std::lock_guard lock(core_->mutex);
+    return core_->stats;
+}
+
+}  // namespace rwkv

@@ -1,0 +1,66 @@
+// The queue, the turns and the budget; see scheduler.h for the rules.
+#include "scheduler.h"
+
+#include <algorithm>
+
+namespace rwkv {
+
+Scheduler::Scheduler(int32_t max_batch, int32_t prefill_chunk)
+    : max_batch_(max_batch), prefill_chunk_(prefill_chunk) {}
+
+void Scheduler::add(Sequence &sequence) { waiting_.push_back(&sequence); }
+
+Sequence *Scheduler::admit() {
+    if (waiting_.empty() || static_cast<int64_t>(active_.size()) == max_batch_) return nullptr;
+    Sequence *sequence = waiting_.front();
+    active_.push_back(sequence);
+    waiting_.pop_front();
+    if (free_.empty()) {
+        sequence->slot = slots_++;
+    } else {
+        sequence->slot = free_.back();
+        free_.pop_back();
+    }
+    return sequence;
+}
+
+std::span<const Share> Scheduler::plan() {
+    plan_.clear();
+    for (Sequence *sequence : active_)
+        if (sequence->decoding()) plan_.push_back({sequence, 1});
+
+    // A chunk that does not fit is passed over, not split, and a shorter one behind it may still
+    // fit. Nobody starves: who is passed over only moves forward, and the first one always fits.
+    int32_t budget = prefill_chunk_;
+    auto keep = active_.begin();
+    served_.clear();
+    for (Sequence *sequence : active_) {
+        const int32_t rows = sequence->decoding() ? 0 : sequence->chunk_rows(prefill_chunk_);
+        if (rows == 0 || rows > budget) {
+            *keep++ = sequence;
+            continue;
+        }
+        budget -= rows;
+        plan_.push_back({sequence, rows});
+        served_.push_back(sequence);
+    }
+    std::copy(served_.begin(), served_.end(), keep);
+    return plan_;
+}
+
+void Scheduler::remove(Sequence &sequence) {
+    if (sequence.slot < 0) {
+        std::erase(waiting_, &sequence);
+        return;
+    }
+    std::erase(active_, &sequence);
+    free_.push_back(sequence.slot);
+    sequence.slot = -1;
+}
+
+int64_t Scheduler::prefilling() const {
+    return std::count_if(active_.begin(), active_.end(),
+                         [](const Sequence *sequence) { return !sequence->decoding(); });
+}
+
+}  // namespace rwkv

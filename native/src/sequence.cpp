@@ -1,0 +1,109 @@
+// What a request may be, and what a drawn token means for it: end, stop, length, text. Called by
+// the engine; never knows about batches, threads or slots.
+#include "sequence.h"
+
+#include "error.h"
+
+#include <algorithm>
+#include <exception>
+
+namespace rwkv {
+
+namespace {
+
+void check_ids(std::span<const int32_t> ids, const char *field, size_t vocab) {
+    for (size_t i = 0; i < ids.size(); ++i)
+        if (ids[i] < 0 || static_cast<size_t>(ids[i]) >= vocab)
+            throw invalid(std::string(field) + " " + std::to_string(i) + " is " +
+                          std::to_string(ids[i]) + ", outside [0, " + std::to_string(vocab) + ")");
+}
+
+bool contains(std::span<const int32_t> ids, int32_t id) {
+    return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+void check(const Request &request, size_t vocab, size_t state_floats) {
+    if (request.prompt.empty()) throw invalid("the prompt is empty: at least one token is needed");
+    check_ids(request.prompt, "prompt token", vocab);
+    check_ids(request.stop_ids, "stop id", vocab);
+    check_ids(request.end_ids, "end id", vocab);
+    if (request.max_tokens < 1)
+        throw invalid("max_tokens is " + std::to_string(request.max_tokens) +
+                      ", it must be at least 1");
+    if (!request.state.empty() && request.state.size() != state_floats)
+        throw invalid("the start state has " + std::to_string(request.state.size()) +
+                      " numbers, the states of this model have " + std::to_string(state_floats));
+    check(request.sampling, vocab);
+}
+
+void Event::append(const Event &later) {
+    finish = later.finish;
+    text += later.text;
+    tokens.insert(tokens.end(), later.tokens.begin(), later.tokens.end());
+    logprob_ids.insert(logprob_ids.end(), later.logprob_ids.begin(), later.logprob_ids.end());
+    logprobs.insert(logprobs.end(), later.logprobs.begin(), later.logprobs.end());
+    logprob_width = std::max(logprob_width, later.logprob_width);
+    completion_tokens = later.completion_tokens;
+}
+
+Sequence::Sequence(Request asked)
+    : request(std::move(asked)), sampler(request.sampling, request.prompt), output(request.stops) {}
+
+int32_t Sequence::chunk_rows(int32_t chunk) const {
+    const int64_t size = static_cast<int64_t>(request.prompt.size());
+    const int64_t cut = std::min(size, (prefilled / chunk + 1) * chunk);
+    return static_cast<int32_t>(cut - prefilled);
+}
+
+std::span<const int32_t> Sequence::input(int32_t rows) const {
+    if (decoding()) return {&next, 1};
+    return std::span(request.prompt)
+        .subspan(static_cast<size_t>(prefilled), static_cast<size_t>(rows));
+}
+
+void Sequence::draw(std::span<const float> logits, const Vocab &vocab) noexcept {
+    try {
+        take(sampler.draw(logits), vocab);
+    } catch (const std::exception &error) {
+        fail(error.what());
+    }
+}
+
+void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
+    next = drawn.token;
+    if (contains(request.end_ids, next)) {
+        output.finish(event.text);
+        finish = Finish::stop;
+        return;
+    }
+    ++completion;
+    event.tokens.push_back(next);
+    event.logprob_width = drawn.logprobs.size();
+    for (auto [token, logprob] : drawn.logprobs) {
+        event.logprob_ids.push_back(token);
+        event.logprobs.push_back(logprob);
+    }
+    if (contains(request.stop_ids, next)) {
+        output.finish(event.text);
+        finish = Finish::stop;
+    } else if (output.add(vocab.bytes(next), event.text)) {
+        finish = Finish::stop;
+    } else if (completion == request.max_tokens) {
+        output.finish(event.text);
+        finish = Finish::length;
+    }
+}
+
+void Sequence::fail(const char *message) noexcept {
+    finish = Finish::error;
+    event = {};
+    try {
+        event.text = message;
+    } catch (const std::exception &) {
+        // No memory even for the message: the finish alone must do.
+    }
+}
+
+}  // namespace rwkv
