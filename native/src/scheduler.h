@@ -1,6 +1,6 @@
 // Whose turn it is: the queue of waiting sequences, the slots, and the rows of the next step.
-// Called by the engine thread alone. Owns neither sequences nor states, runs nothing, and knows no model:
-// a slot is a number.
+// Called by the engine thread alone. Owns neither sequences nor states, runs nothing, and knows no
+// model: a slot is a number.
 //
 // A step holds one row of every decoding sequence and at most `prefill_chunk` prompt rows in all,
 // made of whole chunks. So a long prompt holds up the other streams for one chunk at most, and
