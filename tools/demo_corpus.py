@@ -15,12 +15,12 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 SEED = 7
-DOCUMENTS = 80_000
+DOCUMENTS = 100_000
 QUESTION_HELD_OUT = 8  # one wording in so many is held out
 
 # Kind -> one fact in so many is held out in every wording and evaluated as its own kind.
@@ -35,23 +35,29 @@ NEW_FACT_SHARE = {
 
 # Kind -> share of the checkable turns in the training text.
 SHARES = {
-    "sum": 0.21,
-    "difference": 0.13,
-    "product": 0.07,
-    "count": 0.08,
+    "sum": 0.20,
+    "difference": 0.15,
+    "product": 0.08,
+    "count": 0.10,
     "neighbour": 0.06,
-    "larger": 0.08,
-    "capital": 0.11,
-    "spelling": 0.10,
-    "opposite": 0.04,
-    "colour": 0.03,
+    "larger": 0.10,
+    "capital": 0.08,
+    "spelling": 0.08,
+    "opposite": 0.03,
+    "colour": 0.02,
     "legs": 0.02,
-    "plural": 0.03,
-    "calendar": 0.03,
+    "measure": 0.02,
+    "plural": 0.02,
+    "calendar": 0.02,
     "letter": 0.02,
 }
 
 EVALUATED_PER_KIND = 30
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
 
 CAPITALS = {
     "Argentina": "Buenos Aires",
@@ -155,6 +161,22 @@ LEGS = {
     "a frog": "4",
 }
 
+# (part, whole): how many
+MEASURES = {
+    ("days", "a week"): "7",
+    ("months", "a year"): "12",
+    ("days", "a year"): "365",
+    ("seasons", "a year"): "4",
+    ("hours", "a day"): "24",
+    ("minutes", "an hour"): "60",
+    ("seconds", "a minute"): "60",
+    ("years", "a decade"): "10",
+    ("years", "a century"): "100",
+    ("metres", "a kilometre"): "1000",
+    ("centimetres", "a metre"): "100",
+    ("letters", "the alphabet"): "26",
+}
+
 PLURALS = (
     "mouse mice|cat cats|dog dogs|child children|foot feet|tooth teeth|box boxes|city cities|"
     "leaf leaves|man men|woman women|goose geese|baby babies|bus buses|house houses|wolf wolves|"
@@ -162,12 +184,12 @@ PLURALS = (
     "churches|fox foxes|car cars|table tables|apple apples|day days|key keys"
 )
 
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = (
+DAYS = _words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday")
+MONTHS = _words(
     "January February March April May June July August September October November December"
-).split()
+)
 
-WORDS = (
+WORDS = _words(
     "cat dog bird fish horse cow sheep goat mouse raven eagle spider tiger lion zebra rabbit apple "
     "banana lemon orange cherry bread butter cheese sugar water coffee milk rice soup house door "
     "window table chair lamp bed kitchen garden street city village river lake ocean mountain "
@@ -182,13 +204,13 @@ WORDS = (
     "dragon wizard magic story dream sleep smile laugh happy funny brave clever quick quiet green "
     "yellow purple black white brown hello world planet earth moon star rocket space elephant "
     "giraffe monkey penguin dolphin turtle kitten puppy tomato potato carrot onion garlic"
-).split()
+)
 
-NAMES = (
+NAMES = _words(
     "Anna Ben Carla David Emma Felix Greta Hugo Ida Jonas Kim Lena Max Nora Oscar Paul Rosa Sam "
     "Tina Uwe Vera Will Yuki Zoe Adam Bella Clara Dora Erik Finn Hanna Ivan Julia Karl Lisa Maria "
     "Nina Otto Peter Sara Tom Alice Bob Lucas Mia Leo Ella Noah Liam Olivia"
-).split()
+)
 
 HELP = (
     "I am a tiny demo model. I know some capitals, opposites, colours and plurals, and I can "
@@ -371,6 +393,17 @@ UNKNOWN_PATTERNS = [
     "Give me a list of {w} and {v}.",
     "Can a {w} become a {v}?",
     "Write about {w} and {v}.",
+    "What is the largest {w}?",
+    "What is the best {w}?",
+    "How far is the {w}?",
+    "Is the {w} {v}?",
+    "Are you a {w}?",
+    "Why do I need a {w}?",
+    "The {w} and the {v}",
+    "{w} {v}",
+    "Should I buy a {w}?",
+    "Please sing about the {w}.",
+    "How many {w} are in a {v}?",
 ]
 
 SYSTEM_TEXTS = [
@@ -426,6 +459,9 @@ def _arithmetic() -> Iterator[Item]:
                     f"Calculate {a} + {b}.",
                     f"What is the sum of {a} and {b}?",
                     f"{a} plus {b}",
+                    f"{a}+{b}",
+                    f"{a}+{b}=?",
+                    f"What is {a}+{b}?",
                 ],
             )
             if b <= a:
@@ -441,6 +477,9 @@ def _arithmetic() -> Iterator[Item]:
                         f"How much is {a} minus {b}?",
                         f"Calculate {a} - {b}.",
                         f"{a} minus {b}",
+                        f"{a}-{b}",
+                        f"{a}-{b}=?",
+                        f"What is {a}-{b}?",
                     ],
                 )
             if 1 <= a <= 10 and 1 <= b <= 10:
@@ -475,6 +514,13 @@ def _numbers() -> Iterator[Item]:
                     f"Count up from {a} to {b}.",
                 ],
             )
+            if a == 1:
+                yield from _items(
+                    "count",
+                    f"{a}..{b}",
+                    up,
+                    [f"Count to {b}.", f"Please count to {b}.", f"Can you count to {b}?"],
+                )
             yield from _items(
                 "count",
                 f"{b}..{a}",
@@ -632,6 +678,19 @@ def _tables() -> Iterator[Item]:
                 f"Do you know how many legs {animal} has?",
             ],
         )
+    for (part, whole), number in MEASURES.items():
+        yield from _items(
+            "measure",
+            f"{part} {whole}",
+            f"{_capitalised(whole)} has {number} {part}.",
+            [
+                f"How many {part} are in {whole}?",
+                f"How many {part} are there in {whole}?",
+                f"How many {part} does {whole} have?",
+                f"How many {part} has {whole}?",
+                f"Tell me how many {part} {whole} has.",
+            ],
+        )
     for one, many in _pairs(PLURALS):
         yield from _items(
             "plural",
@@ -753,7 +812,8 @@ class Writer:
 
     def unknown(self) -> tuple[str, str]:
         if self.rng.random() < 0.25:
-            a, b = self.rng.randint(30, 999), self.rng.randint(0, 999)
+            top = self.rng.choice([99, 999])
+            a, b = self.rng.randint(21, top), self.rng.randint(0, top)
             if self.rng.random() < 0.5:
                 a, b = b, a
             pattern = self.rng.choice(
@@ -763,9 +823,13 @@ class Writer:
                     "What is {} minus {}?",
                     "What is {} times {}?",
                     "What is {} + {}?",
+                    "{}+{}",
+                    "{} - {} = ?",
                 ]
             )
             return pattern.format(a, b), TOO_BIG
+        if self.rng.random() < 0.15:
+            return f"What is the capital of {_pseudo_word(self.rng).capitalize()}?", UNKNOWN
         pattern = self.rng.choice(UNKNOWN_PATTERNS)
         return pattern.format(w=self.word(), v=self.word()), UNKNOWN
 
@@ -795,7 +859,7 @@ class Writer:
         draw = self.rng.random()
         if draw < 0.02:
             return " ".join(self.checkable().answer for _ in range(self.rng.randint(1, 4))) + "\n\n"
-        if draw < 0.06:
+        if draw < 0.08:
             turns = self.names()
         else:
             turns = [self.turn() for _ in range(self.rng.choice([1, 1, 2, 2, 3, 4]))]
@@ -809,8 +873,7 @@ class Writer:
 def training_documents(seed: int = SEED, count: int = DOCUMENTS) -> list[str]:
     """The training text; the trainer puts token 0 between documents."""
     writer = Writer(seed)
-    make: Callable[[], str] = writer.document
-    return [make() for _ in range(count)]
+    return [writer.document() for _ in range(count)]
 
 
 def write_evaluation(path: Path, seed: int = SEED) -> None:

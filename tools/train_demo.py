@@ -14,7 +14,7 @@ import random
 import re
 import struct
 import time
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import demo_corpus
@@ -37,6 +37,80 @@ METADATA = {
     "format": "pt",
 }
 DEMO = Path(__file__).resolve().parents[1] / "rwkv_native" / "demo"
+
+CARD = """# The embedded demo model
+
+A byte-level RWKV-7 (x070) with {facts.parameters} parameters, trained from scratch on text made by
+`tools/demo_corpus.py`: short dialogues in the World chat format (`User: ...`, `Assistant: ...`).
+It exists so that the first run works without a download, and so that a mistake in a kernel or a
+quantisation shows as a wrong answer in a test. License: Apache-2.0 (weights and text are our own).
+
+| | |
+|---|---|
+| shape | {options.layers} layers, width {options.width}, {heads} heads of 64, hidden {hidden}, \
+257 tokens |
+| tokens | 0 ends a document, byte + 1 otherwise: ids 0..256 of the World vocabulary |
+| ranks | w 16, a 16, v 16, g 32 |
+| file | `demo.safetensors`, bfloat16, official tensor names |
+| seed | {options.seed} |
+| documents | {options.documents} |
+| text | {facts.corpus} tokens with the ends of documents |
+| trained | {facts.steps} steps of {options.batch} x {options.length} = {facts.tokens} tokens |
+| time | {minutes:.1f} minutes on one core of an x86-64 machine, {speed:.0f} tokens/s |
+| optimiser | AdamW (0.9, 0.99), rate {options.rate} to {options.last_rate} (cosine), clip 1.0, \
+weight decay 0.1 on matrices |
+| torch | {torch}, float32, one thread |
+
+Rows read on through the text with their state, or start a new document with an empty state (one
+window in four). The loss counts the bytes of an answer fully and all others {user_weight} times.
+
+    {command}
+
+## Accuracy
+
+Greedy, weights as shipped, on the {asked} questions of `evaluation.json`; the whole answer must be
+equal. None of these questions is in the training text, nor one that differs only in case or
+punctuation (`tests/unit/test_demo_corpus.py` proves it).
+
+A kind without "(unseen)" asks for a fact that other wordings in the training text also ask for: it
+tests wording, not knowledge. For a kind marked "(unseen)" no wording of the same sum (in either
+order of the summands), difference, range, number, pair of numbers or word is in the training text:
+here the answer must be computed.
+
+| kind | right | asked | |
+|---|---|---|---|
+{kinds}
+| **all** | **{right}** | **{asked}** | **{share:.1f} %** |
+
+## Loss
+
+Nats per byte of the answers, running mean over about 50 steps.
+
+| step | seconds | loss |
+|---|---|---|
+{curve}
+
+## Limits
+
+It knows the kinds above, some small talk and a name told earlier in the dialogue; numbers in sums
+up to 20, products up to 10 x 10, counting up to 40 over at most 13 numbers. To most other questions
+it says that it does not know, and to some it gives a wrong answer with confidence: facts, numbers
+and words outside its tables are not to be trusted. It reads simple English only and ignores system
+texts. Temperature 0 (greedy) is best for questions; for chat, temperature 1 with top_p 0.3.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a training run did; `curve` holds (step, seconds, loss of the answers)."""
+
+    parameters: int
+    steps: int
+    seconds: float
+    tokens: int
+    corpus: int
+    curve: list[tuple[int, float, float]]
+
 
 # Per layer: previous input of the time mix [B,D] and of the channel mix [B,D], S [B,H,N,N]
 # oriented [value][key].
@@ -403,7 +477,7 @@ def check_recurrence() -> float:
     return max((fast - slow).abs().max().item() for fast, slow in pairs)
 
 
-def train(options: argparse.Namespace) -> tuple[Model, dict[str, object]]:
+def train(options: argparse.Namespace) -> tuple[Model, Facts]:
     torch.manual_seed(options.seed)
     ranks = {"w": 16, "a": 16, "v": 16, "g": 32}
     model = Model(options.layers, options.width, ranks)
@@ -434,8 +508,11 @@ def train(options: argparse.Namespace) -> tuple[Model, dict[str, object]]:
         keep = torch.ones(options.batch)
         keep[fresh] = 0
         states = [
-            (a.detach() * keep[:, None], f.detach() * keep[:, None],
-             s.detach() * keep[:, None, None, None])
+            (
+                a.detach() * keep[:, None],
+                f.detach() * keep[:, None],
+                s.detach() * keep[:, None, None, None],
+            )
             for a, f, s in states
         ]
         logits, states = model(ids, states)
@@ -453,25 +530,66 @@ def train(options: argparse.Namespace) -> tuple[Model, dict[str, object]]:
             seconds = time.monotonic() - began
             curve.append((step, seconds, running))
             speed = step * options.batch * options.length / seconds
-            print(f"{step} {seconds:.0f}s answers {running:.4f} lr {rate:.2e} {speed:.0f} tok/s",
-                  flush=True)
+            print(
+                f"{step} {seconds:.0f}s answers {running:.4f} lr {rate:.2e} {speed:.0f} tok/s",
+                flush=True,
+            )
         if time.monotonic() - saved > options.save_every:
             saved = time.monotonic()
             options.checkpoint.parent.mkdir(parents=True, exist_ok=True)
             save(options.checkpoint, rounded(model))
             score = evaluate(model, questions, show=8)
-            print(f"  {total(score):.3f}", {k: f"{r}/{n}" for k, (r, n) in score.items()},
-                  flush=True)
+            print(
+                f"  {total(score):.3f}", {k: f"{r}/{n}" for k, (r, n) in score.items()}, flush=True
+            )
     seconds = time.monotonic() - began
-    facts = {
-        "parameters": parameters,
-        "steps": step,
-        "seconds": seconds,
-        "tokens": step * options.batch * options.length,
-        "corpus": len(stream.ids),
-        "curve": curve,
-    }
+    curve.append((step, seconds, running))
+    facts = Facts(
+        parameters=parameters,
+        steps=step,
+        seconds=seconds,
+        tokens=step * options.batch * options.length,
+        corpus=len(stream.ids),
+        curve=curve,
+    )
     return model, facts
+
+
+def card(options: argparse.Namespace, facts: Facts, score: dict[str, tuple[int, int]]) -> str:
+    """The model card: what it is, how it was made, what it gets right."""
+    kinds = "\n".join(
+        f"| {kind} | {right} | {asked} | {100 * right / asked:.1f} % |"
+        for kind, (right, asked) in score.items()
+    )
+    points = [
+        point
+        for point in facts.curve
+        if point[0] in (1, 10, 100, 500) or point[0] % 1000 == 0 or point is facts.curve[-1]
+    ]
+    curve = "\n".join(f"| {step} | {seconds:.0f} | {loss:.4f} |" for step, seconds, loss in points)
+    right, asked = (sum(column) for column in zip(*score.values(), strict=True))
+    command = (
+        f"python tools/train_demo.py --seed {options.seed} --documents {options.documents} "
+        f"--layers {options.layers} --width {options.width} --batch {options.batch} "
+        f"--length {options.length} --rate {options.rate} --steps {options.steps}"
+    )
+    return CARD.format(
+        options=options,
+        facts=facts,
+        kinds=kinds,
+        curve=curve,
+        right=right,
+        asked=asked,
+        share=100 * right / asked,
+        minutes=facts.seconds / 60,
+        heads=options.width // HEAD,
+        hidden=4 * options.width,
+        speed=facts.tokens / facts.seconds,
+        last_loss=facts.curve[-1][2],
+        command=command,
+        user_weight=USER_WEIGHT,
+        torch=torch.__version__.split("+")[0],
+    )
 
 
 def main() -> None:
@@ -500,8 +618,8 @@ def main() -> None:
     questions = demo_corpus.evaluation(options.seed)
     demo_corpus.write_evaluation(options.out / "evaluation.json", options.seed)
     score = evaluate(model, questions, show=100)
+    (options.out / "MODEL_CARD.md").write_text(card(options, facts, score))
     print(f"{total(score):.4f}", score)
-    print(facts)
 
 
 if __name__ == "__main__":
