@@ -52,7 +52,9 @@ def id_array(name: str, ids: Iterable[int] | np.ndarray, limit: int | None = Non
     """
     if isinstance(ids, np.ndarray):
         if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
-            raise errors.InvalidError(f"{name} must be a list of integers, not an array of {ids.dtype}")
+            raise errors.InvalidError(
+                f"{name} must be a list of integers, not an array of {ids.dtype}"
+            )
         ids = ids.tolist()
     elif isinstance(ids, (str, bytes, bytearray, memoryview)):
         # array() would take the bytes as raw machine integers.

@@ -7,6 +7,7 @@ torch, and reads tensor bytes only in Tensor.to_numpy (tuned states, tests).
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -312,7 +313,7 @@ def _zip_members(file: BinaryIO, size: int) -> dict[str, _Member]:
         members[name] = _Member(start, info.file_size)
         places.append((info.header_offset, start + info.file_size, name))
     places.sort()
-    for (_, end, name), (begin, _, other) in zip(places, places[1:], strict=False):
+    for (_, end, name), (begin, _, other) in itertools.pairwise(places):
         if end > begin:
             raise _Refused(f"members {name[:80]!a} and {other[:80]!a} overlap")
     return members
@@ -381,12 +382,12 @@ def _zip_row(
         )
     if not all(_is_extent(n) for n in view.shape):
         raise _Refused(f"tensor {name!a} has no elements")
-    # More elements than the storage holds would be a small file that unfolds in memory.
-    if math.prod(view.shape) > storage.numel:
-        raise _Refused(f"tensor {name!a} has more elements than its storage")
     last = sum((n - 1) * s for n, s in zip(view.shape, view.strides, strict=True))
     if view.offset + last >= storage.numel:
         raise _Refused(f"tensor {name!a} reaches past the end of its storage")
+    # A view that repeats elements would be a small file that unfolds in memory.
+    if math.prod(view.shape) > last + 1:
+        raise _Refused(f"tensor {name!a} has a shape and strides whose elements overlap")
     size = storage.item_size
     offset = member.offset + view.offset * size
     return Tensor(name, storage.dtype, view.shape, view.strides, path, offset, (last + 1) * size)

@@ -1,7 +1,7 @@
 """What can go wrong, as exceptions: each is an rn.Error and also the built-in kind that fits.
 
-`except ValueError` and `except rn.Error` both work, so callers need not know this package. Raised by
-every module here; the mapping from the C status codes is in _ffi.py.
+`except ValueError` and `except rn.Error` both work, so callers need not know this package. Raised
+by every module here; the mapping from the C status codes is in _ffi.py.
 """
 
 

@@ -1,7 +1,7 @@
 """A small interpreter for the pickle inside a PyTorch checkpoint.
 
 Owns the allow-list: these opcodes, these globals, and nothing else. A global is never looked up in
-Python; the few names that checkpoints use become inert values of ours, any other is refused by name.
+Python; the few names that checkpoints use become inert values of ours, others are refused by name.
 Called by checkpoint.py only. Never imports, calls or allocates anything on the file's behalf: every
 step costs constant time, lengths are bounded by the bytes at hand, and steps are counted.
 """
@@ -218,7 +218,7 @@ class Interpreter:
             raise PickleError("the pickle sets a key without a value")
         target = self._top(dict, "set items of")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            # Other keys would need hashing, and hashing a deeply nested tuple overflows the C stack.
+            # Other keys would be hashed, and hashing a deeply nested tuple overflows the stack.
             if type(key) not in (str, int):
                 raise PickleError(f"a key is a {type(key).__name__}, not a text or number")
             target[key] = value

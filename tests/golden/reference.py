@@ -1,4 +1,4 @@
-"""RWKV-7 in float64 numpy, one token at a time: the equations of native/src/arch/v7.cpp, to be read.
+"""RWKV-7 in float64 numpy, one token at a time: the equations of arch/v7.cpp, to be read.
 
 The oracle of the golden tests, and independent of the engine: it shares only the checkpoint reader.
 """

@@ -1,0 +1,69 @@
+"""Run RWKV models from Python: a binding to the engine in native/.
+
+    import rwkv_native as rn
+
+    model = rn.Model.open(rn.demo_model(), strategy="cpu fp32")
+    with rn.Engine(model, rn.Tokenizer.for_model(model)) as engine:
+        for event in engine.generate("User: Hi\n\nAssistant:", rn.Sampling(stop=["\n\nUser"])):
+            print(event.text, end="", flush=True)
+
+Every error that this package raises on purpose is an rn.Error and also the built-in kind that fits:
+ValueError, FileNotFoundError, MemoryError.
+"""
+
+from pathlib import Path as _Path
+
+from ._ffi import lib as _lib
+from ._ffi import text as _text
+from .engine import Engine, EngineStats, Event, Generation
+from .errors import (
+    CheckpointError,
+    Error,
+    FileError,
+    InternalError,
+    InvalidError,
+    MissingFileError,
+    OutOfMemoryError,
+    QueueFull,
+    Stopped,
+    UnsupportedError,
+)
+from .model import Loading, Model, ModelInfo
+from .sampling import Sampling, probabilities
+from .state import State
+from .tokenizer import Tokenizer
+
+__all__ = [
+    "CheckpointError",
+    "Engine",
+    "EngineStats",
+    "Error",
+    "Event",
+    "FileError",
+    "Generation",
+    "InternalError",
+    "InvalidError",
+    "Loading",
+    "MissingFileError",
+    "Model",
+    "ModelInfo",
+    "OutOfMemoryError",
+    "QueueFull",
+    "Sampling",
+    "State",
+    "Stopped",
+    "Tokenizer",
+    "UnsupportedError",
+    "demo_model",
+    "probabilities",
+]
+
+__version__ = _text(_lib.rwkv_version())
+
+
+def demo_model() -> _Path:
+    """The path of the small model that this package carries."""
+    path = _Path(__file__).resolve().parent / "demo" / "demo.safetensors"
+    if not path.is_file():
+        raise MissingFileError(f"{path}: the demo model is not part of this installation")
+    return path

@@ -1,0 +1,412 @@
+"""The engine: many requests at once, batched by one native thread.
+
+Owns the doorbell (two eventfds that C rings), the routing of events to their readers, and the
+translation of requests and events. Submit, poll and cancel never block; generate() waits for its
+own request only. Never knows about HTTP, gevent or chat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from ._ffi import check, ffi, id_array, lib
+from .errors import InvalidError, Stopped
+from .model import Model
+from .sampling import Sampling, fill, stop_texts, token_limit
+from .state import State
+from .tokenizer import Tokenizer
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+_FINISH: dict[int, FinishReason | None] = {
+    lib.RWKV_RUNNING: None,
+    lib.RWKV_FINISH_STOP: "stop",
+    lib.RWKV_FINISH_LENGTH: "length",
+    lib.RWKV_FINISH_CANCEL: "cancelled",
+    lib.RWKV_FINISH_ERROR: "error",
+}
+_DEFAULT = Sampling()
+
+
+@dataclass(slots=True)
+class Event:
+    """What one request has to say since its last event."""
+
+    id: int
+    text: str
+    """Whole characters that can no longer become part of a stop text."""
+    token_ids: list[int]
+    """Ids drawn since the last event; their text may still be held back."""
+    logprobs: list[list[tuple[int, float]]] | None
+    """Per token (id, natural logarithm of its probability): the drawn one, then the k most likely
+    by the model's own distribution. None unless asked for."""
+    finish_reason: FinishReason | None
+    """None until the last event of the request."""
+    prompt_tokens: int
+    completion_tokens: int
+    """So far."""
+    error: str | None = None
+    """The message where finish_reason is "error"."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Requests now (waiting, prefilling, running) and counts since the engine was made."""
+
+    waiting: int
+    prefilling: int
+    running: int
+    submitted: int
+    finished: int
+    cancelled: int
+    steps: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Engine:
+    """Runs many requests on one model. Every method may be called from any thread.
+
+    max_batch: sequences in one step. prefill_chunk: prompt tokens in one step. max_queue: requests
+    that may wait; more raise QueueFull. Use as a context manager, or call close().
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        max_batch: int = 64,
+        prefill_chunk: int = 256,
+        max_queue: int = 1024,
+    ) -> None:
+        if not isinstance(model, Model) or not isinstance(tokenizer, Tokenizer):
+            raise InvalidError("an engine needs a Model and a Tokenizer")
+        options = ffi.new("rwkv_engine_options *")
+        options.size = ffi.sizeof("rwkv_engine_options")
+        for name, value in (
+            ("max_batch", max_batch),
+            ("prefill_chunk", prefill_chunk),
+            ("max_queue", max_queue),
+        ):
+            if not isinstance(value, int) or not 1 <= value < 1 << 31:
+                raise InvalidError(f"{name} must be a whole number from 1 up, not {value!r}")
+            setattr(options, name, value)
+        self.model = model
+        self.tokenizer = tokenizer
+        self._end_ids = id_array("end_ids", tokenizer.end_ids)
+        # Guards the C poll, the routing tables, and the handle against close(). Re-entrant, because
+        # the garbage collector may drop a Generation, and so cancel, while this thread holds it.
+        self._changed = threading.Condition(threading.RLock())
+        self._owned: dict[int, deque[Event]] = {}  # of Generations, by request
+        self._loose: list[Event] = []  # for poll()
+        self._leading = False  # a Generation watches the bell for all of them
+
+        self._bell = ffi.new("rn_bell *")
+        self._bell.watcher = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell.iterators = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        options.ring = ffi.addressof(lib, "rn_ring")
+        options.payload = self._bell
+        out = ffi.new("rwkv_engine **")
+        status = lib.rwkv_engine_new(out, model._handle, tokenizer._handle, options)
+        self._handle = out[0] if status == 0 else None
+        # Also ends the native thread at interpreter exit, before the bell's memory goes.
+        self._finalizer = weakref.finalize(self, _shut, self._handle, self._bell)
+        if status != 0:
+            try:
+                check(status)
+            finally:
+                self._finalizer()
+
+    # -- requests
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        sampling: Sampling = _DEFAULT,
+        *,
+        state: State | None = None,
+    ) -> int:
+        """Queues a request and returns its id at once; poll() brings its events.
+
+        prompt: text, or at least one id. state: where the prompt continues; None: the zero state.
+        Raises QueueFull, or ValueError that names the field.
+        """
+        request, _keep = self._request(prompt, sampling, state)
+        with self._changed:
+            return self._submit(request)
+
+    def _submit(self, request: Any) -> int:
+        out = ffi.new("uint64_t *")
+        check(lib.rwkv_engine_submit(out, self._open(), request))
+        return out[0]
+
+    def _request(
+        self, prompt: str | Sequence[int], s: Sampling, state: State | None
+    ) -> tuple[Any, list[Any]]:
+        """The C form, and what must live until it has been submitted."""
+        request = ffi.new("rwkv_request *")
+        keep: list[Any] = []
+        lib.rwkv_request_init(request)
+        fill(request.sampling, s, keep)
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode(prompt)
+        ids = id_array("prompt", prompt, self.model.info.vocab)
+        if not len(ids):
+            raise InvalidError("prompt is empty; give at least one token")
+        request.tokens, request.n_tokens = ids, len(ids)
+        request.max_tokens = token_limit(s)
+        if s.stop:
+            texts = [ffi.from_buffer("char[]", t) for t in stop_texts(s)]
+            pointers = ffi.new("char *[]", texts)
+            sizes = ffi.new("size_t[]", [len(t) for t in texts])
+            keep += [texts, pointers, sizes]
+            request.stops, request.stop_sizes, request.n_stops = pointers, sizes, len(texts)
+        stop_ids, end_ids = id_array("stop_token_ids", s.stop_token_ids), self._end_ids
+        if s.end_token_ids is not None:
+            end_ids = id_array("end_token_ids", s.end_token_ids)
+        request.stop_ids, request.n_stop_ids = stop_ids, len(stop_ids)
+        request.end_ids, request.n_end_ids = end_ids, len(end_ids)
+        keep += [ids, stop_ids, end_ids]
+        if state is not None:
+            if not isinstance(state, State):
+                raise InvalidError(f"state must be a State, not {type(state).__name__}")
+            request.state = state._handle
+            keep.append(state)
+        return request, keep
+
+    def cancel(self, id: int) -> None:
+        """Ends a request before the next step, in every phase; its last event says "cancelled".
+
+        Ids that are unknown or have ended are ignored.
+        """
+        with self._changed:
+            if self._handle is not None:
+                check(lib.rwkv_engine_cancel(self._handle, id))
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        sampling: Sampling = _DEFAULT,
+        *,
+        state: State | None = None,
+    ) -> Generation:
+        """Queues a request and returns an iterator over its events, which waits for them.
+
+        Ending the iteration early (close(), `with`, or dropping it) cancels the request. Several
+        iterators and poll() may be in use at once, from any threads; poll() does not see the
+        events of iterators. Raises as submit().
+        """
+        request, _keep = self._request(prompt, sampling, state)
+        with self._changed:
+            id = self._submit(request)
+            # Under the lock: no other thread can take the first event before its reader is known.
+            events = self._owned[id] = deque()
+        return Generation(self, id, events)
+
+    # -- events
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when poll() may have events; poll() clears it."""
+        self._open()
+        return self._bell.watcher
+
+    def poll(self) -> list[Event]:
+        """The events of all requests since the last poll; does not wait."""
+        with self._changed:
+            # Cleared first: a ring for what comes after the C poll must stay heard.
+            _clear(self._bell.watcher)
+            if self._drain():
+                # A Generation may be watching the bell for events that are now in its queue.
+                os.eventfd_write(self._bell.iterators, 1)
+                self._changed.notify_all()
+            events, self._loose = self._loose, []
+            return events
+
+    def _drain(self) -> bool:
+        """Moves all events from C to their readers. True if a Generation got one."""
+        events, n = ffi.new("const rwkv_event **"), ffi.new("size_t *")
+        check(lib.rwkv_engine_poll(events, n, self._open()))
+        routed = False
+        for c in ffi.unpack(events[0], n[0]) if n[0] else ():
+            event = _event(c)
+            queue = self._owned.get(event.id)
+            if queue is None:
+                self._loose.append(event)
+            else:
+                queue.append(event)
+                routed = True
+        return routed
+
+    def _wait(self, queue: deque[Event]) -> Event:
+        """The next event of a Generation. One waiting thread watches the bell for all."""
+        with self._changed:
+            while not queue:
+                self._open()
+                if self._leading:
+                    self._changed.wait()
+                    continue
+                self._leading = True
+                try:
+                    self._lead(queue)
+                finally:
+                    self._leading = False
+                    self._changed.notify_all()
+            return queue.popleft()
+
+    def _lead(self, queue: deque[Event]) -> None:
+        """Watches the bell, with the lock given back, until this queue has an event."""
+        watch = select.poll()
+        watch.register(self._bell.iterators, select.POLLIN)
+        while True:
+            _clear(self._bell.iterators)
+            _clear(self._bell.watcher)
+            if self._drain():
+                self._changed.notify_all()
+            if self._loose:
+                # Whoever watches fileno() still has to hear of these.
+                os.eventfd_write(self._bell.watcher, 1)
+            if queue:
+                return
+            self._changed.release()
+            try:
+                watch.poll()
+            finally:
+                self._changed.acquire()
+            if self._handle is None:
+                return
+
+    def _abandon(self, id: int) -> None:
+        with self._changed:
+            if self._owned.pop(id, None) is not None and self._handle is not None:
+                check(lib.rwkv_engine_cancel(self._handle, id))
+
+    # -- the engine itself
+
+    def stats(self) -> EngineStats:
+        """Counts at this moment."""
+        out = ffi.new("rwkv_engine_stats *")
+        out.size = ffi.sizeof("rwkv_engine_stats")
+        with self._changed:
+            check(lib.rwkv_engine_describe(out, self._open()))
+        return EngineStats(**{name: getattr(out, name) for name in _STATS})
+
+    def close(self) -> None:
+        """Ends the native thread after the step in progress; requests end without a last event."""
+        with self._changed:
+            if self._handle is None:
+                return
+            self._handle = None
+            os.eventfd_write(self._bell.iterators, 1)
+            while self._leading:  # it must let go of the descriptor before that is closed
+                self._changed.wait()
+            self._changed.notify_all()
+        self._finalizer()
+
+    def _open(self) -> Any:
+        if self._handle is None:
+            raise Stopped("the engine has been closed")
+        return self._handle
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Generation:
+    """Iterator over the events of one request, made by Engine.generate.
+
+    A class, not a generator: a generator closed before its first next() never runs its finally.
+    """
+
+    __slots__ = ("__weakref__", "_done", "_engine", "_events", "id")
+
+    def __init__(self, engine: Engine, id: int, events: deque[Event]) -> None:
+        self.id = id
+        self._engine = engine
+        self._events = events
+        self._done = False
+
+    def __iter__(self) -> Generation:
+        return self
+
+    def __next__(self) -> Event:
+        if self._done:
+            raise StopIteration
+        try:
+            event = self._engine._wait(self._events)
+        except BaseException:
+            self.close()
+            raise
+        if event.finish_reason is not None:
+            self._done = True
+            self._engine._owned.pop(self.id, None)
+        return event
+
+    def close(self) -> None:
+        """Cancels the request unless it has ended."""
+        if not self._done:
+            self._done = True
+            self._engine._abandon(self.id)
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Missing where __init__ did not run.
+        if not getattr(self, "_done", True):
+            self.close()
+
+
+_STATS = tuple(f.name for f in fields(EngineStats))
+
+
+def _shut(handle: Any, bell: Any) -> None:
+    if handle is not None:
+        lib.rwkv_engine_free(handle)  # joins the thread: no ring after this
+    os.close(bell.watcher)
+    os.close(bell.iterators)
+
+
+def _clear(fd: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.eventfd_read(fd)
+
+
+def _event(c: Any) -> Event:
+    finish = _FINISH[c.finish]
+    n = c.n_tokens
+    said = ffi.unpack(c.text, c.n_text).decode("utf-8", "replace") if c.n_text else ""
+    failed = finish == "error"
+    return Event(
+        c.id,
+        "" if failed else said,
+        ffi.unpack(c.tokens, n) if n else [],
+        _logprobs(c, n) if c.logprob_width else None,
+        finish,
+        c.prompt_tokens,
+        c.completion_tokens,
+        said if failed else None,
+    )
+
+
+def _logprobs(c: Any, n: int) -> list[list[tuple[int, float]]]:
+    width = c.logprob_width
+    if not n:
+        return []
+    ids = ffi.unpack(c.logprob_ids, n * width)
+    values = ffi.unpack(c.logprobs, n * width)
+    pairs = list(zip(ids, values, strict=True))
+    return [pairs[i : i + width] for i in range(0, len(pairs), width)]

@@ -1,0 +1,294 @@
+"""Models: opening a checkpoint, and running tokens through it.
+
+Owns the weights' handle and the load in progress. The index comes from checkpoint.py; conversion
+runs on native threads, so that opening never blocks other threads or greenlets for long. Never
+knows about text or requests.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import checkpoint
+from ._ffi import check, ffi, float_pointer, id_array, lib, text
+from .errors import CheckpointError, InvalidError, Stopped, UnsupportedError
+from .state import State, tuned_arrays
+
+_DTYPES = {
+    "F32": lib.RWKV_F32,
+    "F16": lib.RWKV_F16,
+    "BF16": lib.RWKV_BF16,
+    "F64": lib.RWKV_F64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model is."""
+
+    version: str  #: "7"
+    layers: int  #: L
+    width: int  #: D
+    heads: int  #: H
+    head_size: int  #: N
+    ffn: int  #: F, width of the channel mixing
+    vocab: int  #: V, rows of the embedding; ids are in [0, V)
+    parameters: int
+    weight_bytes: int  #: memory that the weights take
+    token_bytes: int  #: weight bytes read to decode one token at batch 1
+    token_flops: int  #: floating-point operations per token
+    strategy: str  #: what was chosen, e.g. "cpu bf16"
+    file_dtype: str  #: "fp32", "fp16" or "bf16": the type of most weights in the file
+    isa: str  #: instruction set of the CPU kernels, e.g. "avx2"
+    threads: int
+    path: str
+    metadata: Mapping[str, str] = field(default_factory=dict)  #: of a .safetensors file
+
+
+class Loading:
+    """A load in progress on native threads; made by Model.load."""
+
+    def __init__(self, path: str | os.PathLike[str], strategy: str, threads: int | None) -> None:
+        found = checkpoint.read(path)
+        self._path = found.path
+        self._metadata = found.metadata
+        self._handle: Any = None
+        self._model: Model | None = None
+        self._lock = threading.Lock()
+        if not isinstance(strategy, str) or "\0" in strategy:
+            raise InvalidError("strategy must be a text such as 'cpu fp32' or 'auto'")
+        chosen = ffi.new("char[]", strategy.encode())
+        options = ffi.new("rwkv_model_options *")
+        options.size = ffi.sizeof("rwkv_model_options")
+        options.strategy = chosen
+        options.threads = _thread_count(threads)
+        rows, keep = _rows(found)
+        out = ffi.new("rwkv_load **")
+        check(lib.rwkv_load_start(out, rows, len(rows), options))
+
+        def cancel(handle: Any, _keep: list[Any] = keep) -> None:
+            lib.rwkv_load_cancel(handle)
+
+        # The rows live as long as the load that may read them.
+        self._handle = ffi.gc(out[0], cancel)
+
+    def _state(self) -> tuple[int, int, bool]:
+        with self._lock:
+            if self._model is not None:
+                return 1, 1, True
+            if self._handle is None:
+                return 0, 1, True
+            done, total = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+            finished = ffi.new("int32_t *")
+            check(lib.rwkv_load_progress(done, total, finished, self._handle))
+            return done[0], total[0], bool(finished[0])
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """(done, total) bytes of weights converted; total is 0 until the file has been mapped."""
+        done, total, _ = self._state()
+        return done, total
+
+    @property
+    def finished(self) -> bool:
+        """True once result() would not wait."""
+        return self._state()[2]
+
+    def result(self) -> Model:
+        """The model; waits for it. Raises what went wrong, or Stopped after cancel()."""
+        pause = 0.0005
+        while not self.finished:  # a blocking C call would stop every greenlet of this thread
+            time.sleep(pause)
+            pause = min(0.02, pause * 1.5)
+        with self._lock:
+            if self._model is None:
+                handle, self._handle = self._handle, None
+                if handle is None:
+                    raise Stopped("the load has been cancelled or has failed")
+                ffi.gc(handle, None)  # rwkv_load_finish frees it in every case
+                out = ffi.new("rwkv_model **")
+                status = lib.rwkv_load_finish(out, handle)
+                self._raise(status)
+                self._model = Model._adopt(out[0], self._path, self._metadata)
+            return self._model
+
+    def _raise(self, status: int) -> None:
+        try:
+            check(status)
+        except UnsupportedError:
+            raise
+        except InvalidError as error:
+            raise CheckpointError(f"{self._path}: {error}") from None
+
+    def cancel(self) -> None:
+        """Ends the load early; without effect once the model has been handed out."""
+        with self._lock:
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                ffi.release(handle)
+
+
+def _rows(found: checkpoint.Checkpoint) -> tuple[Any, list[Any]]:
+    """The index as C takes it, and the memory that it points to."""
+    rows = ffi.new("rwkv_tensor[]", len(found.tensors))
+    path = ffi.new("char[]", os.fsencode(found.path))
+    keep = [rows, path]
+    for row, tensor in zip(rows, found.tensors.values(), strict=True):
+        row.name = name = ffi.new("char[]", tensor.name.encode())
+        keep.append(name)
+        row.path = path
+        row.dtype = _DTYPES[tensor.dtype]
+        row.rank = len(tensor.shape)
+        row.shape = tensor.shape
+        row.stride = tensor.strides
+        row.offset = tensor.offset
+        row.nbytes = tensor.nbytes
+    return rows, keep
+
+
+def _thread_count(threads: int | None) -> int:
+    if threads is None:
+        return 0
+    if not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise InvalidError(f"threads must be 1 to 1024 or None, not {threads!r}")
+    return threads
+
+
+class Model:
+    """Weights in memory; immutable, usable from every thread. Made by Model.open or Model.load."""
+
+    info: ModelInfo
+
+    def __init__(self) -> None:
+        raise TypeError("use rn.Model.open(path) or rn.Model.load(path)")
+
+    @classmethod
+    def _adopt(cls, handle: Any, path: str, metadata: Mapping[str, str]) -> Model:
+        self = object.__new__(cls)
+        self._handle = ffi.gc(handle, lib.rwkv_model_free)
+        c = ffi.new("rwkv_model_info *")
+        c.size = ffi.sizeof("rwkv_model_info")
+        check(lib.rwkv_model_describe(c, self._handle))
+        self.info = ModelInfo(
+            version=text(c.version),
+            layers=c.layers,
+            width=c.width,
+            heads=c.heads,
+            head_size=c.head_size,
+            ffn=c.ffn,
+            vocab=c.vocab,
+            parameters=c.parameters,
+            weight_bytes=c.weight_bytes,
+            token_bytes=c.token_bytes,
+            token_flops=c.token_flops,
+            strategy=text(c.strategy),
+            file_dtype=text(c.file_dtype),
+            isa=text(c.isa),
+            threads=c.threads,
+            path=path,
+            metadata=dict(metadata),
+        )
+        self._vocab = self.info.vocab
+        return self
+
+    def __repr__(self) -> str:
+        i = self.info
+        shape = f"RWKV-{i.version} L{i.layers} D{i.width}"
+        return f"<rwkv_native.Model {Path(i.path).name}: {shape}, {i.strategy}>"
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str], strategy: str = "auto", threads: int | None = None
+    ) -> Loading:
+        """Starts a load on native threads and returns at once.
+
+        Raises as `open` does for what the file's index and the arguments show; what the weights
+        show is raised by Loading.result().
+        """
+        return Loading(path, strategy, threads)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        strategy: str = "auto",
+        threads: int | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Model:
+        """Opens a .pth (zip) or .safetensors checkpoint of RWKV-7.
+
+        strategy: "cpu fp32", "cpu fp16", "cpu bf16" or "auto" (the file's own type on the CPU).
+        threads: None for the least of physical cores, affinity and the cgroup's CPU quota.
+        progress: called now and then with (done, total) bytes.
+
+        Raises FileNotFoundError, CheckpointError (a ValueError: damaged, hostile or no RWKV),
+        UnsupportedError (a ValueError that names an alternative) or MemoryError.
+        """
+        loading = cls.load(path, strategy, threads)
+        try:
+            while progress is not None and not loading.finished:
+                progress(*loading.progress)
+                time.sleep(0.02)
+            model = loading.result()
+        except BaseException:
+            loading.cancel()
+            raise
+        if progress is not None:
+            size = model.info.weight_bytes
+            progress(size, size)
+        return model
+
+    def forward(
+        self,
+        tokens: Iterable[int] | np.ndarray,
+        state: State | None = None,
+        full: bool = False,
+    ) -> tuple[np.ndarray, State]:
+        """Runs tokens and returns (logits, new state); the state passed in is not changed.
+
+        tokens: at least one id in [0, info.vocab). state: None for the zero state.
+        logits: float32 [vocab] after the last token, or [tokens, vocab] if `full`.
+        Raises ValueError for empty tokens, an id outside the vocabulary or another model's state.
+        Calls from several threads take turns.
+        """
+        ids = id_array("tokens", tokens, self._vocab)
+        n = len(ids)
+        if n == 0:
+            raise InvalidError("tokens is empty; give at least one id")
+        state = State._zero(self) if state is None else state._clone_for(self)
+        logits = np.empty((n, self._vocab) if full else self._vocab, np.float32)
+        out = float_pointer(logits)
+        check(lib.rwkv_model_forward(out, self._handle, state._handle, ids, n, bool(full)))
+        return logits, state
+
+    def zero_state(self) -> State:
+        """The state before the first token: all zero."""
+        return State._zero(self)
+
+    def load_tuned_state(self, path: str | os.PathLike[str]) -> State:
+        """A state-tuned file (.pth or .safetensors) as a start state.
+
+        The file holds `blocks.i.att.time_state` [H, value, key] for every layer; the shift vectors
+        are zero. Raises CheckpointError if its shapes are not this model's.
+        """
+        info = self.info
+        shape = (info.layers, info.heads, info.head_size, info.head_size)
+        zeros = np.zeros((info.layers, info.width), np.float32)
+        return State.from_numpy(
+            self, {"att_x": zeros, "ffn_x": zeros, "wkv": tuned_arrays(path, shape)}
+        )
+
+    def barriers(self) -> int:
+        """Dispatches to the thread pool so far: what tests of the engine count."""
+        out = ffi.new("uint64_t *")
+        check(lib.rwkv_model_barriers(out, self._handle))
+        return out[0]

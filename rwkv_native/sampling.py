@@ -1,0 +1,192 @@
+"""How tokens are drawn: the options of one request, and the exact distribution they lead to.
+
+Owns the translation of Sampling into the C struct. The drawing itself is native; its law is: bias,
+penalties, forbidden tokens, softmax, top-p, top-k, min-p, then the temperature as a power of the
+surviving probabilities. Called by engine.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ._ffi import check, ffi, float_pointer, id_array, lib
+from .errors import InvalidError
+
+UNLIMITED = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Options of one request. The defaults draw from the model's own distribution.
+
+    Engine.submit and probabilities() check the values and raise ValueError naming the field.
+    """
+
+    max_tokens: int | None = None
+    """Tokens to draw at most, at least 1; None: until the model ends its answer."""
+    temperature: float = 1
+    """The power 1/temperature of the surviving probabilities; 0: always the most likely token."""
+    top_p: float = 1
+    """Keep the most likely tokens until their sum reaches this; 1 or more: all."""
+    top_k: int = 0
+    """Keep this many of the most likely tokens; 0: all."""
+    min_p: float = 0
+    """Drop tokens below this share of the best probability; 0: none."""
+    presence_penalty: float = 0
+    """Subtracted from the logit of every token drawn so far."""
+    frequency_penalty: float = 0
+    """Subtracted from a token's logit per time it was drawn, faded by penalty_decay."""
+    penalty_decay: float = 0.996
+    """What every count is multiplied by after each drawn token."""
+    global_penalty: bool = False
+    """Prompt tokens count as drawn too, from the second drawn token on."""
+    seed: int | None = None
+    """Same seed, prompt and options: same answer. None: a new seed for each request."""
+    stop: str | Sequence[str] = ()
+    """Texts that end the answer; never part of it."""
+    stop_token_ids: Sequence[int] = ()
+    """Ids that end the answer; counted but without text."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these ids before everything else."""
+    logprobs: int | None = None
+    """None: no log-probabilities; k >= 0: the drawn token's and those of the k most likely."""
+    forbidden_token_ids: Sequence[int] = ()
+    """Ids that are never drawn."""
+    no_repeat_token_ids: Sequence[int] = ()
+    """Ids that cannot follow themselves."""
+    exempt_token_ids: Sequence[int] = ()
+    """Prompt ids that global_penalty leaves out."""
+    end_token_ids: Sequence[int] | None = None
+    """Ids that end the answer, not counted; None: those of the tokenizer, (): none."""
+
+
+_DEFAULT = Sampling()
+_ID_FIELDS = (
+    ("forbidden_token_ids", "forbidden", "n_forbidden"),
+    ("no_repeat_token_ids", "no_repeat", "n_no_repeat"),
+    ("exempt_token_ids", "exempt", "n_exempt"),
+)
+
+
+def fill(c: Any, s: Sampling, keep: list[Any]) -> None:
+    """Writes `s` into an initialised rwkv_sampling; `keep` holds what C will read."""
+    if not isinstance(s, Sampling):
+        raise InvalidError(f"sampling must be a Sampling, not {type(s).__name__}")
+    c.temperature = _number("temperature", s.temperature)
+    c.top_p = _number("top_p", s.top_p)
+    c.min_p = _number("min_p", s.min_p)
+    c.top_k = _integer("top_k", s.top_k, -(1 << 31), (1 << 31) - 1)
+    c.presence_penalty = _number("presence_penalty", s.presence_penalty)
+    c.frequency_penalty = _number("frequency_penalty", s.frequency_penalty)
+    c.penalty_decay = _number("penalty_decay", s.penalty_decay)
+    c.global_penalty = bool(s.global_penalty)
+    c.seed = seed_of(s)
+    if s.logprobs is not None:
+        c.logprobs = _integer("logprobs", s.logprobs, 0, (1 << 31) - 1)
+    if s.logit_bias:
+        _fill_bias(c, s.logit_bias, keep)
+    for name, pointer, count in _ID_FIELDS:
+        if ids := getattr(s, name):
+            array = id_array(name, ids)
+            keep.append(array)
+            setattr(c, pointer, array)
+            setattr(c, count, len(array))
+
+
+def _fill_bias(c: Any, bias: Mapping[int, float], keep: list[Any]) -> None:
+    if not isinstance(bias, Mapping):
+        raise InvalidError("logit_bias must map token ids to numbers")
+    ids = id_array("logit_bias", list(bias))
+    values = ffi.new("float[]", [_number("logit_bias", v) for v in bias.values()])
+    keep += [ids, values]
+    c.bias_ids, c.bias_values, c.n_bias = ids, values, len(ids)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value) if not isinstance(value, str) else _not_a("number", name, value)
+    except (TypeError, ValueError, OverflowError):
+        return _not_a("number", name, value)
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        _not_a("whole number", name, value)
+    number = value.__index__()
+    if not low <= number <= high:
+        raise InvalidError(f"{name} must be {low} to {high}, not {number}")
+    return number
+
+
+def _not_a(what: str, name: str, value: Any) -> Any:
+    raise InvalidError(f"{name} must be a {what}, not {value!r:.80}") from None
+
+
+def seed_of(s: Sampling) -> int:
+    """The seed as C takes it; negative ones, which OpenAI's API allows, wrap around."""
+    if s.seed is None:
+        return int.from_bytes(os.urandom(8), "little")
+    return _integer("seed", s.seed, -(1 << 63), (1 << 64) - 1) & ((1 << 64) - 1)
+
+
+def token_limit(s: Sampling) -> int:
+    """max_tokens as C takes it."""
+    return UNLIMITED if s.max_tokens is None else _integer("max_tokens", s.max_tokens, 1, UNLIMITED)
+
+
+def stop_texts(s: Sampling) -> list[bytes]:
+    """The stop texts as UTF-8."""
+    stops = [s.stop] if isinstance(s.stop, str) else list(s.stop or ())
+    for stop in stops:
+        if not isinstance(stop, str) or not stop:
+            raise InvalidError(f"stop must be texts that are not empty, not {stop!r:.80}")
+    try:
+        return [stop.encode() for stop in stops]
+    except UnicodeEncodeError:
+        raise InvalidError("stop holds a lone surrogate, which is no character") from None
+
+
+def probabilities(logits: np.ndarray, sampling: Sampling = _DEFAULT) -> np.ndarray:
+    """The exact distribution that the sampler draws the first token from, after every cut.
+
+    logits: float32 [vocab]. Returns float64 [vocab], which sums to 1. Raises ValueError.
+    """
+    return probe(logits, sampling)[0]
+
+
+def probe(
+    logits: np.ndarray,
+    sampling: Sampling,
+    drawn: Iterable[int] = (),
+    prompt: Iterable[int] = (),
+) -> tuple[np.ndarray, int]:
+    """(distribution after the tokens `drawn`, the token that the seed then draws from it)."""
+    values = np.ascontiguousarray(logits, np.float32)
+    if values.ndim != 1 or not values.size or not np.isfinite(values.max()):
+        raise InvalidError("logits must be a vector of numbers with a finite maximum")
+    keep: list[Any] = []
+    c = ffi.new("rwkv_sampling *")
+    lib.rwkv_sampling_init(c)
+    fill(c, sampling, keep)
+    out = np.empty(values.size, np.float64)
+    token = ffi.new("int32_t *")
+    history, before = id_array("drawn", drawn), id_array("prompt", prompt)
+    check(
+        lib.rwkv_sampling_probe(
+            ffi.from_buffer("double[]", out),
+            token,
+            c,
+            float_pointer(values),
+            values.size,
+            history,
+            len(history),
+            before,
+            len(before),
+        )
+    )
+    return out, token[0]

@@ -1,0 +1,172 @@
+"""States: the whole past of one sequence, as a value.
+
+Owns the handle of one state, its arrays and its file form. Made by Model.forward and by the class
+methods here; read by engine.py. Never computes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import checkpoint
+from ._ffi import check, ffi, float_pointer, lib, text
+from .errors import CheckpointError, InvalidError
+
+if TYPE_CHECKING:
+    from .model import Model
+
+KIND = "state"  # metadata rwkv.kind of the files that save() writes
+
+
+class State:
+    """The past of one sequence. Model.forward never changes one; it returns a new one.
+
+    Use one from one thread at a time.
+    """
+
+    __slots__ = ("_handle", "_model")
+
+    def __init__(self) -> None:
+        raise TypeError("use model.forward, rn.State.from_numpy or rn.State.load")
+
+    @classmethod
+    def _adopt(cls, handle: Any, model: Model) -> State:
+        self = object.__new__(cls)
+        self._handle = ffi.gc(handle, lib.rwkv_state_free)
+        self._model = model
+        return self
+
+    @classmethod
+    def _zero(cls, model: Model) -> State:
+        out = ffi.new("rwkv_state **")
+        check(lib.rwkv_state_new(out, model._handle))
+        return cls._adopt(out[0], model)
+
+    def _clone_for(self, model: Model) -> State:
+        if not isinstance(self, State):
+            raise InvalidError(f"state must be a State, not {type(self).__name__}")
+        if self._model is not model:
+            raise InvalidError(
+                "the state belongs to another model; State.from_numpy(model, state.to_numpy())"
+                " makes one for this model"
+            )
+        return self.clone()
+
+    def clone(self) -> State:
+        """An equal, independent state."""
+        out = ffi.new("rwkv_state **")
+        check(lib.rwkv_state_clone(out, self._handle))
+        return State._adopt(out[0], self._model)
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Copies of the parts, float32: "att_x" and "ffn_x" [L, D], "wkv" [L, H, N, N].
+
+        wkv of RWKV-7 is [value][key], as the official package holds it.
+        """
+        arrays = {}
+        for i, (name, shape) in enumerate(_parts(self._model).items()):
+            arrays[name] = array = np.empty(shape, np.float32)
+            check(lib.rwkv_state_read(float_pointer(array), self._handle, i, array.size))
+        return arrays
+
+    @classmethod
+    def from_numpy(cls, model: Model, arrays: Mapping[str, np.ndarray]) -> State:
+        """The inverse of to_numpy. Raises ValueError that names a missing or ill-shaped part."""
+        state = cls._zero(model)
+        parts = _parts(model)
+        if unknown := set(arrays) - set(parts):
+            raise InvalidError(
+                f"a state of this model has no part {min(unknown)!r}; it has {', '.join(parts)}"
+            )
+        for i, (name, shape) in enumerate(parts.items()):
+            if name not in arrays:
+                raise InvalidError(f"the part {name!r} of the state is missing")
+            try:
+                array = np.ascontiguousarray(arrays[name], np.float32)
+            except (TypeError, ValueError) as error:
+                raise InvalidError(f"the part {name!r} of the state: {error}") from None
+            if np.shape(arrays[name]) != shape:
+                raise InvalidError(
+                    f"the part {name!r} of the state has shape {list(np.shape(arrays[name]))};"
+                    f" this model needs {list(shape)}"
+                )
+            check(lib.rwkv_state_write(state._handle, i, float_pointer(array), array.size))
+        return state
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a .safetensors file; load() continues exactly where this state stands."""
+        info = self._model.info
+        metadata = {"rwkv.kind": KIND, "rwkv.version": info.version}
+        checkpoint.write_safetensors(path, self.to_numpy(), metadata)
+
+    @classmethod
+    def load(cls, model: Model, path: str | os.PathLike[str]) -> State:
+        """Reads what save() wrote.
+
+        Raises CheckpointError if it is no state, or one of a model of another version or shape.
+        """
+        found = checkpoint.read(path)
+        if found.metadata.get("rwkv.kind") != KIND:
+            raise CheckpointError(f"{found.path}: is not a state saved by State.save")
+        version, wanted = found.metadata.get("rwkv.version"), model.info.version
+        if version != wanted:
+            raise CheckpointError(
+                f"{found.path}: is a state of RWKV-{version}, the model is RWKV-{wanted}"
+            )
+        try:
+            # The shapes first: a file must not make us read more than a state's worth.
+            parts = _parts(model)
+            for name, tensor in found.tensors.items():
+                if name in parts and tensor.shape != parts[name]:
+                    raise InvalidError(
+                        f"the part {name!r} has shape {list(tensor.shape)};"
+                        f" this model needs {list(parts[name])}"
+                    )
+            return cls.from_numpy(
+                model, {n: t.to_numpy() if n in parts else None for n, t in found.tensors.items()}
+            )
+        except InvalidError as error:
+            raise CheckpointError(f"{found.path}: {error}") from None
+
+
+def _parts(model: Model) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parts of this model's states, in C's order."""
+    cached = getattr(model, "_state_parts", None)
+    if cached is None:
+        cached = {}
+        part = ffi.new("rwkv_state_part *")
+        while lib.rwkv_state_describe(part, model._handle, len(cached)) == 0:
+            cached[text(part.name)] = tuple(part.shape[i] for i in range(part.rank))
+        model._state_parts = cached
+    return cached
+
+
+def tuned_arrays(path: str | os.PathLike[str], shape: tuple[int, ...]) -> np.ndarray:
+    """wkv [L, H, N, N] of a state-tuned file of RWKV-7, which stores [value][key] as we do."""
+    if os.fspath(path).endswith(".st"):
+        # web-rwkv's converter stores [key][value], and nothing inside the file says so.
+        raise CheckpointError(f"{path}: .st state files are transposed; give the original .pth")
+    found = checkpoint.read(path)
+    layers, *head_shape = shape
+    names = [f"blocks.{i}.att.time_state" for i in range(layers)]
+    if not any(n in found.tensors for n in names):
+        raise CheckpointError(f"{found.path}: holds no tuned state (blocks.0.att.time_state)")
+    extra = f"blocks.{layers}.att.time_state"
+    if extra in found.tensors:
+        raise CheckpointError(f"{found.path}: is for a model of more than {layers} layers")
+    wkv = np.empty(shape, np.float32)
+    for i, name in enumerate(names):
+        tensor = found.tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{found.path}: {name} is missing; the model has {layers} layers")
+        if tensor.shape != tuple(head_shape):
+            raise CheckpointError(
+                f"{found.path}: {name} has shape {list(tensor.shape)};"
+                f" this model needs {head_shape}"
+            )
+        wkv[i] = tensor.to_numpy()
+    return wkv
