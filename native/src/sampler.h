@@ -26,36 +26,50 @@ struct SamplingOptions {
 // Throws Error (RWKV_INVALID) naming the field: NaN, negative temperature, ids outside [0, vocab) ...
 void check(const SamplingOptions &options, size_t vocab);
 
+// The random number in [0, 1) of one step: 53 bits of Philox4x32-10 with the seed as key and the step
+// as counter, so that no two steps or seeds share anything.
+double uniform(uint64_t seed, uint64_t step);
+
 struct Drawn {
     int32_t token = 0;
     // Filled if options.logprobs >= 0: the drawn token, then the k most likely, by the log-softmax of
-    // the logits as the model gave them.
+    // the logits as the model gave them. Of equals the lower id comes first.
     std::vector<std::pair<int32_t, float>> logprobs;
 };
 
 class Sampler {
 public:
-    // prompt is only kept if global_penalty wants it.
+    // The options must have passed check(). Of the prompt, global_penalty takes the counts and
+    // no_repeat the last token; it is not kept.
     Sampler(SamplingOptions options, std::span<const int32_t> prompt);
 
     // Draws token number step() from logits [vocab] and counts it. May be called on any thread; depends
-    // on (options, prompt, logits, tokens drawn so far) alone. Throws Error (RWKV_INTERNAL) if no
-    // logit is finite.
+    // on (options, prompt, logits, tokens drawn so far) alone. Throws Error (RWKV_INTERNAL) if a logit
+    // is NaN or +infinity, or if none is finite; -infinity is a probability of zero.
     Drawn draw(std::span<const float> logits);
     // The exact distribution that draw() would use now, float64 [vocab].
     void probabilities(std::span<double> out, std::span<const float> logits) const;
     // Counts a token as drawn without drawing (replaying a history).
     void count(int32_t token);
+    // What is subtracted from the logit of a token in the next draw.
+    double penalty(int32_t token) const;
     uint64_t step() const { return step_; }
 
 private:
-    struct Candidates;
+    struct Survivors;
+    Survivors survivors(std::span<const float> logits) const;
+    void add_occurrence(int32_t token);
+
+    struct Occurrence {
+        int32_t token;
+        double weight;  // times scale_
+    };
     SamplingOptions options_;
-    std::vector<int32_t> prompt_;
-    std::unordered_map<int32_t, double> occurrence_;  // see sampler.cpp for how decay is kept lazily
-    double scale_ = 1;
+    std::vector<Occurrence> occurrences_;
+    std::unordered_map<int32_t, size_t> index_;  // token -> place in occurrences_
+    double scale_ = 1;                           // decay^(tokens counted), pulled back before it underflows
     uint64_t step_ = 0;
-    int32_t last_ = -1;
+    int32_t last_ = -1;                          // the last token fed to the model
 };
 
 }  // namespace rwkv
