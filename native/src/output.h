@@ -2,29 +2,48 @@
 // sequence; called by the engine for every drawn token. Never knows about logits.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace rwkv {
 
+// What is shown depends on the bytes alone, not on where tokens split them: the answer ends at the first
+// character that completes a stop string, right before that stop. So
+//   * of "\n\nA" and "\n\nAssistant" the shorter one ends the answer at once; the text is the same;
+//   * of "bc" and "abcd", in the text "abcd", "bc" ends the answer with "a": what might become an
+//     earlier stop does not delay one that is complete;
+//   * of "c" and "abc", in "abc", both complete at once and the one that begins first wins: "".
 class Output {
 public:
     // Stops are UTF-8, none empty. Throws Error (RWKV_INVALID) otherwise.
-    explicit Output(std::vector<std::string> stops);
+    explicit Output(const std::vector<std::string> &stops);
 
     // Adds the bytes of one token and appends to `text` what is now safe to show: complete characters,
-    // invalid bytes as U+FFFD, nothing that could still become part of a stop string. Returns true when
-    // a stop string has been completed: the text then ends right before it, and the answer is over. Of
-    // several stops the one that begins first wins (the longest of those that begin at one place).
+    // invalid bytes as U+FFFD (one for each maximal part of a character, like Python's "replace"),
+    // nothing that could still become part of a stop string. Stops are looked for after replacement.
+    // Returns true when a stop string has been completed: the answer is then over, and nothing more
+    // is ever appended.
     bool add(std::string_view bytes, std::string &text);
-    // The answer ends otherwise: appends everything still held back; an incomplete character becomes U+FFFD.
+    // The answer ends otherwise: appends everything still held back; an incomplete character becomes
+    // U+FFFD (which may complete a stop).
     void finish(std::string &text);
 
 private:
-    std::vector<std::string> stops_;
-    std::string bytes_;  // an incomplete character, at most 3 bytes
-    std::string held_;   // whole characters that may begin a stop string
+    // Knuth, Morris and Pratt: border[i] = length of the longest proper border of the first i bytes.
+    struct Stop {
+        std::string text;
+        std::vector<uint32_t> border;  // [text.size() + 1]
+        uint32_t matched = 0;          // the longest end of the answer that is a beginning of this stop
+    };
+
+    bool match(std::string_view characters, std::string &text);
+
+    std::vector<Stop> stops_;
+    std::string partial_;  // an incomplete character, at most 3 bytes
+    std::string held_;     // whole characters that may begin a stop string
+    bool stopped_ = false;
 };
 
 }  // namespace rwkv
