@@ -264,7 +264,12 @@ class Model:
         n = len(ids)
         if n == 0:
             raise InvalidError("tokens is empty; give at least one id")
-        state = State._zero(self) if state is None else state._clone_for(self)
+        if state is None:
+            state = State._zero(self)
+        elif isinstance(state, State):
+            state = state._clone_for(self)
+        else:
+            raise InvalidError(f"state must be a State, not {type(state).__name__}")
         logits = np.empty((n, self._vocab) if full else self._vocab, np.float32)
         out = float_pointer(logits)
         check(lib.rwkv_model_forward(out, self._handle, state._handle, ids, n, bool(full)))

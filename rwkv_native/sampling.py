@@ -54,7 +54,7 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these ids before everything else."""
     logprobs: int | None = None
-    """None: no log-probabilities; k >= 0: the drawn token's and those of the k most likely."""
+    """None: no log-probabilities; 0 to 20: the drawn token's and those of so many most likely."""
     forbidden_token_ids: Sequence[int] = ()
     """Ids that are never drawn."""
     no_repeat_token_ids: Sequence[int] = ()
@@ -87,7 +87,7 @@ def fill(c: Any, s: Sampling, keep: list[Any]) -> None:
     c.global_penalty = bool(s.global_penalty)
     c.seed = seed_of(s)
     if s.logprobs is not None:
-        c.logprobs = _integer("logprobs", s.logprobs, 0, (1 << 31) - 1)
+        c.logprobs = _integer("logprobs", s.logprobs, 0, 20)
     if s.logit_bias:
         _fill_bias(c, s.logit_bias, keep)
     for name, pointer, count in _ID_FIELDS:

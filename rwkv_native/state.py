@@ -47,8 +47,6 @@ class State:
         return cls._adopt(out[0], model)
 
     def _clone_for(self, model: Model) -> State:
-        if not isinstance(self, State):
-            raise InvalidError(f"state must be a State, not {type(self).__name__}")
         if self._model is not model:
             raise InvalidError(
                 "the state belongs to another model; State.from_numpy(model, state.to_numpy())"

@@ -1,0 +1,332 @@
+"""Logits and states of the whole engine against the float64 reference and the official package.
+
+Errors are shares of the largest logit or state value, stricter than the range. Run with -s to
+see how much of each tolerance is used.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+
+import rwkv_native as rn
+from rwkv_native import checkpoint
+
+DATA = Path(__file__).parent / "data"
+CASES = ["v70_L2_D64_bf16", "v70_L3_D32_fp32", "v70_L3_D32_fp32_state", "v70_L4_D32_fp16"]
+# Design 4.8: what a strategy may differ from the exact result.
+TOLERANCE = {"cpu fp32": 1e-5, "cpu fp16": 2e-2, "cpu bf16": 2e-2}
+ISAS = ["baseline", "avx2", "avx512"]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    tokens: list[int]
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def path(self) -> Path:
+        return DATA / f"{self.name}.pth"
+
+    def start(self, model: rn.Model) -> rn.State | None:
+        tuned = DATA / f"{self.name}.state.pth"
+        return model.load_tuned_state(tuned) if tuned.exists() else None
+
+    def check(
+        self, what: str, logits: np.ndarray, tolerance: float, rows: slice = slice(None)
+    ) -> None:
+        for key in ("ref64_logits", "logits_step"):
+            expected = self.arrays[key][rows]
+            error = np.abs(logits - expected).max() / np.abs(self.arrays[key]).max()
+            report(f"{self.name} {what} {key}", error, tolerance)
+
+
+def report(what: str, error: float, tolerance: float) -> None:
+    print(f"{what}: {error:.2e}, {error / tolerance:.1%} of {tolerance:g}")
+    assert error <= tolerance, what
+
+
+@functools.cache
+def load(name: str) -> Case:
+    with np.load(DATA / f"{name}.npz") as file:
+        arrays = {k: file[k] for k in file.files if k != "meta"}
+    return Case(name, arrays.pop("tokens").tolist(), arrays)
+
+
+@pytest.fixture(params=CASES)
+def case(request) -> Case:
+    return load(request.param)
+
+
+@pytest.fixture(params=list(TOLERANCE))
+def strategy(request) -> str:
+    return request.param
+
+
+def pieces(total: int, seed: int) -> Iterator[int]:
+    """Random lengths that add up to `total`."""
+    rng = np.random.default_rng(seed)
+    while total:
+        n = int(rng.integers(1, total + 1))
+        total -= n
+        yield n
+
+
+def run(model: rn.Model, case: Case, lengths: list[int]) -> tuple[np.ndarray, rn.State]:
+    """Logits of every token when the case is fed in pieces."""
+    state, at, rows = case.start(model), 0, []
+    for n in lengths:
+        logits, state = model.forward(case.tokens[at : at + n], state, full=True)
+        rows.append(logits)
+        at += n
+    return np.concatenate(rows), state
+
+
+def check_state(case: Case, what: str, state: rn.State, tolerance: float) -> None:
+    for name, found in state.to_numpy().items():
+        expected = case.arrays[f"state_step_{name}"]
+        error = np.abs(found - expected).max() / np.abs(expected).max()
+        report(f"{case.name} {what} state {name}", error, tolerance)
+
+
+def test_the_reference_is_exact(case: Case) -> None:
+    oracle = reference.Rwkv7(case.path)
+    state = oracle.zero_state()
+    tuned = DATA / f"{case.name}.state.pth"
+    if tuned.exists():
+        tensors = checkpoint.read(tuned).tensors
+        for i in range(oracle.layers):
+            state.wkv[i] = tensors[f"blocks.{i}.att.time_state"].to_numpy()
+    logits = np.stack([oracle.forward(t, state) for t in case.tokens])
+    scale = np.abs(case.arrays["ref64_logits"]).max()
+    report(case.name, np.abs(logits - case.arrays["ref64_logits"]).max() / scale, 1e-13)
+    report(case.name, np.abs(logits - case.arrays["logits_step"]).max() / scale, 2e-6)
+    for name in ("att_x", "ffn_x", "wkv"):
+        expected = case.arrays[f"state_step_{name}"]
+        error = np.abs(getattr(state, name) - expected).max() / np.abs(expected).max()
+        report(f"{case.name} {name}", error, 2e-6)
+
+
+def test_single_steps(case: Case, strategy: str) -> None:
+    model = rn.Model.open(case.path, strategy=strategy)
+    logits, state = run(model, case, [1] * len(case.tokens))
+    case.check(f"{strategy}, steps,", logits, TOLERANCE[strategy])
+    check_state(case, strategy, state, TOLERANCE[strategy])
+
+
+def test_whole_sequence(case: Case, strategy: str) -> None:
+    model = rn.Model.open(case.path, strategy=strategy)
+    logits, state = run(model, case, [len(case.tokens)])
+    case.check(f"{strategy}, whole,", logits, TOLERANCE[strategy])
+    check_state(case, strategy, state, TOLERANCE[strategy])
+    last, _ = model.forward(case.tokens, case.start(model))
+    case.check(f"{strategy}, last only,", last[None], TOLERANCE[strategy], slice(-1, None))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_pieces(case: Case, seed: int) -> None:
+    model = rn.Model.open(case.path, strategy="cpu fp32")
+    lengths = list(pieces(len(case.tokens), seed))
+    logits, state = run(model, case, lengths)
+    case.check(f"pieces of {lengths}", logits, 1e-5)
+    check_state(case, f"pieces of {lengths}", state, 1e-5)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_every_isa(case: Case, strategy: str, isa: str, monkeypatch) -> None:
+    monkeypatch.setenv("RWKV_CPU_ISA", isa)
+    try:
+        model = rn.Model.open(case.path, strategy=strategy)
+    except rn.UnsupportedError as error:
+        assert isa in str(error)
+        pytest.skip(f"this machine has no {isa}")
+    assert model.info.isa == isa
+    for lengths in ([1] * len(case.tokens), [len(case.tokens)], [3, 20, 1]):
+        logits, state = run(model, case, lengths)
+        case.check(f"{isa}, {strategy}", logits, TOLERANCE[strategy])
+        check_state(case, f"{isa}, {strategy}", state, TOLERANCE[strategy])
+
+
+def test_an_unknown_isa_is_an_error(monkeypatch) -> None:
+    monkeypatch.setenv("RWKV_CPU_ISA", "avx1024")
+    with pytest.raises(rn.UnsupportedError, match="avx1024"):
+        rn.Model.open(load(CASES[0]).path)
+
+
+def test_threads_change_no_bit(case: Case, strategy: str) -> None:
+    expected = None
+    for threads in (1, 2, 3):
+        model = rn.Model.open(case.path, strategy=strategy, threads=threads)
+        assert model.info.threads == threads
+        steps, state = run(model, case, [1] * len(case.tokens))
+        whole, _ = run(model, case, [len(case.tokens)])
+        found = [steps, *state.to_numpy().values(), whole]
+        if expected is None:
+            expected = found
+        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True)), threads
+        case.check(f"{threads} threads", whole, TOLERANCE[strategy])
+
+
+def test_saved_states_continue_exactly(case: Case, strategy: str, tmp_path: Path) -> None:
+    model = rn.Model.open(case.path, strategy=strategy)
+    _, state = model.forward(case.tokens[:9], case.start(model))
+    state.save(tmp_path / "state")
+    again = rn.State.load(model, tmp_path / "state")
+    a, _ = model.forward(case.tokens[9:], state, full=True)
+    b, _ = model.forward(case.tokens[9:], again, full=True)
+    assert np.array_equal(a, b)
+    case.check(f"{strategy}, restored", b, TOLERANCE[strategy], slice(9, None))
+
+
+def test_safetensors_gives_the_same_bits(golden: Path) -> None:
+    case = load("v70_L4_D32_fp16")
+    for strategy in TOLERANCE:
+        a = rn.Model.open(case.path, strategy=strategy)
+        b = rn.Model.open(DATA / "v70_L4_D32_fp16.safetensors", strategy=strategy)
+        assert np.array_equal(a.forward(case.tokens)[0], b.forward(case.tokens)[0])
+
+
+def test_other_containers_give_the_same_bits(shared: Path) -> None:
+    case = load("v70_L4_D32_fp16")
+    expected = rn.Model.open(case.path, strategy="cpu fp32").forward(case.tokens)[0]
+    for kind in ("ordered.pth", "views.pth", "wrapped.pth"):
+        path = shared / "golden" / "formats" / f"v70_L4_D32_fp16.{kind}"
+        model = rn.Model.open(path, strategy="cpu fp32")
+        assert np.array_equal(model.forward(case.tokens)[0], expected), kind
+
+
+def test_our_copies_are_the_shared_files(shared: Path) -> None:
+    names = [p.name for p in (shared / "golden").glob("v70_*")]
+    assert len(names) >= 9
+    for name in names:
+        assert (DATA / name).read_bytes() == (shared / "golden" / name).read_bytes(), name
+
+
+# -- through the engine: prefill chunks and batch neighbours
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def next_logprobs(engine: rn.Engine, prompt: list[int], state: rn.State | None) -> dict[int, float]:
+    """log p of the most likely tokens after `prompt`, as the engine's own logprobs tell it."""
+    sampling = rn.Sampling(max_tokens=1, temperature=0, logprobs=20, end_token_ids=())
+    (event,) = engine.generate(prompt, sampling, state=state)
+    return dict(event.logprobs[0])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 16, 23, 256])
+def test_prefill_chunks(case: Case, chunk: int, byte_tokenizer: rn.Tokenizer) -> None:
+    model = rn.Model.open(case.path, strategy="cpu fp32")
+    state = case.start(model)
+    with rn.Engine(model, byte_tokenizer, prefill_chunk=chunk) as engine:
+        for n in (1, 2, 7, 16, 24):
+            found = next_logprobs(engine, case.tokens[:n], state)
+            for key in ("ref64_logits", "logits_step"):
+                expected = log_softmax(case.arrays[key][n - 1])
+                worst = max(abs(found[t] - expected[t]) for t in found)
+                error = worst / np.abs(case.arrays[key]).max()
+                # The log-softmax adds its own rounding to that of the logits.
+                report(f"{case.name} chunk {chunk}, {n} tokens, {key}", error, 1e-5)
+
+
+def requests(case: Case) -> list[tuple[list[int], rn.Sampling]]:
+    """Twenty different ones: lengths, seeds, temperatures, penalties."""
+    out = []
+    for i in range(20):
+        prompt = (case.tokens * 3)[i : i + 1 + 3 * i]
+        out.append(
+            (
+                prompt,
+                rn.Sampling(
+                    max_tokens=5 + i,
+                    seed=i,
+                    temperature=0 if i % 3 == 0 else 1,
+                    top_p=0.9,
+                    frequency_penalty=0.3 * (i % 2),
+                    logprobs=3,
+                    end_token_ids=(),
+                ),
+            )
+        )
+    return out
+
+
+def collect(engine: rn.Engine, ids: list[int]) -> list[tuple[list[int], list, str]]:
+    """(tokens, logprobs, text) of each request, in order."""
+    found: dict[int, tuple[list[int], list, list[str]]] = {id: ([], [], []) for id in ids}
+    open_ids = set(ids)
+    while open_ids:
+        for event in engine.poll():
+            tokens, logprobs, text = found[event.id]
+            tokens += event.token_ids
+            logprobs += event.logprobs
+            text.append(event.text)
+            if event.finish_reason is not None:
+                assert event.finish_reason == "length", event
+                open_ids.remove(event.id)
+    return [(t, p, "".join(x)) for t, p, x in found.values()]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_neighbours_change_no_bit(
+    case: Case, strategy: str, threads: int, byte_tokenizer: rn.Tokenizer
+) -> None:
+    """Alone, together, in slots that are too few, and with a late start: the same tokens and the
+    same log-probabilities to the last bit."""
+    model = rn.Model.open(case.path, strategy=strategy, threads=threads)
+    wanted = requests(case)
+    with rn.Engine(model, byte_tokenizer, prefill_chunk=16) as engine:
+        alone = [collect(engine, [engine.submit(p, s)])[0] for p, s in wanted]
+        together = collect(engine, [engine.submit(p, s) for p, s in wanted])
+        assert together == alone
+        late = []
+        for p, s in wanted:
+            late.append(engine.submit(p, s))
+            while engine.stats().waiting:
+                pass
+        assert collect(engine, late) == alone
+        assert engine.stats().running == 0
+    with rn.Engine(model, byte_tokenizer, max_batch=3, prefill_chunk=16) as engine:
+        assert collect(engine, [engine.submit(p, s) for p, s in wanted]) == alone
+
+
+def test_engine_decodes_what_forward_computes(case: Case, byte_tokenizer: rn.Tokenizer) -> None:
+    """Greedy decoding in the engine and by hand, token by token, bit by bit."""
+    model = rn.Model.open(case.path, strategy="cpu fp32")
+    logits, state = model.forward(case.tokens, case.start(model))
+    by_hand = []
+    for _ in range(30):
+        by_hand.append(int(logits.argmax()))
+        logits, state = model.forward([by_hand[-1]], state)
+    allowed = [t for t in range(model.info.vocab) if byte_tokenizer.decode_bytes([t])]
+    sampling = rn.Sampling(max_tokens=30, temperature=0, end_token_ids=())
+    with rn.Engine(model, byte_tokenizer) as engine:
+        events = list(engine.generate(case.tokens, sampling, state=case.start(model)))
+    found = [t for e in events for t in e.token_ids]
+    if all(t in allowed for t in by_hand):  # the engine does not draw what has no text
+        assert found == by_hand
+
+
+def test_meta(case: Case) -> None:
+    with np.load(DATA / f"{case.name}.npz") as file:
+        meta = json.loads(str(file["meta"]))
+    info = rn.Model.open(case.path).info
+    assert info.version == meta["version"] and info.layers == meta["n_layer"]
+    assert (info.width, info.head_size, info.ffn, info.vocab, info.file_dtype) == (
+        meta["n_embd"],
+        meta["head_size"],
+        meta["n_ffn"],
+        meta["vocab"],
+        meta["dtype"],
+    )
