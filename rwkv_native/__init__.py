@@ -13,6 +13,8 @@ ValueError, FileNotFoundError, MemoryError.
 
 from pathlib import Path as _Path
 
+from ._ffi import check as _check
+from ._ffi import ffi as _ffi
 from ._ffi import lib as _lib
 from ._ffi import text as _text
 from .engine import Engine, EngineStats, Event, Generation
@@ -54,11 +56,22 @@ __all__ = [
     "Stopped",
     "Tokenizer",
     "UnsupportedError",
+    "cpu_isa",
     "demo_model",
     "probabilities",
 ]
 
 __version__ = _text(_lib.rwkv_version())
+
+
+def cpu_isa() -> str:
+    """The instruction set of the CPU kernels: "baseline", "avx2", "avx512", ...
+
+    Raises UnsupportedError if RWKV_CPU_ISA names one that this machine or build lacks.
+    """
+    name = _ffi.new("const char **")
+    _check(_lib.rwkv_cpu_isa(name))
+    return _text(name[0])
 
 
 def demo_model() -> _Path:
