@@ -1,0 +1,65 @@
+#include "arch/weight_reader.h"
+
+#include "error.h"
+
+namespace rwkv {
+
+std::string block(int64_t layer, const char *name) {
+    return "blocks." + std::to_string(layer) + "." + name;
+}
+
+int64_t columns(const TensorTable &table, const std::string &name) {
+    const Tensor &t = table.peek(name);
+    if (t.shape.empty()) throw invalid("the tensor " + name + " has no dimensions");
+    return t.shape.size() == 1 ? 1 : t.shape.back();
+}
+
+float *WeightReader::vector(const std::vector<float> &values) {
+    Buffer buffer = backend_.floats(values.size());
+    backend_.upload(buffer.data, values);
+    bytes_ += static_cast<int64_t>(values.size() * sizeof(float));
+    vectors_.push_back(std::move(buffer));
+    return vectors_.back().data;
+}
+
+float *WeightReader::vector(const std::string &name, int64_t count, float (*change)(float)) {
+    std::vector<float> values = table_.vector(name, count);
+    if (change) {
+        for (float &x : values) x = change(x);
+    }
+    return vector(values);
+}
+
+Norm WeightReader::norm(const std::string &name, int64_t count) {
+    const float *weight = vector(name + ".weight", count);
+    return {weight, vector(name + ".bias", count)};
+}
+
+Matrix WeightReader::pack(const Tensor &t, bool transposed) {
+    Matrix m = backend_.matrix(t, compute_, transposed);
+    bytes_ += static_cast<int64_t>(m.bytes);
+    elements_ += m.out * m.in;
+    done_(t);
+    return m;
+}
+
+Matrix WeightReader::matrix(const std::string &name, int64_t out, int64_t in) {
+    return pack(table_.matrix(name, out, in), false);
+}
+
+Matrix WeightReader::factor(const std::string &name, int64_t in, int64_t out) {
+    return pack(table_.matrix(name, in, out), true);
+}
+
+Matrix WeightReader::part(const Tensor &view, bool transposed) {
+    return pack(view, transposed);
+}
+
+Matrix WeightReader::lookup(const std::string &name, int64_t rows, int64_t columns) {
+    const Tensor &t = table_.matrix(name, rows, columns);
+    Matrix m = backend_.table(t);
+    done_(t);
+    return m;
+}
+
+}  // namespace rwkv

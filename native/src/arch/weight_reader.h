@@ -1,0 +1,57 @@
+// How every version takes its weights: vectors widened to floats, matrices packed by the backend. Counts
+// what it packs and reports progress. Used by the load() of each version; knows no equations.
+#pragma once
+
+#include "backend.h"
+#include "tensor_table.h"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace rwkv {
+
+class WeightReader {
+public:
+    // `done` is called with every matrix that has been packed.
+    WeightReader(Backend &backend, TensorTable &table, DType compute,
+                 std::function<void(const Tensor &)> done)
+        : backend_(backend), table_(table), compute_(compute), done_(std::move(done)) {}
+
+    TensorTable &table() { return table_; }
+
+    // `count` floats on the backend, each passed through `change` if given.
+    float *vector(const std::string &name, int64_t count, float (*change)(float) = nullptr);
+    // Values made by the caller.
+    float *vector(const std::vector<float> &values);
+    Norm norm(const std::string &name, int64_t count);  // name.weight, name.bias
+    Matrix matrix(const std::string &name, int64_t out, int64_t in);
+    // A low-rank factor, [in, out] in the file.
+    Matrix factor(const std::string &name, int64_t in, int64_t out);
+    // Packs any two-dimensional view; `whole` is the tensor that it is a part of.
+    Matrix part(const Tensor &view, bool transposed);
+    Matrix lookup(const std::string &name, int64_t rows, int64_t columns);
+
+    // Everything the vectors returned above lie in.
+    std::vector<Buffer> vectors() { return std::move(vectors_); }
+    // Bytes that one decoded token reads of what was packed so far, and elements multiplied.
+    int64_t bytes() const { return bytes_; }
+    int64_t elements() const { return elements_; }
+
+private:
+    Matrix pack(const Tensor &t, bool transposed);
+
+    Backend &backend_;
+    TensorTable &table_;
+    DType compute_;
+    std::function<void(const Tensor &)> done_;
+    std::vector<Buffer> vectors_;
+    int64_t bytes_ = 0, elements_ = 0;
+};
+
+// "blocks.3.att.key.weight"
+std::string block(int64_t layer, const char *name);
+// Size of the last dimension; 1 for [D, 1] too, whose trailing 1 is kept.
+int64_t columns(const TensorTable &table, const std::string &name);
+
+}  // namespace rwkv
