@@ -125,5 +125,7 @@ public:
 
 // "cpu" opens in process. threads 0 = the least of physical cores, affinity and cgroup quota.
 std::shared_ptr<Backend> open_backend(const std::string &device, int threads);
+// The instruction set that "cpu" would use: RWKV_CPU_ISA, or the best of the machine. Throws Error.
+std::string cpu_isa();
 
 }  // namespace rwkv

@@ -1,0 +1,318 @@
+// See cpu_backend.h.
+#include "cpu/cpu_backend.h"
+
+#include "cpu/pack.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+namespace rwkv::cpu {
+
+namespace {
+
+constexpr std::align_val_t kLine{64};
+
+// Up to here every thread prepares the inputs of a product for itself, when it needs them: for 8 rows
+// of 768 channels that takes a few microseconds, about what a barrier costs. Beyond, a run of its own
+// shares that work out.
+constexpr int64_t kFewRows = 8;
+
+}  // namespace
+
+void Scratch::Free::operator()(float *p) const { ::operator delete(p, kLine); }
+
+float *Scratch::reserve(int64_t count) {
+    if (count > count_) {
+        data_.reset();
+        count_ = 0;
+        data_.reset(static_cast<float *>(::operator new(static_cast<size_t>(count) * sizeof(float), kLine)));
+        count_ = count;
+    }
+    return data_.get();
+}
+
+CpuBackend::CpuBackend(const Kernels &kernels, int threads)
+    : kernels_(kernels), pool_(threads), workers_(static_cast<size_t>(pool_.threads())) {}
+
+Buffer CpuBackend::floats(size_t count) {
+    const size_t bytes = (std::max<size_t>(count, 1) * sizeof(float) + 63) / 64 * 64;
+    if (count > SIZE_MAX / 8) throw std::bad_alloc();
+    void *data = ::operator new(bytes, kLine);
+    std::shared_ptr<void> owner(data, [](void *p) { ::operator delete(p, kLine); });
+    std::memset(data, 0, bytes);
+    return {static_cast<float *>(data), count, std::move(owner)};
+}
+
+void CpuBackend::upload(float *to, std::span<const float> from) { copy(to, from.data(), from.size()); }
+
+void CpuBackend::download(std::span<float> to, const float *from) { copy(to.data(), from, to.size()); }
+
+void CpuBackend::copy(float *to, const float *from, size_t count) {
+    if (count != 0) std::memcpy(to, from, count * sizeof(float));
+}
+
+Matrix CpuBackend::matrix(const Tensor &weights, DType compute, bool transposed) {
+    return pack(weights, compute, transposed, arena_, pool_);
+}
+
+Matrix CpuBackend::table(const Tensor &rows) { return pack_table(rows, arena_, pool_); }
+
+void CpuBackend::embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) {
+    const int64_t D = table.in, rows = batch.rows();
+    const auto embed_row = [&](int64_t row) {
+        float *to = x + row * D;
+        const int64_t from = batch.tokens[static_cast<size_t>(row)] * D;
+        if (table.stored == DType::f32)
+            std::memcpy(to, static_cast<const float *>(table.data) + from,
+                        static_cast<size_t>(D) * sizeof(float));
+        else
+            kernels_.widen(to, static_cast<const uint16_t *>(table.data) + from, D,
+                           static_cast<Type>(table.stored));
+        kernels_.layer_norm(to, to, ln0.weight, ln0.bias, D, 1e-5f);
+    };
+    if (rows <= kFewRows) {  // less work than a barrier
+        for (int64_t row = 0; row < rows; ++row) embed_row(row);
+        return;
+    }
+    pool_.run((rows + 7) / 8, [&](int64_t task, int) {
+        for (int64_t row = task * 8; row < std::min(rows, task * 8 + 8); ++row) embed_row(row);
+    });
+}
+
+// Cuts work_ into pieces_, large ones first and small ones last, so that the threads end together.
+void CpuBackend::plan(int64_t rows) {
+    pieces_.clear();
+    const double threads = pool_.threads();
+    // Nanoseconds that one panel takes, roughly: 25 GB/s or 150 GFLOP/s per thread.
+    const auto cost_of = [&](const Work &work) {
+        const double weights = static_cast<double>(work.w.in) * kPanel;
+        return std::max(weights * (work.w.stored == kF32 ? 4 : 2) / 25,
+                        weights * static_cast<double>(rows) * 2 / 150);
+    };
+    double left = 0;
+    int64_t groups = 0;
+    for (const Work &work : work_) {
+        const int64_t panels = (work.w.out + kPanel - 1) / kPanel;
+        left += cost_of(work) * static_cast<double>(panels);
+        groups += (panels + 3) / 4;
+    }
+    int64_t parts = 1;
+    while (static_cast<double>(groups * parts) < 4 * threads && rows / parts > 48) parts *= 2;
+
+    for (const Work &work : work_) {
+        const double cost = cost_of(work);
+        const int64_t panels = (work.w.out + kPanel - 1) / kPanel;
+        for (int64_t panel = 0; panel < panels;) {
+            const double share = std::max(left / (4 * threads), 4000.0);
+            int64_t count = std::max<int64_t>(1, static_cast<int64_t>(share / cost));
+            count = std::min((count + 3) / 4 * 4, panels - panel);
+            for (int64_t part = 0; part < parts; ++part) {
+                const int64_t row = rows * part / parts, end = rows * (part + 1) / parts;
+                pieces_.push_back({&work, panel, count, row, end - row});
+            }
+            panel += count;
+            left -= cost * static_cast<double>(count);
+        }
+    }
+}
+
+void CpuBackend::run_piece(const Piece &piece, const float *x, int64_t stride) {
+    const Work &work = *piece.work;
+    LinearTask task;
+    task.w = work.w;
+    task.panel = piece.panel;
+    task.panels = piece.panels;
+    task.x = x + piece.row * stride;
+    task.stride_x = stride;
+    task.rows = piece.rows;
+    task.y = work.y + piece.row * work.stride_y;
+    task.stride_y = work.stride_y;
+    task.act = work.act;
+    task.add = work.add;
+    kernels_.linear(&task);
+}
+
+// Runs work_ over `rows` rows of `in` inputs. fill(area, slot, first, last, thread) prepares rows
+// [first, last) of one input; area(slot, row) says where. Slots are filled in order, slot 0 always.
+// store(area) runs once, when nothing reads the old state any more and all of slot 0 is filled.
+template <class Fill, class Store>
+void CpuBackend::multiply(int slots, int64_t in, int64_t rows, Fill fill, Store store) {
+    if (rows == 0) return;
+    const int64_t stride = stride_of(in), size = slots * rows * stride;
+    const auto area_at = [rows, stride](float *base) {
+        return [=](int slot, int64_t row) { return base + (slot * rows + row) * stride; };
+    };
+    plan(rows);
+    const int64_t pieces = static_cast<int64_t>(pieces_.size());
+    if (rows <= kFewRows) {
+        ++serial_;
+        for (Worker &worker : workers_) worker.scratch.reserve(size);
+        pool_.run(pieces, [&](int64_t i, int thread) {
+            Worker &worker = workers_[static_cast<size_t>(thread)];
+            const Piece &piece = pieces_[static_cast<size_t>(i)];
+            const auto area = area_at(worker.scratch.data());
+            if (worker.serial != serial_) {
+                fill(area, 0, int64_t{0}, rows);
+                worker.serial = serial_;
+                worker.ready = 1;
+            }
+            const int slot = piece.work->slot;
+            if (!(worker.ready >> slot & 1)) {
+                fill(area, slot, int64_t{0}, rows);
+                worker.ready |= uint64_t{1} << slot;
+            }
+            run_piece(piece, area(slot, 0), stride);
+        });
+        for (Worker &worker : workers_)
+            if (worker.serial == serial_) {
+                store(area_at(worker.scratch.data()));
+                break;
+            }
+        return;
+    }
+    const auto area = area_at(shared_.reserve(size));
+    pool_.run((rows + 7) / 8, [&](int64_t i, int) {
+        for (int slot = 0; slot < slots; ++slot) fill(area, slot, i * 8, std::min(rows, i * 8 + 8));
+    });
+    pool_.run(pieces + 1, [&](int64_t i, int) {
+        if (i == 0) {
+            store(area);
+        } else {
+            const Piece &piece = pieces_[static_cast<size_t>(i - 1)];
+            run_piece(piece, area(piece.work->slot, 0), stride);
+        }
+    });
+}
+
+void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> products,
+                              const Batch &batch) {
+    const int64_t rows = batch.rows();
+    if (products.empty() || rows == 0) return;
+    const int64_t D = products.front().w->in;
+    // Slot 0 holds xn; every distinct (mu, compute) gets one of its own.
+    std::vector<const Product *> &mixes = mixes_;
+    mixes.assign(1, nullptr);
+    work_.clear();
+    for (const Product &p : products) {
+        size_t slot = 1;
+        while (slot < mixes.size() &&
+               (mixes[slot]->mu != p.mu || mixes[slot]->w->compute != p.w->compute))
+            ++slot;
+        if (slot == mixes.size()) mixes.push_back(&p);
+        work_.push_back({panels_of(*p.w), static_cast<int>(slot), p.y, p.w->out,
+                         static_cast<Act>(p.act), false});
+    }
+    prev_.assign(static_cast<size_t>(rows), nullptr);
+    for (const Span &span : batch.spans)
+        if (span.rows > 0) prev_[static_cast<size_t>(span.first)] = span.state + shift.shift;
+
+    const auto normalise = [&](float *to, int64_t row) {
+        kernels_.layer_norm(to, shift.x + row * D, shift.norm.weight, shift.norm.bias, D, 1e-5f);
+    };
+    const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) {
+            if (slot == 0) {
+                normalise(area(0, row), row);
+                continue;
+            }
+            const Product &p = *mixes[static_cast<size_t>(slot)];
+            const float *prev = prev_[static_cast<size_t>(row)];
+            float *to = area(slot, row);
+            if (!prev) {
+                prev = area(0, row - 1);
+                if (row == first && first > 0) {  // another thread's row: take no notice of it
+                    normalise(to, row - 1);
+                    prev = to;
+                }
+            }
+            kernels_.mix(to, area(0, row), prev, p.mu, D, static_cast<Type>(p.w->compute));
+        }
+    };
+    const auto store = [&](auto area) {
+        for (const Span &span : batch.spans)
+            if (span.rows > 0)
+                std::memcpy(span.state + shift.shift, area(0, span.first + span.rows - 1),
+                            static_cast<size_t>(D) * sizeof(float));
+    };
+    multiply(static_cast<int>(mixes.size()), D, rows, fill, store);
+}
+
+void CpuBackend::wkv7(const Wkv7 &op, const Batch &batch) {
+    const int64_t rows = batch.rows(), H = op.heads, N = op.head_size, D = H * N;
+    if (rows == 0) return;
+    row_states_.assign(static_cast<size_t>(rows), nullptr);
+    for (const Span &span : batch.spans)
+        std::fill_n(row_states_.begin() + span.first, span.rows, span.state + op.wkv);
+
+    // Enough groups of spans to keep all threads busy, no more: a group's rows share one reading of
+    // the low-rank weights.
+    const int64_t spans = static_cast<int64_t>(batch.spans.size());
+    const int64_t wanted = std::clamp<int64_t>((4 * threads() + H - 1) / H, 1, spans);
+    const int64_t target = (rows + wanted - 1) / wanted;
+    groups_.assign(1, 0);
+    for (const Span &span : batch.spans) {
+        const int64_t end = span.first + span.rows;
+        if (end - groups_.back() >= target && end < rows) groups_.push_back(end);
+    }
+    const int64_t groups = static_cast<int64_t>(groups_.size());
+    groups_.push_back(rows);
+
+    int64_t rank = 0;
+    for (const Matrix *w : {op.w2, op.a2, op.v2, op.g2})
+        if (w) rank = std::max(rank, w->in);
+    for (Worker &worker : workers_) worker.scratch.reserve(wkv7_scratch(N, rank));
+
+    pool_.run(H * groups, [&](int64_t i, int thread) {
+        const int64_t h = i / groups, channel = h * N;
+        const int64_t first = groups_[static_cast<size_t>(i % groups)];
+        const int64_t at = first * D + channel;
+        Wkv7Task task;
+        task.head = h;
+        task.head_size = N;
+        task.width = D;
+        task.rows = groups_[static_cast<size_t>(i % groups + 1)] - first;
+        task.r = op.r + at, task.k = op.k + at, task.v = op.v + at;
+        const auto low_rank = [&](const Matrix *w, const float *z, Panels &panels, const float *&rows_z) {
+            panels = w ? panels_of(*w) : Panels{};
+            rows_z = w ? z + first * w->in : nullptr;
+        };
+        low_rank(op.w2, op.zw, task.w2, task.zw);
+        low_rank(op.a2, op.za, task.a2, task.za);
+        low_rank(op.v2, op.zv, task.v2, task.zv);
+        low_rank(op.g2, op.zg, task.g2, task.zg);
+        task.w0 = op.w0 + channel, task.a0 = op.a0 + channel;
+        task.v0 = op.v2 ? op.v0 + channel : nullptr;
+        task.k_k = op.k_k + channel, task.k_a = op.k_a + channel, task.r_k = op.r_k + channel;
+        task.ln_weight = op.ln_x.weight + channel, task.ln_bias = op.ln_x.bias + channel;
+        task.v_first = op.v_first + at, task.y = op.y + at;
+        task.state = row_states_.data() + first;
+        task.scratch = workers_[static_cast<size_t>(thread)].scratch.data();
+        kernels_.wkv7(&task);
+    });
+}
+
+void CpuBackend::linear_add(float *x, const Matrix &w, const float *y, const Batch &batch) {
+    work_.assign(1, {panels_of(w), 0, x, w.out, kNone, true});
+    const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row)
+            kernels_.round(area(slot, row), y + row * w.in, w.in, static_cast<Type>(w.compute));
+    };
+    multiply(1, w.in, batch.rows(), fill, [](auto) {});
+}
+
+void CpuBackend::head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
+                      const Batch &batch) {
+    work_.assign(1, {panels_of(w), 0, logits, w.out, kNone, false});
+    const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+            float *to = area(slot, i);
+            const int64_t row = batch.logit_rows[static_cast<size_t>(i)];
+            kernels_.layer_norm(to, x + row * w.in, ln_out.weight, ln_out.bias, w.in, 1e-5f);
+            kernels_.round(to, to, w.in, static_cast<Type>(w.compute));
+        }
+    };
+    multiply(1, w.in, static_cast<int64_t>(batch.logit_rows.size()), fill, [](auto) {});
+}
+
+}  // namespace rwkv::cpu

@@ -1,0 +1,95 @@
+// The CPU as a Backend: splits every operation of backend.h into tasks for the thread pool, at most one
+// run (barrier) per operation while a step has few rows. Opened by backend.cpp. The arithmetic is in the
+// kernels; this class decides who computes what, and owns the scratch memory for it.
+#pragma once
+
+#include "backend.h"
+#include "cpu/arena.h"
+#include "cpu/kernels.h"
+#include "cpu/pool.h"
+
+#include <memory>
+#include <vector>
+
+namespace rwkv::cpu {
+
+// Uninitialised floats that only ever grow, 64-byte aligned.
+class Scratch {
+public:
+    float *reserve(int64_t count);
+    float *data() const { return data_.get(); }
+
+private:
+    struct Free {
+        void operator()(float *p) const;
+    };
+    std::unique_ptr<float, Free> data_;
+    int64_t count_ = 0;
+};
+
+class CpuBackend final : public Backend {
+public:
+    CpuBackend(const Kernels &kernels, int threads);
+
+    std::string name() const override { return "cpu"; }
+    std::string isa() const override { return kernels_.name; }
+    int threads() const override { return pool_.threads(); }
+
+    Buffer floats(size_t count) override;
+    void upload(float *to, std::span<const float> from) override;
+    void download(std::span<float> to, const float *from) override;
+    void copy(float *to, const float *from, size_t count) override;
+    Matrix matrix(const Tensor &weights, DType compute, bool transposed) override;
+    Matrix table(const Tensor &rows) override;
+
+    void embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) override;
+    void shift_linear(const Shift &shift, std::span<const Product> products,
+                      const Batch &batch) override;
+    void wkv7(const Wkv7 &op, const Batch &batch) override;
+    void linear_add(float *x, const Matrix &w, const float *y, const Batch &batch) override;
+    void head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
+              const Batch &batch) override;
+    uint64_t barriers() const override { return pool_.barriers(); }
+
+private:
+    // A product over prepared rows: `slot` says which of the prepared inputs enters it.
+    struct Work {
+        Panels w;
+        int slot;
+        float *y;
+        int64_t stride_y;
+        Act act;
+        bool add;
+    };
+    // One task: some panels of one product for some of the rows.
+    struct Piece {
+        const Work *work;
+        int64_t panel, panels, row, rows;
+    };
+    // What a thread keeps during a run. `serial` says for which run `ready` (a bit per slot) holds.
+    struct alignas(64) Worker {
+        Scratch scratch;
+        uint64_t serial = 0, ready = 0;
+    };
+
+    template <class Fill, class Store>
+    void multiply(int slots, int64_t in, int64_t rows, Fill fill, Store store);
+    void plan(int64_t rows);
+    void run_piece(const Piece &piece, const float *x, int64_t stride);
+
+    const Kernels &kernels_;
+    Pool pool_;
+    Arena arena_;
+    std::vector<Worker> workers_;
+    uint64_t serial_ = 0;
+    // Of the operation in progress.
+    std::vector<Work> work_;
+    std::vector<Piece> pieces_;
+    std::vector<const Product *> mixes_;  // [slots]: a product that wants this input
+    std::vector<const float *> prev_;   // [rows]: state of a span's first row, else null
+    std::vector<float *> row_states_;   // [rows]
+    std::vector<int64_t> groups_;       // row at which each group of spans starts, and the end
+    Scratch shared_;
+};
+
+}  // namespace rwkv::cpu

@@ -1,0 +1,51 @@
+// See isa.h.
+#include "cpu/isa.h"
+
+#include "error.h"
+
+#include <cstdlib>
+
+extern "C" {
+const rwkv::cpu::Kernels *rwkv_kernels_baseline();
+#if defined(__x86_64__)
+const rwkv::cpu::Kernels *rwkv_kernels_avx2();
+const rwkv::cpu::Kernels *rwkv_kernels_avx512();
+#endif
+}
+
+namespace rwkv::cpu {
+
+std::vector<const Kernels *> usable_kernels() {
+    std::vector<const Kernels *> usable;
+#if defined(__x86_64__)
+    // libgcc's answers include whether the operating system saves the registers (XGETBV).
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c");
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        usable.push_back(rwkv_kernels_avx512());
+    if (avx2) usable.push_back(rwkv_kernels_avx2());
+#endif
+    usable.push_back(rwkv_kernels_baseline());
+    return usable;
+}
+
+const Kernels &chosen_kernels() {
+    const std::vector<const Kernels *> usable = usable_kernels();
+    const char *forced = std::getenv("RWKV_CPU_ISA");
+    if (!forced || !*forced) return *usable.front();
+    std::string names;
+    for (const Kernels *kernels : usable) {
+        if (std::string(forced) == kernels->name) return *kernels;
+        if (!names.empty()) names += ", ";
+        names += kernels->name;
+    }
+    const std::string name = forced;
+    const bool known = name == "avx2" || name == "avx512";
+    throw unsupported("RWKV_CPU_ISA=" + name +
+                      (known ? " is not usable on this machine" : " is not a known instruction set") +
+                      "; usable here: " + names);
+}
+
+}  // namespace rwkv::cpu

@@ -1,0 +1,86 @@
+// What one instruction set offers: a table of functions over raw pointers, compiled once per ISA from
+// kernels.inl. Filled in by isa_*.cpp, chosen by isa.cpp, called by the operations of cpu_backend.cpp.
+// Plain C types only: nothing here may instantiate a template or an inline function in those objects,
+// because the linker would be free to keep the AVX copy for everybody.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace rwkv::cpu {
+
+// Matrices are packed in panels of 16 outputs. A panel holds its inputs in order, 16 outputs each, so
+// that a vector register is filled with outputs and every sum runs over the inputs from first to last in
+// one accumulator: whatever the blocking over rows, panels or threads, the bits are the same.
+//   f32, f16   [panel][in][16]
+//   bf16       [panel][in / 2][16][2], so that one word widens with one shift and one mask
+// `in` is padded to an even number, `out` to whole panels, both with zeros.
+constexpr int64_t kPanel = 16;
+// Rows that enter a product start every `stride_of(in)` floats: never a multiple of 4 KiB apart (12 rows
+// would then share one set of the first-level cache), and with room for the padding.
+constexpr int64_t stride_of(int64_t in) { return (in + 15) / 16 * 16 + 16; }
+
+enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2 };                       // as DType
+enum Act : int32_t { kNone = 0, kTanh = 1, kSigmoid = 2, kReluSquared = 3 };  // as Activation
+
+// A packed matrix.
+struct Panels {
+    const char *data;
+    int64_t out, in;
+    Type stored, compute;
+};
+
+// y[row][o] = act(Σ_k W[o][k] x[row][k]) (+ y[row][o] if add) for the outputs o of the panels
+// [panel, panel + panels), o < out. x is rounded and padded with zeros to an even number of inputs.
+struct LinearTask {
+    Panels w;
+    int64_t panel, panels;
+    const float *x;  // [rows] every stride_x
+    int64_t stride_x, rows;
+    float *y;        // [rows] every stride_y; y[0] is output 0, whatever `panel` is
+    int64_t stride_y;
+    Act act;
+    bool add;
+};
+
+// The time mixing of one head of version 7 for `rows` rows; see wkv7.inl. Pointers [rows, D] and [D]
+// point at the head's first channel, [rows, rank] at the first row.
+struct Wkv7Task {
+    int64_t head, head_size, width, rows;
+    const float *r, *k, *v;
+    const float *zw, *za, *zv, *zg;
+    Panels w2, a2, v2, g2;              // v2.data null in layer 0
+    const float *w0, *a0, *v0, *k_k, *k_a, *r_k, *ln_weight, *ln_bias;
+    float *v_first, *y;
+    float *const *state;                // [rows]: S [H][value][key] of the row's sequence
+    float *scratch;                     // wkv7_scratch(...) floats
+};
+
+// Rows that Wkv7Task works on at a time, and the floats it needs for that.
+constexpr int64_t kWkv7Rows = 16;
+constexpr int64_t wkv7_scratch(int64_t head_size, int64_t largest_rank) {
+    const int64_t padded = (head_size + 15) / 16 * 16;
+    return kWkv7Rows * stride_of(largest_rank) + 4 * kWkv7Rows * (padded + 2 * kPanel) +
+           16 * padded + padded * padded;
+}
+
+struct Kernels {
+    const char *name;
+    int32_t lanes;  // fp32 numbers in a vector
+
+    void (*linear)(const LinearTask *task);
+    void (*wkv7)(const Wkv7Task *task);
+    // y = (x − mean) / sqrt(var + eps) ⊙ weight + bias, over n values; y may be x.
+    void (*layer_norm)(float *y, const float *x, const float *weight, const float *bias, int64_t n,
+                       float eps);
+    // y = round(xn + (prev − xn) ⊙ mu), padded with zeros to a multiple of 16 values.
+    void (*mix)(float *y, const float *xn, const float *prev, const float *mu, int64_t n, Type compute);
+    // y = round(x), padded likewise.
+    void (*round)(float *y, const float *x, int64_t n, Type compute);
+    // y = x widened from f16 or bf16.
+    void (*widen)(float *y, const uint16_t *x, int64_t n, Type stored);
+    // y = f(x) for the tests: 'e' exp, 's' sigmoid, 't' tanh, 'w' the decay of version 7.
+    void (*function)(float *y, const float *x, int64_t n, char f);
+};
+
+}  // namespace rwkv::cpu

@@ -1,0 +1,152 @@
+// Products of packed matrices with a block of rows. Included by kernels.inl only.
+//
+// A register holds outputs; the inputs run through one accumulator in order (see kernels.h), so blocking
+// is free to follow the register file: M rows times P panels. Weights are widened once per block of rows,
+// x enters as broadcasts.
+#pragma once
+
+#include "cpu/math.inl"
+
+namespace {
+
+using rwkv::cpu::kPanel;
+using rwkv::cpu::LinearTask;
+
+constexpr int NV = kPanel / V;  // vectors per panel
+
+// The weights of two successive inputs for the V outputs that start at lane v · V of a panel.
+struct StoredF32 {
+    static constexpr int bytes = 4;
+    RWKV_INLINE void pair(const char *p, int v, F &first, F &second) {
+        const float *w = reinterpret_cast<const float *>(p);
+        first = load(w + v * V);
+        second = load(w + kPanel + v * V);
+    }
+};
+struct StoredF16 {
+    static constexpr int bytes = 2;
+    RWKV_INLINE void pair(const char *p, int v, F &first, F &second) {
+        const uint16_t *w = reinterpret_cast<const uint16_t *>(p);
+        first = widen_f16(w + v * V);
+        second = widen_f16(w + kPanel + v * V);
+    }
+};
+struct StoredBf16 {
+    static constexpr int bytes = 2;
+    RWKV_INLINE void pair(const char *p, int v, F &first, F &second) {
+        const U u = *reinterpret_cast<const Uu *>(p + v * V * 4);
+        first = floats(u << 16);
+        second = floats(u & 0xffff0000u);
+    }
+};
+
+// tile[m][p · 16 ..] = Σ_k W[k] x[m][k] over `pairs` pairs of inputs.
+template <class Stored, int M, int P>
+void block(float *tile, const float *x, int64_t stride_x, const char *w, int64_t panel_bytes,
+           int64_t pairs) {
+    F sums[M][P * NV];
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+        for (int j = 0; j < P * NV; ++j) sums[m][j] = F{};
+    for (int64_t i = 0; i < pairs; ++i) {
+        const char *at = w + i * (2 * kPanel * Stored::bytes);
+        const float *xi = x + 2 * i;
+#pragma GCC unroll 16
+        for (int j = 0; j < P * NV; ++j) {
+            F first, second;
+            Stored::pair(at + (j / NV) * panel_bytes, j % NV, first, second);
+#pragma GCC unroll 16
+            for (int m = 0; m < M; ++m)
+                sums[m][j] = fma(first, splat(xi[m * stride_x]), sums[m][j]);
+#pragma GCC unroll 16
+            for (int m = 0; m < M; ++m)
+                sums[m][j] = fma(second, splat(xi[m * stride_x + 1]), sums[m][j]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+        for (int j = 0; j < P * NV; ++j) store(tile + (m * P * NV + j) * V, sums[m][j]);
+}
+
+using Block = void (*)(float *, const float *, int64_t, const char *, int64_t, int64_t);
+
+// The blocks that fit the register file: up to kWide panels for one or two rows, kMain for up to
+// kMaxRows, single panels for what is left over.
+#if defined(__AVX512F__)
+constexpr int kWide = 4, kWideRows = 2, kMain = 2, kMaxRows = 12;  // 24 of 32 registers
+#define RWKV_ROWS(S, P)                                                                          \
+    {block<S, 1, P>, block<S, 2, P>, block<S, 3, P>, block<S, 4, P>,  block<S, 5, P>,            \
+     block<S, 6, P>, block<S, 7, P>, block<S, 8, P>, block<S, 9, P>, block<S, 10, P>,            \
+     block<S, 11, P>, block<S, 12, P>}
+#elif defined(__AVX2__)
+constexpr int kWide = 4, kWideRows = 1, kMain = 1, kMaxRows = 6;  // 12 of 16
+#define RWKV_ROWS(S, P)                                                                          \
+    {block<S, 1, P>, block<S, 2, P>, block<S, 3, P>, block<S, 4, P>, block<S, 5, P>, block<S, 6, P>}
+#else
+constexpr int kWide = 2, kWideRows = 1, kMain = 1, kMaxRows = 2;  // 8 of 16
+#define RWKV_ROWS(S, P)                                                                          \
+    {block<S, 1, P>, block<S, 2, P>}
+#endif
+
+#if defined(__AVX512F__)
+#define RWKV_WIDE(S) {block<S, 1, kWide>, block<S, 2, kWide>}
+#else
+#define RWKV_WIDE(S) {block<S, 1, kWide>}
+#endif
+const Block kWideBlocks[3][kWideRows] = {RWKV_WIDE(StoredF32), RWKV_WIDE(StoredF16),
+                                         RWKV_WIDE(StoredBf16)};
+const Block kMainBlocks[3][kMaxRows] = {RWKV_ROWS(StoredF32, kMain), RWKV_ROWS(StoredF16, kMain),
+                                        RWKV_ROWS(StoredBf16, kMain)};
+const Block kSingleBlocks[3][kMaxRows] = {RWKV_ROWS(StoredF32, 1), RWKV_ROWS(StoredF16, 1),
+                                          RWKV_ROWS(StoredBf16, 1)};
+#undef RWKV_ROWS
+#undef RWKV_WIDE
+
+// Hands a tile of `width` outputs per row, of which n exist, to y.
+RWKV_INLINE void finish(const LinearTask &task, const float *tile, int64_t width, int64_t n,
+                        int64_t row, int64_t rows, int64_t output) {
+    for (int64_t m = 0; m < rows; ++m) {
+        float *y = task.y + (row + m) * task.stride_y + output;
+        for (int64_t i = 0; i < n; i += V) {
+            F v = activate(load(tile + m * width + i), task.act);
+            if (task.add) v += load_upto(y + i, n - i);
+            store_upto(y + i, v, n - i);
+        }
+    }
+}
+
+void linear(const LinearTask *given) {
+    const LinearTask task = *given;
+    const int64_t pairs = (task.w.in + 1) / 2;
+    const int64_t panel_bytes = pairs * 2 * kPanel * (task.w.stored == rwkv::cpu::kF32 ? 4 : 2);
+    alignas(64) float tile[kMaxRows * (kWide > kMain ? kWide : kMain) * kPanel];
+    const int64_t blocks = (task.rows + kMaxRows - 1) / kMaxRows;
+
+    int64_t panel = task.panel;
+    const int64_t end = task.panel + task.panels;
+    while (panel < end) {
+        const int64_t left = end - panel;
+        const Block *choice = kSingleBlocks[task.w.stored];
+        int64_t width = 1;
+        if (task.rows <= kWideRows && left >= kWide) {
+            choice = kWideBlocks[task.w.stored];
+            width = kWide;
+        } else if (left >= kMain) {
+            choice = kMainBlocks[task.w.stored];
+            width = kMain;
+        }
+        const char *w = task.w.data + panel * panel_bytes;
+        const int64_t output = panel * kPanel;
+        const int64_t n = task.w.out - output < width * kPanel ? task.w.out - output : width * kPanel;
+        for (int64_t b = 0; b < blocks; ++b) {  // rows in equal parts, as far as that goes
+            const int64_t row = task.rows * b / blocks, rows = task.rows * (b + 1) / blocks - row;
+            choice[rows - 1](tile, task.x + row * task.stride_x, task.stride_x, w, panel_bytes, pairs);
+            finish(task, tile, width * kPanel, n, row, rows, output);
+        }
+        panel += width;
+    }
+}
+
+}  // namespace

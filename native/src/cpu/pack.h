@@ -1,0 +1,21 @@
+// Lays matrices out for the kernels: panels of 16 outputs (kernels.h), converted to the type in which
+// they are stored. Called by CpuBackend while a model is loaded.
+#pragma once
+
+#include "backend.h"
+#include "cpu/arena.h"
+#include "cpu/kernels.h"
+#include "cpu/pool.h"
+
+namespace rwkv::cpu {
+
+// compute f32 keeps 16-bit files as they are (exact in fp32) and narrows f64; bf16 and f16 round to
+// that type, f16 saturating. transposed: the tensor is [in, out].
+Matrix pack(const Tensor &weights, DType compute, bool transposed, Arena &arena, Pool &pool);
+// Rows for look-up, [rows][columns] without padding, in the file's type (f64 as f32).
+Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool);
+
+// What the kernels are given.
+Panels panels_of(const Matrix &matrix);
+
+}  // namespace rwkv::cpu

@@ -1,0 +1,143 @@
+// Vectors of fp32 for whichever instruction set the file that includes this is compiled for: 16 lanes
+// with AVX-512, 8 with AVX2, otherwise 4 (SSE2 on x86-64, the compiler's own on other machines). Included
+// by kernels.inl only. Everything is local to the object: see kernels.h.
+//
+// GCC's vector extensions carry arithmetic, comparisons and selection; intrinsics appear where they
+// cannot say it: fused multiply-add, conversion of halves, rounding.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define RWKV_INLINE static inline __attribute__((always_inline))
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int V = 16;
+#elif defined(__AVX2__)
+constexpr int V = 8;
+#else
+constexpr int V = 4;
+#endif
+
+typedef float F __attribute__((vector_size(V * 4)));
+typedef int32_t I __attribute__((vector_size(V * 4)));
+typedef uint32_t U __attribute__((vector_size(V * 4)));
+typedef float Fu __attribute__((vector_size(V * 4), aligned(4), may_alias));
+typedef uint32_t Uu __attribute__((vector_size(V * 4), aligned(2), may_alias));
+
+RWKV_INLINE F load(const float *p) { return *reinterpret_cast<const Fu *>(p); }
+RWKV_INLINE void store(float *p, F v) { *reinterpret_cast<Fu *>(p) = v; }
+RWKV_INLINE F splat(float x) { return x - F{}; }
+RWKV_INLINE U bits(F v) { return reinterpret_cast<U>(v); }
+RWKV_INLINE F floats(U v) { return reinterpret_cast<F>(v); }
+
+// The first n < V values, the others 0.
+RWKV_INLINE F load_part(const float *p, int64_t n) {
+    F v = {};
+    __builtin_memcpy(&v, p, static_cast<size_t>(n) * sizeof(float));
+    return v;
+}
+RWKV_INLINE void store_part(float *p, F v, int64_t n) {
+    __builtin_memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
+}
+RWKV_INLINE F load_upto(const float *p, int64_t n) { return n >= V ? load(p) : load_part(p, n); }
+RWKV_INLINE void store_upto(float *p, F v, int64_t n) {
+    if (n >= V)
+        store(p, v);
+    else
+        store_part(p, v, n);
+}
+
+// a * b + c, in one rounding where the machine has it.
+RWKV_INLINE F fma(F a, F b, F c) {
+#if defined(__AVX512F__)
+    return _mm512_fmadd_ps(a, b, c);
+#elif defined(__FMA__)
+    return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+    return vfmaq_f32(c, a, b);
+#else
+    return a * b + c;
+#endif
+}
+
+RWKV_INLINE F select(I mask, F yes, F no) { return mask ? yes : no; }
+// NaN in x stays NaN.
+RWKV_INLINE F at_most(F x, F limit) { return x > limit ? limit : x; }
+RWKV_INLINE F at_least(F x, F limit) { return x < limit ? limit : x; }
+RWKV_INLINE F absolute(F x) { return floats(bits(x) & 0x7fffffffu); }
+
+RWKV_INLINE F square_root(F x) {
+#if defined(__AVX512F__)
+    return _mm512_sqrt_ps(x);
+#elif defined(__AVX2__)
+    return _mm256_sqrt_ps(x);
+#elif defined(__x86_64__)
+    return _mm_sqrt_ps(x);
+#else
+    F y;
+    for (int i = 0; i < V; ++i) y[i] = __builtin_sqrtf(x[i]);
+    return y;
+#endif
+}
+
+// The sum of the lanes, by halves: lane i + lane i + V/2 first.
+RWKV_INLINE float sum(F v) {
+    float lane[V];
+    __builtin_memcpy(lane, &v, sizeof lane);
+    for (int half = V / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+    return lane[0];
+}
+
+// V halves, widened. Without F16C: the exponent of a half is moved into place and 2^112 corrects its bias,
+// which is exact for subnormals too; infinity and NaN need their exponent filled up.
+RWKV_INLINE F widen_f16(const uint16_t *p) {
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+#else
+    U h;
+    for (int i = 0; i < V; ++i) h[i] = p[i];
+    const U magnitude = (h & 0x7fffu) << 13;
+    F f = floats(magnitude) * splat(0x1p112f);
+    const U special = reinterpret_cast<U>(magnitude >= 0x0f800000u);
+    return floats(bits(f) | (special & 0x7f800000u) | (h & 0x8000u) << 16);
+#endif
+}
+
+// To the nearest bf16, ties to even.
+RWKV_INLINE F round_bf16(F x) {
+    const U u = bits(x);
+    const U rounded = (u + 0x7fffu + ((u >> 16) & 1u)) & 0xffff0000u;
+    return select(x == x, floats(rounded), floats((u | 0x00400000u) & 0xffff0000u));
+}
+
+// To the nearest half, ties to even, saturating.
+RWKV_INLINE F round_f16(F x) {
+    x = at_least(at_most(x, splat(65504.0f)), splat(-65504.0f));
+#if defined(__AVX512F__)
+    return _mm512_cvtph_ps(
+        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif defined(__F16C__)
+    return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+    const U u = bits(x);
+    const F normal = floats((u + 0xfffu + ((u >> 13) & 1u)) & 0xffffe000u);
+    // 0.75 lies where one unit in the last place is 2^-24, the spacing of subnormal halves.
+    const F a = absolute(x), tiny = (a + splat(0.75f)) - splat(0.75f);
+    const F signed_tiny = floats(bits(tiny) | (u & 0x80000000u));
+    return select(a < splat(0x1p-14f), signed_tiny, select(x == x, normal, x));
+#endif
+}
+
+}  // namespace

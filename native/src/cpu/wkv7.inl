@@ -1,0 +1,189 @@
+// The time mixing of version 7 for one head. Included by kernels.inl only.
+//
+//   w = exp(−e^(−1/2) σ(w0 + w2 zw))   a = σ(a0 + a2 za)   g = g2 zg
+//   v ← v + (v_first − v) ⊙ σ(v0 + v2 zv)                  layer 0: v_first = v
+//   κ = k ⊙ k_k / max(‖k ⊙ k_k‖, 1e-12)                    k ← k ⊙ (1 + (a − 1) ⊙ k_a)
+//   S ← S diag(w) + (S (−κ)) ⊗ (κ ⊙ a) + v ⊗ k             S [value][key]
+//   y = (GroupNorm(S r) + (Σ r ⊙ k ⊙ r_k) v) ⊙ g           eps 64e-5
+//
+// The low-rank products are computed for up to kWkv7Rows rows at a time, so that their weights are read
+// once; the recurrence then runs row by row. The head's S (16 KiB for N = 64) stays in the first level.
+#pragma once
+
+#include "cpu/linear.inl"
+#include "cpu/norm.inl"
+
+namespace {
+
+using rwkv::cpu::kWkv7Rows;
+using rwkv::cpu::Panels;
+using rwkv::cpu::stride_of;
+using rwkv::cpu::Wkv7Task;
+
+// out = {Σ a, Σ b, Σ c, Σ d}
+RWKV_INLINE void sum4(float *out, F a, F b, F c, F d) {
+#if defined(__x86_64__)
+    const F v[4] = {a, b, c, d};
+    __m128 q[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+#if defined(__AVX512F__)
+        const __m256 h = _mm512_castps512_ps256(v[i]) + _mm512_extractf32x8_ps(v[i], 1);
+        q[i] = _mm256_castps256_ps128(h) + _mm256_extractf128_ps(h, 1);
+#elif defined(__AVX2__)
+        q[i] = _mm256_castps256_ps128(v[i]) + _mm256_extractf128_ps(v[i], 1);
+#else
+        q[i] = v[i];
+#endif
+    }
+    const __m128 ab = _mm_unpacklo_ps(q[0], q[1]) + _mm_unpackhi_ps(q[0], q[1]);
+    const __m128 cd = _mm_unpacklo_ps(q[2], q[3]) + _mm_unpackhi_ps(q[2], q[3]);
+    _mm_storeu_ps(out, _mm_movelh_ps(ab, cd) + _mm_movehl_ps(cd, ab));
+#else
+    out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
+#endif
+}
+
+// One step of the recurrence on S [n][stride], stride a multiple of V: y = S r after the update.
+void step(float *S, float *y, const float *w, const float *nk, const float *b, const float *k,
+          const float *v, const float *r, int64_t n, int64_t stride) {
+    for (int64_t i = 0; i < n; i += 4) {
+        float *s0 = S + i * stride, *s1 = s0 + stride, *s2 = s1 + stride, *s3 = s2 + stride;
+        F d0 = {}, d1 = {}, d2 = {}, d3 = {};
+        for (int64_t j = 0; j < stride; j += V) {
+            const F x = load(nk + j);
+            d0 = fma(load(s0 + j), x, d0);
+            d1 = fma(load(s1 + j), x, d1);
+            d2 = fma(load(s2 + j), x, d2);
+            d3 = fma(load(s3 + j), x, d3);
+        }
+        float sa[4];
+        sum4(sa, d0, d1, d2, d3);
+        d0 = d1 = d2 = d3 = F{};
+        for (int64_t j = 0; j < stride; j += V) {
+            const F wj = load(w + j), bj = load(b + j), kj = load(k + j), rj = load(r + j);
+            const F t0 = fma(splat(v[i]), kj, fma(splat(sa[0]), bj, load(s0 + j) * wj));
+            const F t1 = fma(splat(v[i + 1]), kj, fma(splat(sa[1]), bj, load(s1 + j) * wj));
+            const F t2 = fma(splat(v[i + 2]), kj, fma(splat(sa[2]), bj, load(s2 + j) * wj));
+            const F t3 = fma(splat(v[i + 3]), kj, fma(splat(sa[3]), bj, load(s3 + j) * wj));
+            store(s0 + j, t0), store(s1 + j, t1), store(s2 + j, t2), store(s3 + j, t3);
+            d0 = fma(t0, rj, d0);
+            d1 = fma(t1, rj, d1);
+            d2 = fma(t2, rj, d2);
+            d3 = fma(t3, rj, d3);
+        }
+        sum4(y + i, d0, d1, d2, d3);
+    }
+}
+
+// out[row][..] = W z for the panels that hold the head's channels; returns the first of them in row 0.
+const float *low_rank(float *out, int64_t stride_out, float *rounded, const Panels &w, const float *z,
+                      int64_t rows, int64_t channel, int64_t n) {
+    const int64_t stride = stride_of(w.in), panel = channel / kPanel;
+    for (int64_t m = 0; m < rows; ++m)
+        round_row(rounded + m * stride, z + m * w.in, w.in, w.compute);
+    LinearTask task = {};
+    task.w = w;
+    task.panel = panel;
+    task.panels = (channel + n + kPanel - 1) / kPanel - panel;
+    task.x = rounded;
+    task.stride_x = stride;
+    task.rows = rows;
+    task.y = out - panel * kPanel;
+    task.stride_y = stride_out;
+    linear(&task);
+    return out + (channel - panel * kPanel);
+}
+
+// Copies S between the state [n][n] and a padded square [..][stride].
+void copy_square(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t n) {
+    for (int64_t i = 0; i < n; ++i)
+        __builtin_memcpy(to + i * to_stride, from + i * from_stride,
+                         static_cast<size_t>(n) * sizeof(float));
+}
+
+void wkv7(const Wkv7Task *given) {
+    const Wkv7Task &t = *given;
+    const int64_t N = t.head_size, padded = (N + 15) / 16 * 16, channel = t.head * N;
+    const int64_t wide = padded + 2 * kPanel;
+    const bool in_place = N % V == 0;
+    const int64_t stride = in_place ? N : padded;
+
+    float *at = t.scratch;
+    const auto take = [&](int64_t count) {
+        float *p = at;
+        at += count;
+        return p;
+    };
+    float *w = take(padded), *nk = take(padded), *b = take(padded), *k = take(padded);
+    float *v = take(padded), *r = take(padded), *y = take(padded), *a = take(padded);
+    float *square = take(padded * padded);
+    float *out_w = take(kWkv7Rows * wide), *out_a = take(kWkv7Rows * wide);
+    float *out_v = take(kWkv7Rows * wide), *out_g = take(kWkv7Rows * wide);
+    float *rounded = at;
+    for (float *p = t.scratch; p < square + padded * padded; ++p) *p = 0;
+
+    float *loaded = nullptr;  // the state whose copy is in `square`
+    for (int64_t first = 0; first < t.rows; first += kWkv7Rows) {
+        const int64_t rows = t.rows - first < kWkv7Rows ? t.rows - first : kWkv7Rows;
+        const float *zw = low_rank(out_w, wide, rounded, t.w2, t.zw + first * t.w2.in, rows, channel, N);
+        const float *za = low_rank(out_a, wide, rounded, t.a2, t.za + first * t.a2.in, rows, channel, N);
+        const float *zg = low_rank(out_g, wide, rounded, t.g2, t.zg + first * t.g2.in, rows, channel, N);
+        const float *zv = nullptr;
+        if (t.v2.data)
+            zv = low_rank(out_v, wide, rounded, t.v2, t.zv + first * t.v2.in, rows, channel, N);
+
+        for (int64_t m = 0; m < rows; ++m) {
+            const int64_t row = (first + m) * t.width;
+            F squares = {}, bonus = {};
+            for (int64_t i = 0; i < N; i += V) {
+                const int64_t left = N - i;
+                const F ki = load_upto(t.k + row + i, left), ri = load_upto(t.r + row + i, left);
+                const F ai = sigmoid(load_upto(t.a0 + i, left) + load_upto(za + m * wide + i, left));
+                const F wi = decay(load_upto(t.w0 + i, left) + load_upto(zw + m * wide + i, left));
+                const F kk = ki * load_upto(t.k_k + i, left);
+                const F ka = ki * fma(ai - splat(1.0f), load_upto(t.k_a + i, left), splat(1.0f));
+                F vi = load_upto(t.v + row + i, left);
+                if (zv) {
+                    const F mixing =
+                        sigmoid(load_upto(t.v0 + i, left) + load_upto(zv + m * wide + i, left));
+                    vi = fma(load_upto(t.v_first + row + i, left) - vi, mixing, vi);
+                } else {
+                    store_upto(t.v_first + row + i, vi, left);
+                }
+                squares = fma(kk, kk, squares);
+                bonus = fma(ri * ka, load_upto(t.r_k + i, left), bonus);
+                store(w + i, wi), store(nk + i, kk), store(a + i, ai);
+                store(k + i, ka), store(v + i, vi), store(r + i, ri);
+            }
+            const F norm = at_least(square_root(splat(sum(squares))), splat(1e-12f));
+            for (int64_t i = 0; i < N; i += V) {
+                const F kappa = load(nk + i) / norm;
+                store(nk + i, -kappa);
+                store(b + i, kappa * load(a + i));
+            }
+
+            float *S = t.state[first + m] + t.head * N * N;
+            if (!in_place) {
+                if (S != loaded) {
+                    if (loaded) copy_square(loaded, N, square, padded, N);
+                    copy_square(square, padded, S, N, N);
+                    loaded = S;
+                }
+                S = square;
+            }
+            step(S, y, w, nk, b, k, v, r, N, stride);
+
+            const F total = splat(sum(bonus));
+            layer_norm(y, y, t.ln_weight, t.ln_bias, N, 64e-5f);
+            for (int64_t i = 0; i < N; i += V) {
+                const int64_t left = N - i;
+                const F gi = load_upto(zg + m * wide + i, left);
+                store_upto(t.y + row + i, fma(total, load(v + i), load(y + i)) * gi, left);
+            }
+        }
+    }
+    if (loaded) copy_square(loaded, N, square, padded, N);
+}
+
+}  // namespace

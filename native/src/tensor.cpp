@@ -1,0 +1,80 @@
+// Reads checkpoint tensors as fp32, whatever their type, strides and alignment. Called by model.cpp for
+// vectors and by the backends when they pack matrices; never owns the bytes it reads.
+#include "tensor.h"
+
+#include "half.h"
+
+#include <cstring>
+
+namespace rwkv {
+
+namespace {
+
+template <class T>
+T peek(const std::byte *data, int64_t index) {
+    T value;
+    std::memcpy(&value, data + index * static_cast<int64_t>(sizeof(T)), sizeof(T));
+    return value;
+}
+
+// out[i] = data[i * stride], i < n; index counts elements from data.
+void read_line(float *out, const std::byte *data, DType dtype, int64_t n, int64_t stride) {
+    switch (dtype) {
+    case DType::f32:
+        if (stride == 1) {
+            std::memcpy(out, data, static_cast<size_t>(n) * sizeof(float));
+            return;
+        }
+        for (int64_t i = 0; i < n; ++i) out[i] = peek<float>(data, i * stride);
+        return;
+    case DType::f16:
+        for (int64_t i = 0; i < n; ++i) out[i] = from_f16(peek<uint16_t>(data, i * stride));
+        return;
+    case DType::bf16:
+        for (int64_t i = 0; i < n; ++i) out[i] = from_bf16(peek<uint16_t>(data, i * stride));
+        return;
+    case DType::f64:
+        for (int64_t i = 0; i < n; ++i)
+            out[i] = static_cast<float>(peek<double>(data, i * stride));
+        return;
+    }
+}
+
+float *read_dimension(float *out, const Tensor &tensor, size_t dimension, int64_t index) {
+    const std::byte *data = tensor.data + index * static_cast<int64_t>(size_of(tensor.dtype));
+    if (dimension == tensor.shape.size()) {  // a scalar
+        read_line(out, data, tensor.dtype, 1, 1);
+        return out + 1;
+    }
+    const int64_t n = tensor.shape[dimension], stride = tensor.stride[dimension];
+    if (dimension + 1 == tensor.shape.size()) {
+        read_line(out, data, tensor.dtype, n, stride);
+        return out + n;
+    }
+    for (int64_t i = 0; i < n; ++i)
+        out = read_dimension(out, tensor, dimension + 1, index + i * stride);
+    return out;
+}
+
+}  // namespace
+
+const char *name_of(DType t) {
+    switch (t) {
+    case DType::f32: return "fp32";
+    case DType::f16: return "fp16";
+    case DType::bf16: return "bf16";
+    case DType::f64: return "fp64";
+    }
+    return "unknown";
+}
+
+void read_floats(float *out, const Tensor &tensor) {
+    if (tensor.count() > 0) read_dimension(out, tensor, 0, 0);
+}
+
+void read_row(float *out, const Tensor &tensor, int64_t row) {
+    const int64_t start = row * tensor.stride[0] * static_cast<int64_t>(size_of(tensor.dtype));
+    read_line(out, tensor.data + start, tensor.dtype, tensor.shape[1], tensor.stride[1]);
+}
+
+}  // namespace rwkv

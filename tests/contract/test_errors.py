@@ -1,0 +1,296 @@
+"""Every way to be wrong gets a 4xx that says what is wrong, in one shape, and never a hang."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+import pytest
+from serving import Server
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+TEXT: dict[str, Any] = {"prompt": "x", "max_tokens": 1}
+
+
+def check_shape(body: Any) -> Any:
+    error = body["error"]
+    assert set(body) == {"error", "detail"}
+    assert set(error) == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str) and error["message"]
+    assert "Traceback" not in json.dumps(body)
+    return error
+
+
+def refused(server: Server, path: str, body: Any, field: str, status: int = 400) -> str:
+    answer = server.post(path, body, expect=status)
+    error = check_shape(answer)
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == field, answer
+    assert error["message"].startswith(field), answer
+    assert answer["detail"] == error["message"]
+    return error["message"]
+
+
+# Field -> wrong values, and the range that the message has to name.
+SHARED = [
+    ("max_tokens", [0, -1, 102401, 1.5, "1e2", " 12 ", "0x10", "many", [], {}], "1 and 102400"),
+    ("max_completion_tokens", [0, 102401, "x"], "1 and 102400"),
+    ("temperature", [-0.1, 3.1, "hot", [], "NaN", "Infinity", 10**400], "0 and 3"),
+    ("top_p", [-0.1, 1.1, "x", {}], "0 and 1"),
+    ("min_p", [-1, 2], "0 and 1"),
+    ("top_k", [-1, 101, 1.5, "x"], "0 and 100"),
+    ("presence_penalty", [-2.1, 2.1, "x"], "-2 and 2"),
+    ("frequency_penalty", [-2.1, 2.1, "x"], "-2 and 2"),
+    ("penalty_decay", [0.98, 1, "x"], "0.99 and 0.999"),
+    ("global_penalty", [2, "maybe", []], "true or false"),
+    ("stream", [2, "maybe", []], "true or false"),
+    ("seed", [2**64, -(2**63) - 1, 1.5, "x"], "integer"),
+    ("stop", [5, "", [""], ["a", 5], {}, ["x"] * 200, ["y" * 5000]], "string"),
+    ("stop_token_ids", ["x", ["x"], [-1], [1.5], [2**40]], ""),
+    ("logit_bias", ["x", [], {"a": 1}, {"5": 101}, {"5": "x"}, {"-1": 1}, {"5": None}], ""),
+    ("n", [2, 0, "x"], ""),
+    ("best_of", [2], "above 1"),
+    ("top_logprobs", [3], "not supported"),
+    ("response_format.type", [], ""),
+    ("state", ["models/a.pth", 5], ""),
+    ("stream_options", [5, [], {"include_usage": True}], ""),
+    ("model", [5, ["x"]], "string"),
+]
+CASES = [(field, value, words) for field, values, words in SHARED for value in values]
+
+
+@pytest.mark.parametrize(("field", "value", "words"), CASES)
+def test_wrong_fields_are_named(server: Server, field: str, value: Any, words: str) -> None:
+    for path, body in (("/chat/completions", CHAT), ("/v1/completions", TEXT)):
+        assert words in refused(server, path, {**body, field: value}, field)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": {}}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "foo", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": 5, "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].type",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0].content[0].text",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "x"},
+                    {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]},
+                ]
+            },
+            "messages[1].tool_calls",
+        ),
+        ({**CHAT, "tools": [{"type": "function"}]}, "tools"),
+        ({**CHAT, "tools": 5}, "tools"),
+        ({**CHAT, "functions": [{"name": "f"}]}, "functions"),
+        ({**CHAT, "tool_choice": "required"}, "tool_choice"),
+        ({**CHAT, "logprobs": True}, "logprobs"),
+        ({**CHAT, "modalities": ["text", "audio"]}, "modalities"),
+        ({**CHAT, "audio": {"voice": "x"}}, "audio"),
+        ({**CHAT, "response_format": {"type": "json_object"}}, "response_format.type"),
+        ({**CHAT, "response_format": "json"}, "response_format"),
+        ({**CHAT, "user_name": ""}, "user_name"),
+        ({**CHAT, "assistant_name": 5}, "assistant_name"),
+        ({**CHAT, "presystem": "perhaps"}, "presystem"),
+    ],
+)
+def test_chat_is_refused_by_field(server: Server, body: Any, field: str) -> None:
+    refused(server, "/chat/completions", body, field)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": {}}, "prompt"),
+        ({"prompt": ["a", 5]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [[1], ["a"]]}, "prompt"),
+        ({"prompt": [300]}, "prompt"),  # no such token in the demo model
+        ({**TEXT, "echo": True}, "echo"),
+        ({**TEXT, "suffix": "end"}, "suffix"),
+        ({**TEXT, "logprobs": 0}, "logprobs"),
+        ({**TEXT, "logprobs": 3}, "logprobs"),
+        ({"prompt": ["x"] * 2000}, "prompt"),
+        ({**TEXT, "logit_bias": {"300": 1}}, "logit_bias"),
+    ],
+)
+def test_completions_are_refused_by_field(server: Server, body: Any, field: str) -> None:
+    refused(server, "/completions", body, field)
+
+
+@pytest.mark.parametrize("messages", [None, []])
+def test_no_messages(server: Server, messages: Any) -> None:
+    answer = server.post("/chat/completions", {"messages": messages}, expect=400)
+    check_shape(answer)
+    assert answer["detail"] == "messages not found"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"  ", b"{", b'{"messages": [', b"{'a': 1}", b'{"a": NaN}', b'{"a": Infinity}',
+        b'{"a": 1e999}', b'{"a":1} x', b'{"a": "\xff"}', b'{"a": "\\ud800"}', b"\x00",
+        b"[" * 100_000, b'{"a":' * 50_000, b"<xml/>", b"a=b", b'{"a": 1' + b"0" * 5000 + b"}",
+    ],
+)  # fmt: skip
+def test_bad_json(server: Server, body: bytes) -> None:
+    for path in ("/chat/completions", "/completions"):
+        answer = server.post(path, body, expect=400)
+        error = check_shape(answer)
+        assert error["code"] == "invalid_json" and "JSON" in error["message"]
+
+
+@pytest.mark.parametrize("body", [b"null", b"5", b'"x"', b"[]", b"true"])
+def test_json_that_is_no_object(server: Server, body: bytes) -> None:
+    assert "object" in refused(server, "/chat/completions", body, "body")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "nonsense"])
+def test_content_type_does_not_matter(server: Server, kind: str) -> None:
+    status, _, _ = server.request("POST", "/completions", TEXT, {"Content-Type": kind})
+    assert status == 200
+
+
+def test_compressed_bodies_are_refused(server: Server) -> None:
+    status, _, body = server.request("POST", "/completions", TEXT, {"Content-Encoding": "gzip"})
+    assert status == 415
+    check_shape(json.loads(body))
+
+
+def test_unknown_path_and_method(server: Server) -> None:
+    for method, path in (("GET", "/nope"), ("POST", "/v1/nope"), ("GET", "/v2/models")):
+        status, _, body = server.request(method, path)
+        assert status == 404
+        check_shape(json.loads(body))
+        assert json.loads(body)["detail"] == "Not Found"
+    for method, path in (("GET", "/chat/completions"), ("POST", "/status"), ("DELETE", "/models")):
+        status, headers, body = server.request(method, path)
+        assert status == 405
+        assert "OPTIONS" in headers["allow"]
+        check_shape(json.loads(body))
+        assert json.loads(body)["detail"] == "Method Not Allowed"
+
+
+def test_unknown_model(server: Server) -> None:
+    for path in ("/models/nope", "/v1/models/a/b"):
+        status, _, body = server.request("GET", path)
+        answer = json.loads(body)
+        assert status == 404
+        error = check_shape(answer)
+        name = path.partition("models/")[2]
+        assert error == {
+            "message": f"The model '{name}' does not exist",
+            "type": "invalid_request_error",
+            "param": "model",
+            "code": "model_not_found",
+        }
+        assert answer["detail"] == {"error": error}  # RWKV Runner's own
+
+
+def exchange(server: Server, *parts: bytes, end: bool = False) -> bytes:
+    """Sends raw bytes and reads one answer, until its length is complete or the server closes."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        for part in parts:
+            sock.sendall(part)
+        if end:
+            sock.shutdown(socket.SHUT_WR)
+        got = b""
+        while piece := sock.recv(65536):
+            got += piece
+            head, mark, rest = got.partition(b"\r\n\r\n")
+            length = [x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:")]
+            if mark and length and len(rest) >= int(length[0].split(b":")[1]):
+                break
+        return got
+
+
+def chunked(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(p), p) for p in pieces) + b"0\r\n\r\n"
+
+
+HEAD = b"POST /completions HTTP/1.1\r\nHost: x\r\n"
+
+
+def test_chunked_bodies(server: Server) -> None:
+    body = json.dumps({"prompt": "abc", "max_tokens": 1}).encode()
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    for pieces in ([body], [bytes([b]) for b in body], [body[:5], body[5:]]):
+        got = exchange(server, head + chunked(*pieces))
+        assert got.startswith(b"HTTP/1.1 200 ") and b'"prompt_tokens":3' in got
+    large = json.dumps({"prompt": "a", "max_tokens": 1, "pad": "p" * 3_000_000}).encode()
+    got = exchange(server, head, chunked(large))
+    assert got.startswith(b"HTTP/1.1 200 ") and b'"prompt_tokens":1' in got
+
+
+def test_malformed_chunks(server: Server) -> None:
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    for bad in (b"zz\r\nabc\r\n", b"3\r\nabcdef\r\n0\r\n\r\n", b"-1\r\n\r\n"):
+        got = exchange(server, head + bad)
+        assert got.startswith(b"HTTP/1.1 400 "), got
+        check_shape(json.loads(got.partition(b"\r\n\r\n")[2]))
+
+
+def test_bodies_that_end_early(server: Server) -> None:
+    # A client that half closes its side is gone for running work, but may read its error.
+    got = exchange(server, HEAD + b"Content-Length: 100\r\n\r\n{", end=True)
+    assert got.startswith(b"HTTP/1.1 400 ") and b"ended early" in got
+    got = exchange(server, HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab", end=True)
+    assert got.startswith(b"HTTP/1.1 400 ") and b"ended early" in got
+
+
+def test_too_large_bodies(narrow: Server) -> None:
+    limit = 4 << 20
+    # Refused by its header, without a byte of the body.
+    for size in (limit + 1, 10**12):
+        got = exchange(narrow, HEAD + b"Content-Length: %d\r\n\r\n" % size)
+        assert got.startswith(b"HTTP/1.1 413 ")
+        error = check_shape(json.loads(got.partition(b"\r\n\r\n")[2]))
+        assert str(limit) in error["message"] and error["code"] == "body_too_large"
+    got = exchange(
+        narrow, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(b"x" * (limit + 1))
+    )
+    assert got.startswith(b"HTTP/1.1 413 ")
+    # A client that sends it all, as most do, reads the answer too, and the connection goes on.
+    status, _, _ = narrow.request("POST", "/completions", b"x" * (limit + 1000))
+    assert status == 413
+    fits = json.dumps({"prompt": "a", "max_tokens": 1, "pad": "p" * (limit - 1000)}).encode()
+    assert len(fits) <= limit
+    assert narrow.post("/completions", fits)["usage"]["prompt_tokens"] == 1
+
+
+def test_http_1_0(server: Server) -> None:
+    body = json.dumps({"prompt": "abc", "max_tokens": 2, "stream": True}).encode()
+    head = b"POST /completions HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        sock.sendall(head + body)
+        got = b"".join(iter(lambda: sock.recv(65536), b""))  # ends with the connection
+    header, _, answer = got.partition(b"\r\n\r\n")
+    assert header.startswith(b"HTTP/1.0 200 ") and b"chunked" not in header.lower()
+    assert answer.endswith(b"data: [DONE]\n\n")
+
+
+def test_not_http(server: Server) -> None:
+    for junk in (b"\x16\x03\x01\x02\x00\x01\x00\x01", b"hello\r\n\r\n", b"GET\r\n\r\n"):
+        got = exchange(server, junk, end=True)
+        assert got == b"" or got.startswith(b"HTTP/1.1 400 ")
+    assert server.status()["status"] == 3

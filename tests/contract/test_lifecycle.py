@@ -1,0 +1,192 @@
+"""Start, load, refusal of a second worker, stop: what an operator sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from serving import ENDLESS, ROOT, Server, serving, wait_until
+
+DEMO = ROOT / "rwkv_native" / "demo" / "demo.safetensors"
+
+
+def test_two_workers_are_refused() -> None:
+    server = Server("-w", "2", ready=False)
+    assert server.process.wait(20) == 1
+    assert "workers = 2 is refused" in server.log()
+    assert "-w 1" in server.log()
+    assert "Traceback" not in server.log()
+    assert "Booting worker" not in server.log()
+
+
+def test_other_worker_classes_are_refused() -> None:
+    server = Server("-k", "sync", ready=False)
+    assert server.process.wait(20) == 1
+    assert "use -k gevent" in server.log() and "Traceback" not in server.log()
+
+
+def test_without_a_model() -> None:
+    with serving(model="none", ready=False) as server:
+        wait_until(lambda: answers(server))
+        status = server.status()
+        assert status["status"] == 0 and status["model"] is None
+        assert (status["running"], status["waiting"]) == (0, 0)
+        for path, body in (
+            ("/completions", {"prompt": "x"}),
+            ("/v1/chat/completions", {"messages": []}),
+        ):
+            answer = server.post(path, body, expect=400)
+            assert answer["detail"] == "model not loaded"
+            assert answer["error"]["code"] == "model_not_loaded"
+        # Validation comes first.
+        assert server.post("/completions", {"prompt": 5}, expect=400)["error"]["param"] == "prompt"
+        assert server.get("/models")["data"][0]["id"] == "rwkv"
+        assert server.get("/models/rwkv")["created"] == 0
+
+
+def answers(server: Server) -> bool:
+    assert server.process.poll() is None, server.log()
+    try:
+        return server.request("GET", "/")[0] == 200
+    except OSError:
+        return False
+
+
+def test_a_missing_model_is_told() -> None:
+    with serving(model="no/such/file.pth", ready=False) as server:
+        wait_until(lambda: answers(server))
+        wait_until(lambda: server.status()["status"] == 0)
+        wait_until(lambda: "failed to load" in server.log())
+        assert "file.pth" in server.log() and "Traceback" not in server.log()
+        answer = server.post("/completions", {"prompt": "x"}, expect=400)
+        assert answer["detail"] == "model not loaded"
+
+
+def test_the_name_is_the_file_name_without_extension(tmp_path: Path) -> None:
+    path = tmp_path / "RWKV-x070-mine-0.1B.safetensors"
+    path.symlink_to(DEMO)
+    with serving(model=path, strategy="cpu fp32", max_batch=1) as server:
+        name = "RWKV-x070-mine-0.1B"
+        assert server.status()["model"] == name
+        assert server.post("/completions", {"prompt": "x", "max_tokens": 1})["model"] == name
+        assert server.get(f"/v1/models/{name}")["id"] == name
+
+
+def test_status_while_loading(tmp_path: Path) -> None:
+    """A file that opens only when somebody writes to it: the load waits, the server does not."""
+    pipe = tmp_path / "slow.safetensors"
+    os.mkfifo(pipe)
+    with serving(model=pipe, ready=False) as server:
+        wait_until(lambda: answers(server))
+        status = server.status()
+        if status["status"] == 0:
+            pytest.skip("a pipe is refused at once")
+        assert status["status"] == 2 and status["progress"] == 0
+        code, headers, raw = server.request("POST", "/completions", {"prompt": "x"})
+        assert code == 503 and int(headers["retry-after"]) >= 1
+        assert json.loads(raw)["detail"] == "model not loaded: loading"
+        assert json.loads(raw)["error"]["type"] == "server_error"
+
+
+@pytest.mark.parametrize("settings", [{"port": "x"}, {"max_batch": 0}, {"access_log": "perhaps"}])
+def test_bad_settings_are_named(settings: dict[str, object]) -> None:
+    server = Server.__new__(Server)
+    (name,) = settings
+    if name == "port":
+        from web.config import Config
+
+        with pytest.raises(ValueError, match="RWKV_NATIVE_PORT"):
+            Config.from_environment({"RWKV_NATIVE_PORT": "x"})
+        return
+    server = Server(ready=False, **settings)
+    assert server.process.wait(20) == 1
+    assert name in server.log().lower()
+
+
+def test_a_second_worker_waits_for_the_first() -> None:
+    """TTIN adds a worker. It must not load the model again, and not answer."""
+    with serving(timeout_keep_alive=1) as server:
+        first = server.status()["pid"]
+        server.process.send_signal(signal.SIGTTIN)
+        wait_until(lambda: "waits: one engine serves" in server.log())
+        assert {server.status()["pid"] for _ in range(10)} == {first}
+        assert server.log().count("ready after") == 1
+        os.kill(first, signal.SIGTERM)  # the first goes; the second takes over
+
+        def taken_over() -> bool:
+            try:
+                status = server.status()
+            except OSError:
+                return False
+            return status["pid"] != first and status["status"] == 3
+
+        wait_until(taken_over, 60)
+        assert server.post("/completions", {"prompt": "x", "max_tokens": 1})
+
+
+def test_reload_hands_over() -> None:
+    """HUP starts the new worker while the old one drains: one engine at a time, and a stream that
+    was running ends properly."""
+    with serving(timeout_keep_alive=1) as server:
+        first = server.status()["pid"]
+        body = {"prompt": "x", **ENDLESS, "max_tokens": 2000, "stream": True}
+        sock = server.open("POST", "/completions", body)
+        wait_until(lambda: server.status()["running"] == 1)
+        server.process.send_signal(signal.SIGHUP)
+        got = b""
+        while piece := sock.recv(65536):
+            got += piece
+        assert b"data: [DONE]" in got and got.endswith(b"0\r\n\r\n")
+        sock.close()
+        status = wait_until(lambda: server._is_ready() and server.status(), 60)
+        assert status["pid"] != first
+        log = server.log()
+        assert log.index("waits: one engine serves") < log.rindex("loading demo")
+        assert log.count("ready after") == 2
+
+
+def test_stop_lets_running_answers_end() -> None:
+    with serving(timeout_keep_alive=1) as server:
+        body = {"prompt": "x", **ENDLESS, "max_tokens": 1000, "stream": True}
+        sock = server.open("POST", "/completions", body)
+        wait_until(lambda: server.status()["running"] == 1)
+        server.process.terminate()
+        got = b""
+        while piece := sock.recv(65536):
+            got += piece
+        assert b"data: [DONE]" in got
+        assert server.process.wait(30) == 0
+
+
+def test_prompts_are_not_logged() -> None:
+    with serving() as server:
+        server.post("/completions", {"prompt": "a very secret prompt", "max_tokens": 5})
+        server.post("/completions", {"prompt": ["another secret", 5]}, expect=400)
+        log = wait_until(lambda: "POST /completions" in server.log() and server.log())
+        assert "secret" not in log
+
+
+def test_pings_while_nothing_else_is_sent() -> None:
+    """Queued behind an endless answer: the header comes at once, and comments every 15 s."""
+    with serving(max_batch=1) as server:
+        busy = server.open("POST", "/completions", {"prompt": "x", **ENDLESS, "stream": True})
+        wait_until(lambda: server.status()["running"] == 1)
+        body = {"messages": [{"role": "user", "content": "x"}], "stream": True}
+        queued = server.open("POST", "/chat/completions", body)
+        begun = time.monotonic()
+        got = b""
+        while b"\r\n\r\n" not in got:
+            got += queued.recv(65536)
+        assert time.monotonic() - begun < 5
+        while b": ping\n\n" not in got:
+            got += queued.recv(65536)
+        assert 14 < time.monotonic() - begun < 25
+        assert re.search(rb'"role":"assistant"', got)
+        busy.close()
+        queued.close()
+        wait_until(server.is_idle)

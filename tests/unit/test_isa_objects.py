@@ -1,0 +1,73 @@
+"""Each instruction set's object exports its table and nothing else.
+
+A weak symbol in an object compiled for AVX-512 may be the copy that the linker keeps for everybody, and
+old CPUs then crash; see design decision 4.7.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ISAS = ["baseline", "avx2", "avx512"] if platform.machine() == "x86_64" else ["baseline"]
+
+
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the objects: RWKV_ISA_OBJECTS names one, otherwise they are built here."""
+    if folder := os.environ.get("RWKV_ISA_OBJECTS"):
+        return Path(folder)
+    for tool in ("cmake", "nm"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    build = tmp_path_factory.mktemp("isa") / "build"
+    source = build.parent / "source"
+    source.mkdir()
+    (source / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\n"
+        "project(isa LANGUAGES CXX)\n"
+        "set(CMAKE_CXX_STANDARD 20)\n"
+        "set(CMAKE_POSITION_INDEPENDENT_CODE ON)\n"
+        "add_library(rwkv_settings INTERFACE)\n"
+        f"set(PROJECT_SOURCE_DIR {ROOT.as_posix()})\n"
+        f"add_subdirectory({ROOT.as_posix()}/native/src/cpu cpu)\n"
+    )
+    for command in (
+        ["cmake", "-S", str(source), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release"],
+        ["cmake", "--build", str(build), "--target", "rwkv_cpu", "-j2"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return build
+
+
+def symbols(objects: Path, isa: str) -> list[tuple[str, str]]:
+    """(type, name) of every symbol of the object; types as nm prints them."""
+    found = list(objects.rglob(f"isa_{isa}.cpp.o"))
+    assert len(found) == 1, f"isa_{isa}.cpp.o in {objects}: {found}"
+    done = subprocess.run(["nm", str(found[0])], capture_output=True, text=True, check=True)
+    return [(line.split()[-2], line.split()[-1]) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_exports_one_function(objects: Path, isa: str) -> None:
+    table = symbols(objects, isa)
+    assert [name for kind, name in table if kind in "TDBRSGC"] == [f"rwkv_kernels_{isa}"]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_has_no_weak_symbols(objects: Path, isa: str) -> None:
+    weak = [name for kind, name in symbols(objects, isa) if kind in "WVwvui"]
+    assert weak == []
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_needs_only_the_c_library(objects: Path, isa: str) -> None:
+    needed = {name for kind, name in symbols(objects, isa) if kind == "U"}
+    assert needed <= {"memcpy", "memmove", "memset", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"}

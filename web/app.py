@@ -1,0 +1,58 @@
+"""The WSGI application. Open this first: the route table says which file answers what.
+
+A request meets `web/middleware.py`, then its resource, which reads it with `web/schemas/`, renders
+its prompt with `web/prompts/`, runs it with `web/generation.py` and writes the answer, streamed by
+`web/sse.py`. Errors of every kind leave through `web/errors.py`. `create_app` starts nothing: the
+runtime is handed in and started by whoever owns the process.
+"""
+
+from __future__ import annotations
+
+import falcon
+
+from web import errors
+from web.config import Config
+from web.middleware import RequestBody, RequestId
+from web.resources.chat import ChatCompletionsResource
+from web.resources.completions import CompletionsResource
+from web.resources.models import ModelResource, ModelsResource
+from web.resources.status import RootResource, StatusResource
+from web.runtime import Runtime
+
+
+class Application(falcon.App):
+    """falcon's App and the runtime behind it, which the hooks of the server start and close."""
+
+    runtime: Runtime
+
+
+def create_app(runtime: Runtime, config: Config) -> Application:
+    """The application over a runtime that may be unstarted."""
+    app = Application(
+        middleware=[
+            RequestId(),
+            # Every origin, so that tools in a browser can talk to a local server, but never with
+            # credentials.
+            falcon.CORSMiddleware(expose_headers=["X-Request-Id", "Retry-After"]),
+            RequestBody(config.max_body),
+        ]
+    )
+    app.runtime = runtime
+    app.req_options.strip_url_path_trailing_slash = True
+    app.set_error_serializer(errors.serialize)
+    app.add_error_handler(Exception, errors.on_fault)
+    app.add_error_handler(errors.ClientGone, errors.on_client_gone)
+
+    chat = ChatCompletionsResource(runtime)
+    completions = CompletionsResource(runtime, config)
+    models = ModelsResource(runtime)
+    model = ModelResource(runtime)
+
+    app.add_route("/", RootResource())
+    app.add_route("/status", StatusResource(runtime))
+    for prefix in ("", "/v1"):
+        app.add_route(f"{prefix}/chat/completions", chat)
+        app.add_route(f"{prefix}/completions", completions)
+        app.add_route(f"{prefix}/models", models)
+        app.add_route(f"{prefix}/models/{{model_id:path}}", model)
+    return app

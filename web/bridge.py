@@ -1,0 +1,107 @@
+"""The second thread change of a token's path: from the engine's thread to a request's greenlet.
+
+The engine writes an eventfd at most once between two polls; the hub sees it readable, and ONE
+poll() takes the events of all requests and puts each into the mailbox of its request. Made by
+`web/runtime.py`, one per engine; used by `web/generation.py`. Nothing here blocks: `_drain` runs in
+the hub itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+import gevent
+from gevent.event import Event as Flag
+
+import rwkv_native as rn
+
+log = logging.getLogger("gunicorn.error")
+
+
+class Mailbox:
+    """The events of one HTTP request, which may be several engine requests. One greenlet reads."""
+
+    __slots__ = ("_events", "_flag", "gone")
+
+    def __init__(self) -> None:
+        self._events: deque[rn.Event] = deque()
+        self._flag = Flag()
+        self.gone = False  # the client has hung up
+
+    def put(self, event: rn.Event) -> None:
+        self._events.append(event)
+        self._flag.set()
+
+    def hang_up(self) -> None:
+        self.gone = True
+        self._flag.set()
+
+    def take(self, timeout: float | None) -> list[rn.Event]:
+        """Everything that waits; waits for the first. Empty after `timeout` seconds, or if the
+        client has gone. Bounded by max_tokens however slowly the client reads."""
+        if not self._events and not self.gone:
+            self._flag.wait(timeout)
+        events = list(self._events)
+        self._events.clear()
+        if not self.gone:
+            self._flag.clear()
+        return events
+
+
+class Bridge:
+    """Submits to one engine and hands its events out."""
+
+    def __init__(self, engine: rn.Engine) -> None:
+        self._engine = engine
+        self._mailboxes: dict[int, Mailbox] = {}
+        self._watcher = gevent.get_hub().loop.io(engine.fileno(), 1)
+        self._watcher.start(self._drain)
+
+    def submit(self, prompt: str | list[int], sampling: rn.Sampling, mailbox: Mailbox) -> int:
+        """Queues one prompt and returns its id. Raises what the engine raises."""
+        # Events cannot arrive before the next line: only the hub polls, and nothing switches here.
+        id = self._engine.submit(prompt, sampling)
+        self._mailboxes[id] = mailbox
+        return id
+
+    def cancel(self, id: int) -> None:
+        """Frees the slot of a request whose events nobody reads any more."""
+        if self._mailboxes.pop(id, None) is not None:
+            self._engine.cancel(id)
+
+    def close(self) -> None:
+        """Ends the engine; requests at work see an error."""
+        self._watcher.close()
+        self._fail_all("the server is stopping")
+        self._engine.close()
+
+    def _drain(self) -> None:
+        try:
+            for event in self._engine.poll():
+                if event.finish_reason is None:
+                    mailbox = self._mailboxes.get(event.id)
+                else:
+                    mailbox = self._mailboxes.pop(event.id, None)
+                if mailbox is not None:
+                    mailbox.put(event)
+        except Exception:
+            log.exception("the engine cannot be polled")
+            self._watcher.stop()
+            self._fail_all("the engine has failed")
+
+    def _fail_all(self, problem: str) -> None:
+        for id, mailbox in self._mailboxes.items():
+            mailbox.put(
+                rn.Event(
+                    id=id,
+                    text="",
+                    token_ids=[],
+                    logprobs=None,
+                    finish_reason="error",
+                    prompt_tokens=0,
+                    completion_tokens=0,
+                    error=problem,
+                )
+            )
+        self._mailboxes.clear()

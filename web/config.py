@@ -1,0 +1,116 @@
+"""What a server is told from outside: flags > `RWKV_NATIVE_*` environment > the defaults here.
+
+Owns every setting, its type, range and default. Built once per process by `web.wsgi`, by
+`web/gunicorn.conf.py` (master) and by the command line. Never opens a file, never changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+PREFIX = "RWKV_NATIVE_"
+
+_TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
+_FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
+
+# Setting -> smallest and largest value.
+_RANGES = {
+    "port": (0, 65535),
+    "backlog": (1, 65535),
+    "timeout_keep_alive": (0, 86400),
+    "worker_connections": (1, 1_000_000),
+    "threads": (0, 4096),
+    "max_batch": (1, 65536),
+    "prefill_chunk": (1, 65536),
+    "max_queue": (1, 1_000_000),
+    "max_body": (1024, 1 << 40),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of one server. ValueError names the setting and what it may be."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    backlog: int = 2048
+    timeout_keep_alive: int = 120  # seconds an idle connection stays open
+    worker_connections: int = 4096  # connections at one time, streams included
+    access_log: bool = True
+    model: str | None = None  # path; None: the demo model; "none": serve without a model
+    strategy: str = "auto"
+    tokenizer: str | None = None  # None: the one that the model asks for
+    threads: int = 0  # 0: the least of physical cores, affinity and CPU quota
+    max_batch: int = 64
+    prefill_chunk: int = 256
+    max_queue: int = 1024
+    max_body: int = 32 << 20  # bytes of one request body
+    deploy: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, /, **overrides: Any
+    ) -> Config:
+        """Reads `RWKV_NATIVE_<SETTING>`; overrides (flags) win, and those that are None count
+        as not given."""
+        environ = os.environ if environ is None else environ
+        given: dict[str, Any] = {}
+        for field in fields(cls):
+            text = environ.get(PREFIX + field.name.upper())
+            if text is not None and text.strip() != "":
+                given[field.name] = _parse(field, text.strip())
+        unknown = overrides.keys() - {field.name for field in fields(cls)}
+        if unknown:
+            raise TypeError(f"unknown setting {', '.join(sorted(unknown))}")
+        given.update({name: value for name, value in overrides.items() if value is not None})
+        return cls(**given)
+
+    def to_environment(self) -> dict[str, str]:
+        """The environment that makes `from_environment` return this Config again."""
+        out = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                text = str(int(value)) if isinstance(value, bool) else str(value)
+                out[PREFIX + field.name.upper()] = text
+        return out
+
+    def gunicorn(self) -> dict[str, Any]:
+        """The gunicorn settings that follow from this Config."""
+        host = f"[{self.host}]" if ":" in self.host and not self.host.startswith("[") else self.host
+        return {
+            "bind": f"{host}:{self.port}",
+            "backlog": self.backlog,
+            "keepalive": self.timeout_keep_alive,
+            "worker_connections": self.worker_connections,
+            "accesslog": "-" if self.access_log else None,
+        }
+
+
+def _parse(field: dataclasses.Field[Any], text: str) -> Any:
+    """A setting out of the environment; the annotations are strings here."""
+    name = PREFIX + field.name.upper()
+    if field.type == "int":
+        try:
+            return int(text)
+        except ValueError:
+            if field.name == "threads" and text.lower() == "auto":
+                return 0
+            raise ValueError(f"{name} must be an integer, not {text!r}") from None
+    if field.type == "bool":
+        if text.lower() in _TRUE:
+            return True
+        if text.lower() in _FALSE:
+            return False
+        raise ValueError(f"{name} must be true or false, not {text!r}")
+    return text

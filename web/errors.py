@@ -1,0 +1,155 @@
+"""Every error answer of the server, in one shape that suits both kinds of client:
+`{"error": {"message", "type", "param", "code"}, "detail": ...}`: OpenAI's object, and the `detail`
+that RWKV Runner's clients search. Raised by everything in `web`; installed by `web/app.py`.
+Never shows a traceback or a path of the server.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import falcon
+import msgspec
+
+log = logging.getLogger("gunicorn.error")
+
+# Status -> (OpenAI error type, `detail` where the router, not a handler, refused).
+_TYPES = {
+    404: ("invalid_request_error", "Not Found"),
+    405: ("invalid_request_error", "Method Not Allowed"),
+    429: ("rate_limit_error", "Too Many Requests"),
+}
+
+
+class Refusal(falcon.HTTPError):
+    """A request that gets an error answer."""
+
+    def __init__(
+        self,
+        status: str,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        detail: Any = None,
+        retry_after: int | None = None,
+    ) -> None:
+        headers = None if retry_after is None else {"retry-after": str(retry_after)}
+        super().__init__(status, title=message, headers=headers)
+        self.message = message
+        self.param = param
+        self.error_code = code
+        self.detail = message if detail is None else detail
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ClientGone(Exception):
+    """The client hung up; nobody will read an answer."""
+
+
+def invalid(param: str, problem: str) -> Refusal:
+    """400: a field is wrong. The message begins with the field's name."""
+    return Refusal(falcon.HTTP_400, f"{param} {problem}", param=param, code="invalid_value")
+
+
+def unsupported(param: str, what: str = "is not supported") -> Refusal:
+    """400: a field asks for something that would change the answer and cannot be given."""
+    return Refusal(falcon.HTTP_400, f"{param} {what}", param=param, code="unsupported_value")
+
+
+def bad_json(problem: str) -> Refusal:
+    return Refusal(
+        falcon.HTTP_400, f"the request body is not valid JSON: {problem}", code="invalid_json"
+    )
+
+
+def body_too_large(limit: int) -> Refusal:
+    return Refusal(
+        falcon.HTTP_413, f"the request body is larger than {limit} bytes", code="body_too_large"
+    )
+
+
+def model_not_loaded() -> Refusal:
+    """400, as RWKV Runner answers: its clients look for these words."""
+    return Refusal(falcon.HTTP_400, "model not loaded", code="model_not_loaded")
+
+
+def model_loading() -> Refusal:
+    """503: OpenAI clients then try again by themselves."""
+    return Refusal(
+        falcon.HTTP_503, "model not loaded: loading", code="model_loading", retry_after=2
+    )
+
+
+def model_not_found(name: str) -> Refusal:
+    """404 with RWKV Runner's `detail`, an error object inside."""
+    message = f"The model '{name}' does not exist"
+    kind = {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
+    return Refusal(
+        falcon.HTTP_404,
+        message,
+        param="model",
+        code="model_not_found",
+        detail={"error": {"message": message, **kind}},
+    )
+
+
+def queue_full() -> Refusal:
+    return Refusal(
+        falcon.HTTP_429,
+        "the queue is full: as many requests wait as this server takes; try again later",
+        code="queue_full",
+        retry_after=1,
+    )
+
+
+def generation_failed(problem: str | None) -> Refusal:
+    text = f"generation failed: {problem}" if problem else "generation failed"
+    return Refusal(falcon.HTTP_500, text, code="generation_failed")
+
+
+def body_of(error: falcon.HTTPError) -> dict[str, Any]:
+    """The JSON body of any error answer."""
+    status = error.status_code
+    kind, detail = _TYPES.get(status, (None, None))
+    if kind is None:
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+    if isinstance(error, Refusal):
+        message, param, code, detail = error.message, error.param, error.error_code, error.detail
+    else:
+        # falcon's own: a path that is no route, a method that a route lacks, a header it refuses.
+        reason = str(falcon.code_to_http_status(error.status)).partition(" ")[2]
+        message = error.description or detail or reason
+        detail = detail or message
+        param = code = None
+    return {
+        "error": {"message": message, "type": kind, "param": param, "code": code},
+        "detail": detail,
+    }
+
+
+def serialize(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError) -> None:
+    """falcon's hook for every HTTPError."""
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = msgspec.json.encode(body_of(error))
+    resp.stream = None
+
+
+def on_client_gone(
+    req: falcon.Request, resp: falcon.Response, error: ClientGone, params: dict[str, Any]
+) -> None:
+    """nginx's code for it. Only the access log sees this answer."""
+    resp.status = "499 Client Closed Request"
+    resp.data = b""
+
+
+def on_fault(
+    req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]
+) -> None:
+    """Whatever nobody expected: the log gets the traceback, the client a plain 500."""
+    log.error("%s %s failed", req.method, req.path, exc_info=error)
+    resp.status = falcon.HTTP_500
+    serialize(req, resp, Refusal(falcon.HTTP_500, "Internal Server Error"))

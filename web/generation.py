@@ -1,0 +1,192 @@
+"""One HTTP request's work in the engine: its prompts go in, its events come out, and whatever
+happens (an error, a full queue, a client that hangs up) its slots are freed.
+
+Called by the resources; sits on `web/bridge.py` and `web/hangup.py`. Knows nothing of JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import rwkv_native as rn
+from web import errors
+from web.bridge import Bridge, Mailbox
+from web.hangup import Hangups
+from web.offload import in_thread
+from web.personas import Persona, effective
+from web.schemas.sampling import SamplingFields
+
+# Characters of a prompt above which encoding goes to a thread: some 10 ms of the hub.
+_LONG_PROMPT = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A loaded model with all that serves it. Replaced as a whole; requests keep theirs."""
+
+    name: str
+    created: int  # seconds since the epoch
+    persona: Persona
+    tokenizer: rn.Tokenizer
+    engine: rn.Engine
+    bridge: Bridge
+    hangups: Hangups
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one prompt has got so far."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """News of one prompt: text that may be empty, and why it ended, if it did."""
+
+    index: int
+    text: str
+    finish_reason: str | None
+
+
+def sampling_for(
+    persona: Persona, asked: SamplingFields, stops: Sequence[str] | None = None
+) -> rn.Sampling:
+    """The engine's sampling from the request's fields, over the model's defaults."""
+    use = effective(asked, persona.defaults)
+    return rn.Sampling(
+        max_tokens=use.max_tokens,
+        temperature=use.temperature,
+        top_p=use.top_p,
+        top_k=use.top_k,
+        min_p=use.min_p,
+        presence_penalty=use.presence_penalty,
+        frequency_penalty=use.frequency_penalty,
+        penalty_decay=use.penalty_decay,
+        global_penalty=use.global_penalty,
+        seed=None if asked.seed is None else asked.seed % 2**64,
+        stop=(asked.stop or ()) if stops is None else stops,
+        stop_token_ids=asked.stop_token_ids,
+        logit_bias=asked.logit_bias,
+        no_repeat_token_ids=persona.no_repeat,
+        exempt_token_ids=persona.exempt,
+    )
+
+
+class Generation:
+    """The prompts of one HTTP request, running side by side in the engine."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        prompts: Sequence[str | list[int]],
+        sampling: rn.Sampling,
+        sock: Any,
+    ) -> None:
+        """Queues all prompts, or none and raises: 400 for what the engine refuses, 429 if its
+        queue is full. `sock` is the client's socket."""
+        self._bridge = serving.bridge
+        self._hangups = serving.hangups
+        self._mailbox = Mailbox()
+        self._index: dict[int, int] = {}  # engine id -> index of the prompt, of those at work
+        self.answers = [Answer() for _ in prompts]
+        self._on_hang_up = self._hang_up
+        self._watch = self._hangups.watch(sock, self._on_hang_up)
+        try:
+            for index, prompt in enumerate(prompts):
+                ids = _encode(serving.tokenizer, prompt)
+                self._index[self._bridge.submit(ids, sampling, self._mailbox)] = index
+        except rn.QueueFull:
+            self.close()
+            raise errors.queue_full() from None
+        except ValueError as problem:
+            self.close()
+            raise _refused(problem) from None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def done(self) -> bool:
+        return not self._index
+
+    def take(self, timeout: float | None = None) -> list[Piece]:
+        """What has come since the last call, one piece per prompt, in the order of arrival. Waits
+        for it, at most `timeout` seconds, and is empty after that.
+
+        Raises ClientGone, or a 500 Refusal if the engine gives up on a prompt.
+        """
+        pieces: dict[int, Piece] = {}
+        events = self._mailbox.take(timeout)
+        if self._mailbox.gone:
+            raise errors.ClientGone
+        for event in events:
+            if event.finish_reason is None:
+                index = self._index.get(event.id)
+            else:
+                index = self._index.pop(event.id, None)
+            if index is None:
+                continue
+            if event.finish_reason in ("error", "cancelled"):
+                raise errors.generation_failed(event.error)
+            answer = self.answers[index]
+            answer.finish_reason = event.finish_reason
+            answer.prompt_tokens = event.prompt_tokens
+            answer.completion_tokens = event.completion_tokens
+            before = pieces.get(index)
+            text = event.text if before is None else before.text + event.text
+            pieces[index] = Piece(index, text, event.finish_reason)
+        return list(pieces.values())
+
+    def collect(self) -> list[Answer]:
+        """Waits for the end of every prompt."""
+        try:
+            texts: list[list[str]] = [[] for _ in self.answers]
+            while not self.done:
+                for piece in self.take():
+                    texts[piece.index].append(piece.text)
+            for answer, parts in zip(self.answers, texts, strict=True):
+                answer.text = "".join(parts)
+            return self.answers
+        finally:
+            self.close()
+
+    def usage(self) -> tuple[int, int]:
+        """(prompt tokens, completion tokens) of all prompts."""
+        return (
+            sum(answer.prompt_tokens for answer in self.answers),
+            sum(answer.completion_tokens for answer in self.answers),
+        )
+
+    def close(self) -> None:
+        """Frees every slot and watch. Any number of times, at any moment."""
+        self._hangups.unwatch(self._watch, self._on_hang_up)
+        self._watch = None
+        for id in self._index:
+            self._bridge.cancel(id)
+        self._index.clear()
+
+    def _hang_up(self) -> None:
+        """In the hub: the slots are free before the greenlet of the request wakes up."""
+        for id in self._index:
+            self._bridge.cancel(id)
+        self._mailbox.hang_up()
+
+
+def _encode(tokenizer: rn.Tokenizer, prompt: str | list[int]) -> str | list[int]:
+    if isinstance(prompt, str) and len(prompt) > _LONG_PROMPT:
+        return in_thread(tokenizer.encode, prompt)
+    return prompt
+
+
+def _refused(problem: ValueError) -> errors.Refusal:
+    """The engine's messages begin with the name of the field."""
+    text = str(problem)
+    return errors.Refusal(
+        "400 Bad Request", text, param=text.partition(" ")[0].rstrip(":"), code="invalid_value"
+    )

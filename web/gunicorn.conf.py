@@ -1,0 +1,77 @@
+"""gunicorn's settings, and the hooks that start and stop the engine. One gevent worker: it carries
+40 to 60 thousand tokens per second, far more than a CPU decodes, and two workers would mean two
+engines, of which a request that changes the server would reach only one.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from web import sole_worker
+from web.config import Config
+
+_settings = Config.from_environment().gunicorn()
+
+bind = _settings["bind"]
+backlog = _settings["backlog"]
+# Pooled clients keep connections for a minute or more and see resets when the server is quicker.
+keepalive = _settings["keepalive"]
+accesslog = _settings["accesslog"]
+errorlog = "-"
+
+workers = 1
+worker_class = "gevent"
+worker_connections = _settings["worker_connections"]
+preload_app = False  # native threads and CUDA contexts do not survive fork
+reuse_port = False
+max_requests = 0  # a new worker loads the model again, and nobody is served meanwhile
+
+# The worker's heartbeat is a greenlet, so this bounds how long the hub may stand still, not how
+# long an answer may take. A worker killed for it loads its model again: seconds to minutes. So
+# only a worker that is stuck for good may run into it, not one on a slow disk.
+timeout = 120
+# What a stop leaves to running answers: 500 tokens (the default length) at 20 tokens/s take 25 s.
+graceful_timeout = 30
+
+http_protocols = "h1"  # gunicorn serves the streams of one HTTP/2 connection one after the other
+control_socket_disable = True  # its default path is one per user: two servers would fight over it
+proc_name = "rwkv-native"
+
+
+def on_starting(server: Any) -> None:
+    """Refuses what cannot work (flags override this file), in the master, before any worker.
+    gunicorn prints a RuntimeError as one line and exits with 1."""
+    if server.cfg.workers > 1:
+        raise RuntimeError(
+            f"workers = {server.cfg.workers} is refused: every worker would hold its own engine "
+            "and its own copy of the weights. One worker batches all requests; use -w 1."
+        )
+    if server.cfg.worker_class_str not in ("gevent", "gunicorn.workers.ggevent.GeventWorker"):
+        raise RuntimeError(
+            f"worker class {server.cfg.worker_class_str} is refused: streams need gevent; use -k "
+            "gevent."
+        )
+    _allow_open_files(server.cfg.worker_connections + 256)
+    sole_worker.prepare()
+
+
+def post_worker_init(worker: Any) -> None:
+    """In the worker, before it accepts: waits for its turn, then starts the load."""
+    sole_worker.become(worker)
+    worker.wsgi.runtime.start(worker.log.info)
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """In the worker, at its end. (The master may call it for a worker that never came up.)"""
+    app = getattr(worker, "wsgi", None)
+    if app is not None:
+        app.runtime.close()
+
+
+def _allow_open_files(wanted: int) -> None:
+    """The usual soft limit of 1024 files would cap connections far below worker_connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

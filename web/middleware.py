@@ -1,0 +1,117 @@
+"""What happens to every request before and after its resource: a name for it, and a body of known
+and bounded size. Installed by `web/app.py`. Never parses a body.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import uuid
+from typing import Any
+
+import falcon
+import gevent
+from gunicorn.http import errors as http
+
+from web import errors
+
+_READ = 64 << 10  # bytes per read of a body
+_IN_MEMORY = 1 << 20  # a chunked body larger than this goes to a temporary file
+# Seconds for each such read, so 2 KiB/s at least. gunicorn bounds only the wait for the header.
+_PATIENCE = 30.0
+
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestId:
+    """`X-Request-Id`: the client's, if it is harmless, else a new one."""
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        given = req.get_header("X-Request-Id")
+        name = given if given and _ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        resp.set_header("X-Request-Id", name)
+
+
+class RequestBody:
+    """Refuses what is larger than `limit`, and gives chunked bodies a length: falcon takes a
+    request without Content-Length for an empty one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        coding = req.get_header("Content-Encoding")
+        if coding and coding.strip().lower() != "identity":
+            raise errors.Refusal(
+                falcon.HTTP_415, f"content-encoding {coding} is not supported", code="bad_encoding"
+            )
+        if "chunked" in (req.get_header("Transfer-Encoding") or "").lower():
+            self._spool(req)
+        elif (req.content_length or 0) > self._limit:
+            # gunicorn reads and drops what is left of a body before the next request. That is kind
+            # to a client a little over the limit; with anything else the connection ends.
+            if req.content_length > 2 * self._limit:
+                _end_connection(req.env["wsgi.input"])
+            raise errors.body_too_large(self._limit)
+
+    def _spool(self, req: falcon.Request) -> None:
+        raw = req.env["wsgi.input"]
+        whole = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+        size = 0
+        while piece := _read(raw, _READ):
+            size += len(piece)
+            if size > self._limit:
+                whole.close()
+                _end_connection(raw)
+                raise errors.body_too_large(self._limit)
+            whole.write(piece)
+        whole.seek(0)
+        req.env["wsgi.input"] = req.stream = whole
+        req.env["CONTENT_LENGTH"] = str(size)
+
+
+def read_body(req: falcon.Request) -> bytes:
+    """The whole body. 400 if the client sends less than it promised, 408 if it stops sending."""
+    promised = req.content_length or 0
+    raw = req.env["wsgi.input"]
+    pieces = []
+    while promised > 0:
+        piece = _read(raw, min(_READ, promised))
+        if not piece:
+            raise errors.Refusal(
+                falcon.HTTP_400, "the request body ended early", code="incomplete_body"
+            )
+        promised -= len(piece)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _read(raw: Any, size: int) -> bytes:
+    """One read that ends, whatever the client does."""
+    try:
+        with gevent.Timeout(_PATIENCE):
+            return raw.read(size)
+    except gevent.Timeout:
+        _end_connection(raw)
+        raise errors.Refusal(
+            falcon.HTTP_408, "the request body arrives too slowly", code="timeout"
+        ) from None
+    except http.NoMoreData:
+        _end_connection(raw)
+        raise errors.Refusal(
+            falcon.HTTP_400, "the request body ended early", code="incomplete_body"
+        ) from None
+    except http.ParseException as problem:
+        _end_connection(raw)
+        raise errors.Refusal(
+            falcon.HTTP_400, f"the request body is malformed: {problem}", code="bad_body"
+        ) from None
+    except OSError as problem:
+        raise errors.ClientGone from problem
+
+
+def _end_connection(raw: Any) -> None:
+    """Tells gunicorn that the rest of this body is not worth reading: it closes the connection
+    after the answer, since it cannot know where the next request begins."""
+    if hasattr(raw, "failed"):
+        raw.failed = True

@@ -1,0 +1,70 @@
+"""POST /chat/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+
+import falcon
+import msgspec
+
+from web import errors
+from web.generation import Generation, sampling_for
+from web.middleware import read_body
+from web.prompts import world
+from web.prompts.stops import chat_stops
+from web.runtime import Runtime
+from web.schemas import fields
+from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, usage
+from web.schemas.chat import chat_request
+from web.sse import EventStream, Frames, begin
+
+
+class ChatCompletionsResource:
+    """A conversation in, the assistant's next message out."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        request = chat_request(fields.decode(read_body(req)))
+        serving = self._runtime.serving()
+        if not request.messages:
+            raise errors.Refusal(
+                falcon.HTTP_400, "messages not found", param="messages", code="invalid_value"
+            )
+        names = world.names_for(serving.persona, request)
+        prompt = world.render(request.messages, names, request.presystem)
+        sampling = sampling_for(
+            serving.persona, request.sampling, chat_stops(request.sampling.stop, names)
+        )
+        id = f"chatcmpl-{uuid.uuid4().hex}"
+        created = int(time.time())
+        generation = Generation(serving, [prompt], sampling, req.env.get("gunicorn.socket"))
+        if request.stream.stream:
+            frames = Frames(
+                chat=True,
+                id=id,
+                created=created,
+                model=serving.name,
+                choices=1,
+                include_usage=request.stream.include_usage,
+            )
+            begin(resp, EventStream(generation, frames, request.stream.include_usage))
+            return
+        answers = generation.collect()
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(
+            ChatCompletion(
+                id=id,
+                created=created,
+                model=serving.name,
+                choices=[
+                    ChatChoice(
+                        index, ChatMessage(content=answer.text), answer.finish_reason or "stop"
+                    )
+                    for index, answer in enumerate(answers)
+                ],
+                usage=usage(*generation.usage()),
+            )
+        )

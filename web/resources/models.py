@@ -1,0 +1,102 @@
+"""GET /models and /models/{id}: the loaded model, and two names that old clients insist on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+import msgspec
+
+from web import errors
+from web.runtime import Runtime
+
+
+def _stand_in(id: str, created: int, owner: str, permission: str, granted: int) -> dict[str, Any]:
+    """An entry that RWKV Runner lists so that clients with a fixed model name start."""
+    return {
+        "id": id,
+        "object": "model",
+        "created": created,
+        "owned_by": owner,
+        "permission": [
+            {
+                "id": permission,
+                "object": "model_permission",
+                "created": granted,
+                "allow_create_engine": False,
+                "allow_sampling": True,
+                "allow_logprobs": True,
+                "allow_search_indices": False,
+                "allow_view": True,
+                "allow_fine_tuning": False,
+                "organization": "*",
+                "group": None,
+                "is_blocking": False,
+            }
+        ],
+        "root": id,
+        "parent": None,
+    }
+
+
+_STAND_INS = {
+    entry["id"]: entry
+    for entry in (
+        _stand_in(
+            "gpt-3.5-turbo", 1677610602, "openai", "modelperm-zy5TOjnE2zVaicIcKO9bQDgX", 1690864883
+        ),
+        _stand_in(
+            "text-davinci-003",
+            1669599635,
+            "openai-internal",
+            "modelperm-a6niqBmW2JaGmo0fDO7FEt1n",
+            1690930172,
+        ),
+    )
+}
+
+
+def _entry(runtime: Runtime) -> dict[str, Any]:
+    name = runtime.model_name or "rwkv"
+    return {
+        "id": name,
+        "object": "model",
+        "created": runtime.created,
+        "owned_by": "rwkv",
+        "root": name,
+        "parent": None,
+    }
+
+
+class ModelsResource:
+    """The list, the real model first."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(
+            {"object": "list", "data": [_entry(self._runtime), *_STAND_INS.values()]}
+        )
+
+    on_head = on_get
+
+
+class ModelResource:
+    """One model: the loaded one by its name, or by any name with "rwkv" in it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, model_id: str) -> None:
+        if model_id == self._runtime.model_name or "rwkv" in model_id.lower():
+            entry = _entry(self._runtime)
+        elif model_id in _STAND_INS:
+            entry = _STAND_INS[model_id]
+        else:
+            raise errors.model_not_found(model_id)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(entry)
+
+    on_head = on_get

@@ -1,0 +1,51 @@
+"""GET / and GET /status: is it up, and what does it do."""
+
+from __future__ import annotations
+
+import os
+
+import falcon
+import msgspec
+
+from web.runtime import Runtime
+
+JSON = falcon.MEDIA_JSON
+
+
+class RootResource:
+    """`{"Hello":"World!"}`: RWKV Runner's clients poll it to see that the server is up."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.content_type = JSON
+        resp.data = b'{"Hello":"World!"}'
+
+    on_head = on_get
+
+
+class StatusResource:
+    """0 offline, 2 loading, 3 working; and the engine's load."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        runtime = self._runtime
+        counts = runtime.counts()
+        answer = {
+            "status": runtime.status,
+            "pid": os.getpid(),
+            "device_name": "CPU",
+            "model": runtime.model_name,
+            "running": counts.running,
+            "waiting": counts.waiting,
+            "prompt_tokens": counts.prompt_tokens,
+            "completion_tokens": counts.completion_tokens,
+        }
+        progress = runtime.progress
+        if progress is not None:
+            answer["progress"] = round(progress, 4)
+        resp.content_type = JSON
+        resp.set_header("Cache-Control", "no-store")
+        resp.data = msgspec.json.encode(answer)
+
+    on_head = on_get

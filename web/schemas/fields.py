@@ -1,0 +1,143 @@
+"""Reads the fields of a JSON object, leniently in type and strictly in range.
+
+Existing clients send `"12"`, `"true"` and `12.0` where a number or a boolean is meant, and null
+where they mean nothing, so those are taken. Everything else is refused with the field's name and
+its range. Called by the other schemas; knows no field by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import msgspec
+
+from web import errors
+
+_INTEGER = re.compile(r"[+-]?\d{1,30}(\.0*)?")
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_BOOLEANS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", "1"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", "0"), False),
+}
+
+
+def decode(body: bytes) -> Fields:
+    """The object that a request body holds."""
+    if not body.strip():
+        raise errors.bad_json("it is empty")
+    try:
+        value = msgspec.json.decode(body)
+    except RecursionError:
+        raise errors.bad_json("it is nested too deeply") from None
+    except (msgspec.MsgspecError, ValueError) as problem:  # ValueError: not UTF-8
+        raise errors.bad_json(str(problem)) from None
+    if not isinstance(value, dict):
+        raise errors.invalid("body", "must be a JSON object")
+    return Fields(value)
+
+
+class Fields:
+    """One JSON object. Every getter returns None for a field that is absent or null."""
+
+    __slots__ = ("_path", "_values")
+
+    def __init__(self, values: dict[str, Any], path: str = "") -> None:
+        self._values = values
+        self._path = path
+
+    def name(self, field: str) -> str:
+        """What errors call a field: `temperature`, `messages[2].content`."""
+        return f"{self._path}.{field}" if self._path else field
+
+    def raw(self, field: str) -> Any:
+        return self._values.get(field)
+
+    def has(self, field: str) -> bool:
+        return field in self._values
+
+    def integer(self, field: str, low: int, high: int) -> int | None:
+        value = self._values.get(field)
+        if value is None:
+            return None
+        number = as_integer(value)
+        if number is None or not low <= number <= high:
+            raise self.wrong(field, f"must be an integer between {low} and {high}")
+        return number
+
+    def number(self, field: str, low: float, high: float) -> float | None:
+        value = self._values.get(field)
+        if value is None:
+            return None
+        number = as_number(value)
+        if number is None or not low <= number <= high:  # NaN is in no range
+            raise self.wrong(field, f"must be a number between {low:g} and {high:g}")
+        return number
+
+    def boolean(self, field: str) -> bool | None:
+        value = self._values.get(field)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in _BOOLEANS:
+            return _BOOLEANS[value.lower()]
+        if isinstance(value, (int, float)) and value in (0, 1):
+            return bool(value)
+        raise self.wrong(field, "must be true or false")
+
+    def text(self, field: str, shortest: int = 0) -> str | None:
+        value = self._values.get(field)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise self.wrong(field, "must be a string")
+        if len(value) < shortest:
+            raise self.wrong(field, f"must have at least {shortest} character")
+        return value
+
+    def items(self, field: str) -> list[Any] | None:
+        value = self._values.get(field)
+        if value is not None and not isinstance(value, list):
+            raise self.wrong(field, "must be an array")
+        return value
+
+    def table(self, field: str) -> Fields | None:
+        value = self._values.get(field)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.wrong(field, "must be an object")
+        return Fields(value, self.name(field))
+
+    def pairs(self) -> list[tuple[str, Any]]:
+        return list(self._values.items())
+
+    def wrong(self, field: str, problem: str) -> errors.Refusal:
+        return errors.invalid(self.name(field), problem)
+
+    def refuse(self, field: str, what: str = "is not supported") -> errors.Refusal:
+        return errors.unsupported(self.name(field), what)
+
+
+def as_integer(value: Any) -> int | None:
+    """12, 12.0, "12", "12.0", true -> an int; None for anything else."""
+    if isinstance(value, (bool, int)):
+        return int(value)
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) and value.is_integer() else None
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        return int(value.partition(".")[0])
+    return None
+
+
+def as_number(value: Any) -> float | None:
+    """0.5, 1, "0.5", true -> a float; None for anything else, also for infinities."""
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value) else None
+    if not isinstance(value, (bool, int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
