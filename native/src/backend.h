@@ -56,12 +56,21 @@ struct Norm {
     const float *weight = nullptr, *bias = nullptr;  // [D]
 };
 
-enum class Activation { none, tanh, sigmoid, relu_squared };
+enum class Activation { none, tanh, sigmoid, relu_squared, silu };
 
-// y = act(W · mix), mix = xn + (prev − xn) ⊙ mu.
+// y = act(W · mix), mix = xn + (prev − xn) ⊙ (mu + delta).
 struct Product {
     const Matrix *w = nullptr;
     const float *mu = nullptr;  // [in]
+    float *y = nullptr;         // [rows, out]
+    Activation act = Activation::none;
+    const float *delta = nullptr;  // [rows, in], or null for none (version 6)
+};
+
+// y = act(W · x). All projections of one call have the same number of inputs.
+struct Projection {
+    const Matrix *w = nullptr;
+    const float *x = nullptr;   // [rows, in]
     float *y = nullptr;         // [rows, out]
     Activation act = Activation::none;
 };
@@ -72,6 +81,7 @@ struct Shift {
     const float *x = nullptr;  // [rows, D]
     Norm norm;
     int64_t shift = 0;         // offset in the state
+    bool keep = false;         // leave the state as it is: another operation takes the same shift
 };
 
 // The time mixing of version 7 between its input products and its output matrix; head h of H owns the
@@ -87,6 +97,30 @@ struct Wkv7 {
     float *v_first = nullptr;                               // [rows, D]; written by layer 0, read by the others
     int64_t wkv = 0;                                        // offset of S [H][value][key] in the state
     float *y = nullptr;                                     // [rows, D]: GroupNorm(S·r) + bonus, times g
+};
+
+// The time mixing of versions 5 and 6 between its input products and its output matrix, local to a head.
+// Equations in arch/v5.cpp and arch/v6.cpp.
+struct Wkv6 {
+    int64_t heads = 0, head_size = 0;
+    const float *r = nullptr, *k = nullptr, *v = nullptr;  // [rows, A]
+    const float *g = nullptr;                               // [rows, A], or null
+    const float *zw = nullptr;                              // [rows, rank], version 6
+    const Matrix *w2 = nullptr;                             // [A, rank], version 6
+    const float *decay = nullptr;  // [A]: time_decay in version 6, W itself in version 5
+    const float *bonus = nullptr;  // [A]: U
+    Norm ln_x;                     // per head, eps 64e-5
+    int64_t wkv = 0;               // offset of s [H][key][value] in the state
+    float *y = nullptr;            // [rows, A]: GroupNorm(y) ⊙ g
+};
+
+// The time mixing of version 4, local to a channel. Equations in arch/v4.cpp.
+struct Wkv4 {
+    int64_t width = 0;  // A
+    const float *r = nullptr, *k = nullptr, *v = nullptr;      // [rows, A]
+    const float *decay = nullptr, *first = nullptr;            // [A]
+    int64_t aa = 0, bb = 0, pp = 0;                            // offsets in the state, [A] each
+    float *y = nullptr;                                        // [rows, A]: r ⊙ wkv
 };
 
 class Backend {
@@ -113,9 +147,13 @@ public:
     virtual void embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) = 0;
     virtual void shift_linear(const Shift &shift, std::span<const Product> products,
                               const Batch &batch) = 0;
+    virtual void linear(std::span<const Projection> projections, const Batch &batch) = 0;
+    virtual void wkv4(const Wkv4 &op, const Batch &batch) = 0;
+    virtual void wkv6(const Wkv6 &op, const Batch &batch) = 0;
     virtual void wkv7(const Wkv7 &op, const Batch &batch) = 0;
-    // x += W · y
-    virtual void linear_add(float *x, const Matrix &w, const float *y, const Batch &batch) = 0;
+    // x += gate ⊙ (W · y); gate [rows, out], or null for ones.
+    virtual void linear_add(float *x, const Matrix &w, const float *y, const Batch &batch,
+                            const float *gate = nullptr) = 0;
     // logits[i] = W · LayerNorm(x[logit_rows[i]]); logits is host memory [logit_rows, vocab].
     virtual void head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
                       const Batch &batch) = 0;

@@ -1,38 +1,56 @@
 #include "model.h"
 
+#include "arch/v4.h"
+#include "arch/v5.h"
+#include "arch/v6.h"
 #include "arch/v7.h"
 #include "error.h"
 #include "strategy.h"
 #include "tensor_table.h"
 
+#include <algorithm>
 #include <cstring>
+#include <variant>
 
 namespace rwkv {
 
+struct Model::Architecture {
+    std::variant<v4::Weights, v5::Weights, v6::Weights, v7::Weights> weights;
+};
+
 namespace {
 
-// Which generation the names belong to; only version 7 is run by this build.
-void refuse_unless_v7(const TensorTable &table) {
+// Forms that would load as something else and give wrong output.
+void refuse_lookalikes(const TensorTable &table) {
     const auto has = [&table](const char *name) { return table.has(std::string("blocks.0.") + name); };
     const char *found = nullptr;
     if (has("qkv.qq.weight") && has("ffn.s_emb.weight")) found = "RWKV-7b (DeepEmbed and DEA)";
     else if (has("ffn.enn.weight") || has("qkv.kk.weight")) found = "RWKV-8 (research)";
     else if (has("ffn.s_emb.weight")) found = "RWKV-7a (DeepEmbed)";
-    else if (v7::recognise(table)) return;
-    else if (has("att.time_maa_x")) found = "RWKV-6";
-    else if (has("att.ln_x.weight")) found = "RWKV-5";
-    else if (has("att.time_mix_k")) found = "RWKV-4";
+    else if (has("rosa.x_q") || has("rosa.rosa_qkv.emb")) found = "ROSA (research)";
+    else if (has("att.time_maa_rkvw_w1") || has("att.gate_w1")) found = "RWKV-6 (experimental)";
+    else if (has("att.time_mix")) found = "RWKV-2";
     if (found) {
         throw unsupported(std::string("this is an ") + found +
-                          " checkpoint; this version runs RWKV-7 (x070) checkpoints");
+                          " checkpoint; this version runs RWKV 4, 5, 6 and 7 (x070)");
     }
-    throw invalid("these are not the tensors of an RWKV checkpoint: blocks.0.att.r_k is missing");
 }
 
-void refuse_untaken(const TensorTable &table) {
+std::variant<v4::Weights, v5::Weights, v6::Weights, v7::Weights> load_weights(WeightReader &reader,
+                                                                               StateLayout &state) {
+    const TensorTable &table = reader.table();
+    if (v7::recognise(table)) return v7::load(reader, state);
+    if (v6::recognise(table)) return v6::load(reader, state);
+    if (v5::recognise(table)) return v5::load(reader, state);
+    if (v4::recognise(table)) return v4::load(reader, state);
+    throw invalid("these are not the tensors of an RWKV checkpoint: block 0 has none of att.r_k, "
+                  "att.time_maa_x, att.time_mix_k");
+}
+
+void refuse_untaken(const TensorTable &table, const std::string &version) {
     const std::vector<std::string> names = table.untaken();
     if (names.empty()) return;
-    std::string text = "the checkpoint holds tensors that RWKV-7 does not have:";
+    std::string text = "the checkpoint holds tensors that RWKV-" + version + " does not have:";
     for (size_t i = 0; i < names.size() && i < 8; ++i) text += (i ? ", " : " ") + names[i];
     if (names.size() > 8) text += " and " + std::to_string(names.size() - 8) + " more";
     throw invalid(text);
@@ -71,90 +89,99 @@ void refuse_not_finite(const Tensor &t) {
     if (found) throw invalid("the tensor " + t.name + " holds a NaN or an infinity");
 }
 
-// Bytes that one decoded token reads, and the elements of all matrices it is multiplied with.
-struct Reads {
-    int64_t bytes = 0, elements = 0;
-};
-
-Reads count_reads(const v7::Weights &w) {
-    Reads reads;
-    const auto add = [&reads](const Matrix &m) {
-        reads.bytes += static_cast<int64_t>(m.bytes);
-        reads.elements += m.out * m.in;
-    };
-    add(w.head);
-    size_t vectors = w.vectors.count;
-    for (const v7::Layer &l : w.layers) {
-        for (const Matrix *m : {&l.receptance, &l.key, &l.value, &l.output, &l.w1, &l.w2, &l.a1, &l.a2,
-                                &l.v1, &l.v2, &l.g1, &l.g2, &l.ffn_key, &l.ffn_value}) {
-            add(*m);
+// The tuned state of layer i, [H][value][key] in every version, as the version's own state has it.
+std::vector<float> tuned_state(TensorTable &table, int64_t layer, const Dimensions &s, bool key_first) {
+    const std::string name = block(layer, "att.time_state");
+    const int64_t N = s.head_size;
+    const std::vector<float> file = table.vector(name, s.heads * N * N);
+    if (!key_first) return file;
+    std::vector<float> state(file.size());
+    for (int64_t h = 0; h < s.heads; ++h) {
+        for (int64_t i = 0; i < N; ++i) {
+            for (int64_t j = 0; j < N; ++j) {
+                state[static_cast<size_t>((h * N + j) * N + i)] =
+                    file[static_cast<size_t>((h * N + i) * N + j)];
+            }
         }
-        vectors += l.vectors.count;
     }
-    reads.bytes += static_cast<int64_t>(vectors * sizeof(float));
-    return reads;
+    return state;
+}
+
+// Operations of the recurrence per token, one per addition or multiplication. Version 7: S·κ 2, decay 1,
+// two rank-one updates 4, S·r 2 and a sum, per element of the state. Versions 5 and 6: 6. Version 4: 20
+// per channel.
+int64_t recurrence_flops(const std::string &version, const Dimensions &s) {
+    const int64_t elements = s.layers * s.attention * s.head_size;
+    if (version == "4") return 20 * s.layers * s.attention;
+    return (version == "7" ? 10 : 6) * elements;
+}
+
+// The version's own forward, which the member of that name would hide.
+template <class Weights>
+void run(Backend &backend, const Weights &weights, const Batch &batch, float *scratch, float *logits) {
+    forward(backend, weights, batch, scratch, logits);
 }
 
 }  // namespace
 
+Model::Model() = default;
 Model::~Model() = default;
 
 std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::string &strategy,
                                    int threads, LoadProgress &progress) {
     TensorTable table(std::move(tensors));
-    refuse_unless_v7(table);
+    refuse_lookalikes(table);
     const Strategy chosen = parse_strategy(strategy, table.main_dtype());
-    const v7::Shape shape = v7::measure(table);
 
     uint64_t total = 0;
     int64_t parameters = 0;
     for (const Tensor &t : table.all()) {
         if (t.shape.size() >= 2) total += static_cast<uint64_t>(t.count()) * size_of(t.dtype);
-        parameters += t.count();
+        if (!t.name.ends_with("att.time_state")) parameters += t.count();
     }
     progress.total = total;
 
     std::shared_ptr<Model> model(new Model);
     model->backend_ = open_backend(chosen.device, threads);
     Backend &backend = *model->backend_;
+    WeightReader reader(backend, table, chosen.compute, [&](const Tensor &t) {
+        refuse_not_finite(t);
+        progress.done += static_cast<uint64_t>(t.count()) * size_of(t.dtype);
+        if (progress.cancel) throw Error(RWKV_STOPPED, "the load was cancelled");
+    });
+    model->architecture_ =
+        std::make_unique<Architecture>(Architecture{load_weights(reader, model->state_)});
+    const auto &weights = model->architecture_->weights;
+    const Dimensions &s = std::visit([](const auto &w) -> const Dimensions & { return w.size; }, weights);
 
-    // A tuned state may be merged into the checkpoint: [H][value][key] per layer, as S itself.
-    model->initial_.assign(static_cast<size_t>(shape.state_size()), 0.0f);
-    for (int64_t i = 0; i < shape.layers; ++i) {
-        const std::string name = "blocks." + std::to_string(i) + ".att.time_state";
-        if (!table.has(name)) continue;
-        const std::vector<float> s = table.vector(name, shape.wkv_size());
-        std::copy(s.begin(), s.end(), model->initial_.begin() + shape.wkv(i));
-        parameters -= shape.wkv_size();
+    ModelInfo &info = model->info_;
+    const char *const versions[] = {"4", "5", "6.0", "7"};
+    info.version = versions[weights.index()];
+    if (const auto *v5 = std::get_if<v5::Weights>(&weights)) info.version = v5->version;
+
+    model->initial_.assign(static_cast<size_t>(model->state_.size), 0.0f);
+    for (const StatePart &part : model->state_.parts) {
+        std::fill_n(model->initial_.begin() + part.offset, part.count, part.initial);
+        for (int64_t i = 0; part.name == "wkv" && i < s.layers; ++i) {
+            if (!table.has(block(i, "att.time_state"))) continue;
+            const std::vector<float> tuned = tuned_state(table, i, s, info.version != "7");
+            std::copy(tuned.begin(), tuned.end(), model->initial_.begin() + part.at(i));
+        }
     }
-
-    model->v7_ = std::make_unique<v7::Weights>(
-        v7::load(backend, table, chosen.compute, [&](const Tensor &t) {
-            refuse_not_finite(t);
-            progress.done += static_cast<uint64_t>(t.count()) * size_of(t.dtype);
-            if (progress.cancel) throw Error(RWKV_STOPPED, "the load was cancelled");
-        }));
-    refuse_untaken(table);
+    refuse_untaken(table, info.version);
     progress.done = total;
 
-    const int64_t L = shape.layers, D = shape.width, H = shape.heads, N = shape.head_size;
-    model->state_parts_ = {{"att_x", {L, D}, shape.att_x(0), L * D},
-                           {"ffn_x", {L, D}, shape.ffn_x(0), L * D},
-                           {"wkv", {L, H, N, N}, shape.wkv(0), L * shape.wkv_size()}};
-    ModelInfo &info = model->info_;
-    info.version = "7";
     info.strategy = chosen.text();
     info.file_dtype = name_of(table.main_dtype());
     info.isa = backend.isa();
-    info.layers = L, info.width = D, info.heads = H, info.head_size = N;
-    info.ffn = shape.ffn, info.vocab = shape.vocab;
+    info.layers = s.layers, info.width = s.width, info.heads = s.heads, info.head_size = s.head_size;
+    info.ffn = s.ffn, info.vocab = s.vocab;
     info.threads = backend.threads();
     info.parameters = parameters;
-    const Reads reads = count_reads(*model->v7_);
-    info.token_bytes = reads.bytes;
-    info.weight_bytes = reads.bytes + static_cast<int64_t>(model->v7_->emb.bytes);
-    // Recurrence: S·κ 2, decay 1, two rank-one updates 4, S·r 2, and one addition per element of S.
-    info.token_flops = 2 * reads.elements + 10 * L * N * D;
+    info.token_bytes = reader.bytes();
+    const Matrix &emb = std::visit([](const auto &w) -> const Matrix & { return w.emb; }, weights);
+    info.weight_bytes = reader.bytes() + static_cast<int64_t>(emb.bytes);
+    info.token_flops = 2 * reader.elements() + recurrence_flops(info.version, s);
     return model;
 }
 
@@ -174,9 +201,13 @@ void Model::reset_state(float *state) const {
 
 void Model::forward(const Batch &batch, float *logits) {
     const std::lock_guard<std::mutex> turn(turn_);
-    const size_t wanted = static_cast<size_t>(v7_->shape.scratch_size(batch.rows()));
-    if (scratch_.count < wanted) scratch_ = backend_->floats(wanted);
-    v7::forward(*backend_, *v7_, batch, scratch_.data, logits);
+    std::visit(
+        [&](const auto &weights) {
+            const size_t wanted = static_cast<size_t>(scratch_size(weights, batch.rows()));
+            if (scratch_.count < wanted) scratch_ = backend_->floats(wanted);
+            run(*backend_, weights, batch, scratch_.data, logits);
+        },
+        architecture_->weights);
 }
 
 }  // namespace rwkv

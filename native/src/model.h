@@ -3,6 +3,7 @@
 #pragma once
 
 #include "backend.h"
+#include "state_layout.h"
 
 #include <atomic>
 #include <memory>
@@ -11,17 +12,6 @@
 #include <vector>
 
 namespace rwkv {
-
-namespace v7 {
-struct Weights;
-}
-
-// One named array of a sequence's state; `offset` counts floats from the start of the state.
-struct StatePart {
-    std::string name;
-    std::vector<int64_t> shape;
-    int64_t offset = 0, count = 0;
-};
 
 struct ModelInfo {
     std::string version, strategy, file_dtype, isa;
@@ -43,7 +33,7 @@ public:
     ~Model();
 
     const ModelInfo &info() const { return info_; }
-    const std::vector<StatePart> &state_parts() const { return state_parts_; }
+    const std::vector<StatePart> &state_parts() const { return state_.parts; }
     size_t state_floats() const;  // floats of one state
 
     // A state at its initial values.
@@ -56,15 +46,16 @@ public:
     void forward(const Batch &batch, float *logits);
 
 private:
-    Model() = default;
+    struct Architecture;  // the weights of one version
+    Model();
 
     ModelInfo info_;
-    std::vector<StatePart> state_parts_;
+    StateLayout state_;
     std::shared_ptr<Backend> backend_;
-    std::unique_ptr<v7::Weights> v7_;
+    std::unique_ptr<Architecture> architecture_;
     std::mutex turn_;
     Buffer scratch_;             // activations of the largest step so far
-    std::vector<float> initial_;  // of a state: zero, or the tuned state merged into the checkpoint
+    std::vector<float> initial_;  // state: its parts' values, or the tuned state of the checkpoint
 };
 
 }  // namespace rwkv

@@ -59,6 +59,15 @@ const Tensor &TensorTable::matrix(const std::string &name, int64_t rows, int64_t
     return tensor;
 }
 
+const Tensor &TensorTable::tensor(const std::string &name, const std::vector<int64_t> &shape) {
+    const Tensor &found = take(name);
+    if (found.shape != shape) {
+        throw invalid("the tensor " + name + " has the shape " + shape_text(found.shape) +
+                      ", expected " + shape_text(shape));
+    }
+    return found;
+}
+
 std::vector<float> TensorTable::vector(const std::string &name, int64_t count) {
     const Tensor &tensor = take(name);
     if (tensor.count() != count) {

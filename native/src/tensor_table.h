@@ -20,6 +20,8 @@ public:
     const Tensor &peek(const std::string &name) const;
     // A matrix [rows, columns] (leading dimensions of 1 are dropped); marks it as taken.
     const Tensor &matrix(const std::string &name, int64_t rows, int64_t columns);
+    // A tensor of exactly this shape; marks it as taken.
+    const Tensor &tensor(const std::string &name, const std::vector<int64_t> &shape);
     // A vector of `count` elements in any shape, as floats; marks it as taken.
     std::vector<float> vector(const std::string &name, int64_t count);
     // Marks as taken without reading, if present.

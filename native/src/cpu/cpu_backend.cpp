@@ -130,6 +130,7 @@ void CpuBackend::run_piece(const Piece &piece, const float *x, int64_t stride) {
     task.stride_y = work.stride_y;
     task.act = work.act;
     task.add = work.add;
+    task.gate = work.gate ? work.gate + piece.row * work.stride_y : nullptr;
     kernels_.linear(&task);
 }
 
@@ -190,14 +191,15 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
     const int64_t rows = batch.rows();
     if (products.empty() || rows == 0) return;
     const int64_t D = products.front().w->in;
-    // Slot 0 holds xn; every distinct (mu, compute) gets one of its own.
+    // Slot 0 holds xn; every distinct (mu, delta, compute) gets one of its own.
     std::vector<const Product *> &mixes = mixes_;
     mixes.assign(1, nullptr);
     work_.clear();
     for (const Product &p : products) {
         size_t slot = 1;
         while (slot < mixes.size() &&
-               (mixes[slot]->mu != p.mu || mixes[slot]->w->compute != p.w->compute))
+               (mixes[slot]->mu != p.mu || mixes[slot]->delta != p.delta ||
+                mixes[slot]->w->compute != p.w->compute))
             ++slot;
         if (slot == mixes.size()) mixes.push_back(&p);
         work_.push_back({panels_of(*p.w), static_cast<int>(slot), p.y, p.w->out,
@@ -226,10 +228,12 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
                     prev = to;
                 }
             }
-            kernels_.mix(to, area(0, row), prev, p.mu, D, static_cast<Type>(p.w->compute));
+            kernels_.mix(to, area(0, row), prev, p.mu, p.delta ? p.delta + row * D : nullptr, D,
+                         static_cast<Type>(p.w->compute));
         }
     };
     const auto store = [&](auto area) {
+        if (shift.keep) return;
         for (const Span &span : batch.spans)
             if (span.rows > 0)
                 std::memcpy(span.state + shift.shift, area(0, span.first + span.rows - 1),
@@ -238,25 +242,112 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
     multiply(static_cast<int>(mixes.size()), D, rows, fill, store);
 }
 
-void CpuBackend::wkv7(const Wkv7 &op, const Batch &batch) {
-    const int64_t rows = batch.rows(), H = op.heads, N = op.head_size, D = H * N;
-    if (rows == 0) return;
-    row_states_.assign(static_cast<size_t>(rows), nullptr);
-    for (const Span &span : batch.spans)
-        std::fill_n(row_states_.begin() + span.first, span.rows, span.state + op.wkv);
+void CpuBackend::linear(std::span<const Projection> projections, const Batch &batch) {
+    if (projections.empty()) return;
+    inputs_.clear();
+    work_.clear();
+    for (const Projection &p : projections) {
+        size_t slot = 0;
+        while (slot < inputs_.size() &&
+               (inputs_[slot]->x != p.x || inputs_[slot]->w->compute != p.w->compute))
+            ++slot;
+        if (slot == inputs_.size()) inputs_.push_back(&p);
+        work_.push_back({panels_of(*p.w), static_cast<int>(slot), p.y, p.w->out,
+                         static_cast<Act>(p.act), false});
+    }
+    const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
+        const Projection &p = *inputs_[static_cast<size_t>(slot)];
+        for (int64_t row = first; row < last; ++row)
+            kernels_.round(area(slot, row), p.x + row * p.w->in, p.w->in,
+                           static_cast<Type>(p.w->compute));
+    };
+    multiply(static_cast<int>(inputs_.size()), projections.front().w->in, batch.rows(), fill,
+             [](auto) {});
+}
 
-    // Enough groups of spans to keep all threads busy, no more: a group's rows share one reading of
-    // the low-rank weights.
-    const int64_t spans = static_cast<int64_t>(batch.spans.size());
-    const int64_t wanted = std::clamp<int64_t>((4 * threads() + H - 1) / H, 1, spans);
+// Cuts the rows into groups of whole spans, so that `tasks` tasks per group keep all threads busy, and no
+// more: a group's rows share one reading of the low-rank weights.
+void CpuBackend::group_spans(const Batch &batch, int64_t tasks) {
+    const int64_t rows = batch.rows(), spans = static_cast<int64_t>(batch.spans.size());
+    const int64_t wanted = std::clamp<int64_t>((4 * threads() + tasks - 1) / tasks, 1, spans);
     const int64_t target = (rows + wanted - 1) / wanted;
     groups_.assign(1, 0);
     for (const Span &span : batch.spans) {
         const int64_t end = span.first + span.rows;
         if (end - groups_.back() >= target && end < rows) groups_.push_back(end);
     }
-    const int64_t groups = static_cast<int64_t>(groups_.size());
     groups_.push_back(rows);
+}
+
+void CpuBackend::wkv4(const Wkv4 &op, const Batch &batch) {
+    constexpr int64_t kChannels = 256;  // of one task: about 2 us per row
+    const int64_t rows = batch.rows(), A = op.width;
+    if (rows == 0) return;
+    const size_t n = static_cast<size_t>(rows);
+    row_states_.assign(3 * n, nullptr);
+    for (const Span &span : batch.spans) {
+        const auto at = row_states_.begin() + span.first;
+        std::fill_n(at, span.rows, span.state + op.aa);
+        std::fill_n(at + rows, span.rows, span.state + op.bb);
+        std::fill_n(at + 2 * rows, span.rows, span.state + op.pp);
+    }
+    const int64_t chunks = (A + kChannels - 1) / kChannels;
+    group_spans(batch, chunks);
+    const int64_t groups = static_cast<int64_t>(groups_.size()) - 1;
+    pool_.run(chunks * groups, [&](int64_t i, int) {
+        const int64_t channel = i / groups * kChannels;
+        const int64_t first = groups_[static_cast<size_t>(i % groups)], at = first * A + channel;
+        Wkv4Task task;
+        task.channel = channel;
+        task.channels = std::min(kChannels, A - channel);
+        task.width = A;
+        task.rows = groups_[static_cast<size_t>(i % groups + 1)] - first;
+        task.r = op.r + at, task.k = op.k + at, task.v = op.v + at, task.y = op.y + at;
+        task.decay = op.decay + channel, task.first = op.first + channel;
+        task.aa = row_states_.data() + first;
+        task.bb = task.aa + rows, task.pp = task.bb + rows;
+        kernels_.wkv4(&task);
+    });
+}
+
+void CpuBackend::wkv6(const Wkv6 &op, const Batch &batch) {
+    const int64_t rows = batch.rows(), H = op.heads, N = op.head_size, A = H * N;
+    if (rows == 0) return;
+    row_states_.assign(static_cast<size_t>(rows), nullptr);
+    for (const Span &span : batch.spans)
+        std::fill_n(row_states_.begin() + span.first, span.rows, span.state + op.wkv);
+    group_spans(batch, H);
+    const int64_t groups = static_cast<int64_t>(groups_.size()) - 1;
+    for (Worker &worker : workers_)
+        worker.scratch.reserve(wkv6_scratch(N, op.w2 ? op.w2->in : 0));
+    pool_.run(H * groups, [&](int64_t i, int thread) {
+        const int64_t h = i / groups, channel = h * N;
+        const int64_t first = groups_[static_cast<size_t>(i % groups)], at = first * A + channel;
+        Wkv6Task task;
+        task.head = h;
+        task.head_size = N;
+        task.width = A;
+        task.rows = groups_[static_cast<size_t>(i % groups + 1)] - first;
+        task.r = op.r + at, task.k = op.k + at, task.v = op.v + at, task.y = op.y + at;
+        task.g = op.g ? op.g + at : nullptr;
+        task.w2 = op.w2 ? panels_of(*op.w2) : Panels{};
+        task.zw = op.w2 ? op.zw + first * op.w2->in : nullptr;
+        task.decay = op.decay + channel, task.bonus = op.bonus + channel;
+        task.ln_weight = op.ln_x.weight + channel, task.ln_bias = op.ln_x.bias + channel;
+        task.state = row_states_.data() + first;
+        task.scratch = workers_[static_cast<size_t>(thread)].scratch.data();
+        kernels_.wkv6(&task);
+    });
+}
+
+void CpuBackend::wkv7(const Wkv7 &op, const Batch &batch) {
+    const int64_t rows = batch.rows(), H = op.heads, N = op.head_size, D = H * N;
+    if (rows == 0) return;
+    row_states_.assign(static_cast<size_t>(rows), nullptr);
+    for (const Span &span : batch.spans)
+        std::fill_n(row_states_.begin() + span.first, span.rows, span.state + op.wkv);
+    group_spans(batch, H);
+    const int64_t groups = static_cast<int64_t>(groups_.size()) - 1;
 
     int64_t rank = 0;
     for (const Matrix *w : {op.w2, op.a2, op.v2, op.g2})
@@ -292,8 +383,9 @@ void CpuBackend::wkv7(const Wkv7 &op, const Batch &batch) {
     });
 }
 
-void CpuBackend::linear_add(float *x, const Matrix &w, const float *y, const Batch &batch) {
-    work_.assign(1, {panels_of(w), 0, x, w.out, kNone, true});
+void CpuBackend::linear_add(float *x, const Matrix &w, const float *y, const Batch &batch,
+                            const float *gate) {
+    work_.assign(1, {panels_of(w), 0, x, w.out, kNone, true, gate});
     const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
         for (int64_t row = first; row < last; ++row)
             kernels_.round(area(slot, row), y + row * w.in, w.in, static_cast<Type>(w.compute));

@@ -45,8 +45,12 @@ public:
     void embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) override;
     void shift_linear(const Shift &shift, std::span<const Product> products,
                       const Batch &batch) override;
+    void linear(std::span<const Projection> projections, const Batch &batch) override;
+    void wkv4(const Wkv4 &op, const Batch &batch) override;
+    void wkv6(const Wkv6 &op, const Batch &batch) override;
     void wkv7(const Wkv7 &op, const Batch &batch) override;
-    void linear_add(float *x, const Matrix &w, const float *y, const Batch &batch) override;
+    void linear_add(float *x, const Matrix &w, const float *y, const Batch &batch,
+                    const float *gate) override;
     void head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
               const Batch &batch) override;
     uint64_t barriers() const override { return pool_.barriers(); }
@@ -60,6 +64,7 @@ private:
         int64_t stride_y;
         Act act;
         bool add;
+        const float *gate = nullptr;
     };
     // One task: some panels of one product for some of the rows.
     struct Piece {
@@ -76,6 +81,7 @@ private:
     void multiply(int slots, int64_t in, int64_t rows, Fill fill, Store store);
     void plan(int64_t rows);
     void run_piece(const Piece &piece, const float *x, int64_t stride);
+    void group_spans(const Batch &batch, int64_t tasks);
 
     const Kernels &kernels_;
     Pool pool_;
@@ -85,7 +91,8 @@ private:
     // Of the operation in progress.
     std::vector<Work> work_;
     std::vector<Piece> pieces_;
-    std::vector<const Product *> mixes_;  // [slots]: a product that wants this input
+    std::vector<const Product *> mixes_;     // [slots]: a product that wants this input
+    std::vector<const Projection *> inputs_;  // [slots]: the same for projections
     std::vector<const float *> prev_;   // [rows]: state of a span's first row, else null
     std::vector<float *> row_states_;   // [rows]
     std::vector<int64_t> groups_;       // row at which each group of spans starts, and the end

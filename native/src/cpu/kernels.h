@@ -21,7 +21,7 @@ constexpr int64_t kPanel = 16;
 constexpr int64_t stride_of(int64_t in) { return (in + 15) / 16 * 16 + 16; }
 
 enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2 };                       // as DType
-enum Act : int32_t { kNone = 0, kTanh = 1, kSigmoid = 2, kReluSquared = 3 };  // as Activation
+enum Act : int32_t { kNone = 0, kTanh = 1, kSigmoid = 2, kReluSquared = 3, kSilu = 4 };  // as Activation
 
 // A packed matrix.
 struct Panels {
@@ -30,7 +30,7 @@ struct Panels {
     Type stored, compute;
 };
 
-// y[row][o] = act(Σ_k W[o][k] x[row][k]) (+ y[row][o] if add) for the outputs o of the panels
+// y[row][o] = act(Σ_k W[o][k] x[row][k]) (⊙ gate[row][o] if given) (+ y[row][o] if add) for the outputs o of the panels
 // [panel, panel + panels), o < out. x is rounded and padded with zeros to an even number of inputs.
 struct LinearTask {
     Panels w;
@@ -41,6 +41,28 @@ struct LinearTask {
     int64_t stride_y;
     Act act;
     bool add;
+    const float *gate;  // laid out as y, or null
+};
+
+// The recurrence of version 4 for `rows` rows of `channels` channels; see wkv4.inl. All pointers but the
+// states point at the first of the channels.
+struct Wkv4Task {
+    int64_t channel, channels, width, rows;
+    const float *r, *k, *v, *decay, *first;
+    float *const *aa, *const *bb, *const *pp;  // [rows]: [A] of the row's sequence
+    float *y;
+};
+
+// The time mixing of one head of versions 5 and 6 for `rows` rows; see wkv6.inl. Pointers as below.
+struct Wkv6Task {
+    int64_t head, head_size, width, rows;
+    const float *r, *k, *v, *g;  // g may be null
+    const float *zw;
+    Panels w2;                   // w2.data null in version 5
+    const float *decay, *bonus, *ln_weight, *ln_bias;
+    float *y;
+    float *const *state;         // [rows]: s [H][key][value] of the row's sequence
+    float *scratch;              // wkv6_scratch(...) floats
 };
 
 // The time mixing of one head of version 7 for `rows` rows; see wkv7.inl. Pointers [rows, D] and [D]
@@ -64,17 +86,26 @@ constexpr int64_t wkv7_scratch(int64_t head_size, int64_t largest_rank) {
            16 * padded + padded * padded;
 }
 
+constexpr int64_t wkv6_scratch(int64_t head_size, int64_t rank) {
+    const int64_t padded = (head_size + 15) / 16 * 16;
+    return kWkv7Rows * stride_of(rank) + kWkv7Rows * (padded + 2 * kPanel) + 3 * padded;
+}
+
 struct Kernels {
     const char *name;
     int32_t lanes;  // fp32 numbers in a vector
 
     void (*linear)(const LinearTask *task);
+    void (*wkv4)(const Wkv4Task *task);
+    void (*wkv6)(const Wkv6Task *task);
     void (*wkv7)(const Wkv7Task *task);
     // y = (x − mean) / sqrt(var + eps) ⊙ weight + bias, over n values; y may be x.
     void (*layer_norm)(float *y, const float *x, const float *weight, const float *bias, int64_t n,
                        float eps);
-    // y = round(xn + (prev − xn) ⊙ mu), padded with zeros to a multiple of 16 values.
-    void (*mix)(float *y, const float *xn, const float *prev, const float *mu, int64_t n, Type compute);
+    // y = round(xn + (prev − xn) ⊙ (mu + delta)), padded with zeros to a multiple of 16 values; delta
+    // may be null.
+    void (*mix)(float *y, const float *xn, const float *prev, const float *mu, const float *delta,
+                int64_t n, Type compute);
     // y = round(x), padded likewise.
     void (*round)(float *y, const float *x, int64_t n, Type compute);
     // y = x widened from f16 or bf16.

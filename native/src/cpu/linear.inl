@@ -108,9 +108,11 @@ const Block kSingleBlocks[3][kMaxRows] = {RWKV_ROWS(StoredF32, 1), RWKV_ROWS(Sto
 RWKV_INLINE void finish(const LinearTask &task, const float *tile, int64_t width, int64_t n,
                         int64_t row, int64_t rows, int64_t output) {
     for (int64_t m = 0; m < rows; ++m) {
-        float *y = task.y + (row + m) * task.stride_y + output;
+        const int64_t at = (row + m) * task.stride_y + output;
+        float *y = task.y + at;
         for (int64_t i = 0; i < n; i += V) {
             F v = activate(load(tile + m * width + i), task.act);
+            if (task.gate) v *= load_upto(task.gate + at + i, n - i);
             if (task.add) v += load_upto(y + i, n - i);
             store_upto(y + i, v, n - i);
         }

@@ -59,6 +59,7 @@ RWKV_INLINE F activate(F x, Act act) {
         const F positive = at_least(x, F{});
         return positive * positive;
     }
+    case rwkv::cpu::kSilu: return x * sigmoid(x);
     default: return x;
     }
 }

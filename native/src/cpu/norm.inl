@@ -45,11 +45,14 @@ RWKV_INLINE void pad(float *y, int64_t n) {
     for (; n % 16 != 0; ++n) y[n] = 0;
 }
 
-void mix(float *y, const float *xn, const float *prev, const float *mu, int64_t n, Type compute) {
+void mix(float *y, const float *xn, const float *prev, const float *mu, const float *delta, int64_t n,
+         Type compute) {
     for (int64_t i = 0; i < n; i += V) {
         const int64_t left = n - i;
         const F a = load_upto(xn + i, left), b = load_upto(prev + i, left);
-        store_upto(y + i, round_to(fma(b - a, load_upto(mu + i, left), a), compute), left);
+        F weight = load_upto(mu + i, left);
+        if (delta) weight += load_upto(delta + i, left);
+        store_upto(y + i, round_to(fma(b - a, weight, a), compute), left);
     }
     pad(y, n);
 }

@@ -10,14 +10,11 @@
 // once; the recurrence then runs row by row. The head's S (16 KiB for N = 64) stays in the first level.
 #pragma once
 
-#include "cpu/linear.inl"
-#include "cpu/norm.inl"
+#include "cpu/low_rank.inl"
 
 namespace {
 
 using rwkv::cpu::kWkv7Rows;
-using rwkv::cpu::Panels;
-using rwkv::cpu::stride_of;
 using rwkv::cpu::Wkv7Task;
 
 // out = {Σ a, Σ b, Σ c, Σ d}
@@ -74,25 +71,6 @@ void step(float *S, float *y, const float *w, const float *nk, const float *b, c
         }
         sum4(y + i, d0, d1, d2, d3);
     }
-}
-
-// out[row][..] = W z for the panels that hold the head's channels; returns the first of them in row 0.
-const float *low_rank(float *out, int64_t stride_out, float *rounded, const Panels &w, const float *z,
-                      int64_t rows, int64_t channel, int64_t n) {
-    const int64_t stride = stride_of(w.in), panel = channel / kPanel;
-    for (int64_t m = 0; m < rows; ++m)
-        round_row(rounded + m * stride, z + m * w.in, w.in, w.compute);
-    LinearTask task = {};
-    task.w = w;
-    task.panel = panel;
-    task.panels = (channel + n + kPanel - 1) / kPanel - panel;
-    task.x = rounded;
-    task.stride_x = stride;
-    task.rows = rows;
-    task.y = out - panel * kPanel;
-    task.stride_y = stride_out;
-    linear(&task);
-    return out + (channel - panel * kPanel);
 }
 
 // Copies S between the state [n][n] and a padded square [..][stride].
