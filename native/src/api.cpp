@@ -30,6 +30,7 @@ struct rwkv_load {
 struct rwkv_state {
     std::shared_ptr<rwkv::Model> model;
     rwkv::Buffer buffer;
+    rwkv::TextCache cache;
 };
 
 struct rwkv_vocab {
@@ -170,6 +171,7 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
         if (r.state->model.get() != model) throw invalid("the state belongs to another model");
         request.state.resize(r.state->buffer.count);
         model->backend().download(request.state, r.state->buffer.data);
+        request.cache = r.state->cache;
     }
     return request;
 }
@@ -276,7 +278,7 @@ int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state, cons
         constexpr size_t chunk = 256;  // bounds the activations, as the engine's default does
         for (size_t at = 0; at < n; at += chunk) {
             const size_t rows = std::min(chunk, n - at);
-            const rwkv::Span span{0, static_cast<int32_t>(rows), state->buffer.data};
+            const rwkv::Span span{0, static_cast<int32_t>(rows), state->buffer.data, &state->cache};
             std::vector<int32_t> wanted;
             if (full) {
                 for (size_t i = 0; i < rows; ++i) wanted.push_back(static_cast<int32_t>(i));
@@ -299,7 +301,7 @@ int rwkv_state_new(rwkv_state **out, rwkv_model *model) {
     return guarded([&] {
         required(out, "out") = nullptr;
         auto &m = required(model, "model").model;
-        *out = new rwkv_state{m, m->new_state()};
+        *out = new rwkv_state{m, m->new_state(), {}};
     });
 }
 
@@ -308,7 +310,7 @@ int rwkv_state_clone(rwkv_state **out, const rwkv_state *state) {
         required(out, "out") = nullptr;
         const rwkv_state &from = required(state, "state");
         rwkv::Backend &backend = from.model->backend();
-        auto copy = std::make_unique<rwkv_state>(rwkv_state{from.model, backend.floats(from.buffer.count)});
+        auto copy = std::make_unique<rwkv_state>(rwkv_state{from.model, backend.floats(from.buffer.count), from.cache});
         backend.copy(copy->buffer.data, from.buffer.data, from.buffer.count);
         *out = copy.release();
     });

@@ -14,6 +14,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace rwkv {
 
@@ -36,10 +37,17 @@ struct Matrix {
     explicit operator bool() const { return data != nullptr; }
 };
 
+// The keys and values of a sequence's whole text, per layer [tokens][keys + values]. Only the attention
+// of version 7b keeps one; every other state has a fixed size.
+struct TextCache {
+    std::vector<std::vector<float>> layers;
+};
+
 // One sequence's share of a step: rows [first, first + rows) of the batch continue `state`.
 struct Span {
     int32_t first = 0, rows = 0;
     float *state = nullptr;
+    TextCache *cache = nullptr;
 };
 
 // One step: a decoding sequence brings one row, a prefilling one a chunk. Spans are in row order and
@@ -67,12 +75,14 @@ struct Product {
     const float *delta = nullptr;  // [rows, in], or null for none (version 6)
 };
 
-// y = act(W · x). All projections of one call have the same number of inputs.
+// y = act(W · x + bias) ⊙ gate. All projections of one call have the same number of inputs.
 struct Projection {
     const Matrix *w = nullptr;
     const float *x = nullptr;   // [rows, in]
     float *y = nullptr;         // [rows, out]
     Activation act = Activation::none;
+    const float *bias = nullptr;  // [out], added to the product, or null
+    const float *gate = nullptr;  // [rows, out], multiplies the sum, or null; may be y
 };
 
 // xn = LayerNorm(x), eps 1e-5; prev is xn of the previous row of the same sequence, at the first row of
@@ -148,6 +158,21 @@ public:
     virtual void shift_linear(const Shift &shift, std::span<const Product> products,
                               const Batch &batch) = 0;
     virtual void linear(std::span<const Projection> projections, const Batch &batch) = 0;
+    // u[row] = z[row] · E, E = (table[token] + e[row]) seen as [rank][rank]; e is [rows, rank²].
+    virtual void token_product(float *u, const float *z, const Matrix &table, const float *e,
+                               int64_t rank, const Batch &batch) = 0;
+    // y[row] = table[token]
+    virtual void lookup(float *y, const Matrix &table, const Batch &batch) = 0;
+    // y[row] *= table[token] + offset[row]
+    virtual void token_gate(float *y, const Matrix &table, const float *offset, const Batch &batch) = 0;
+    // y[row] = LayerNorm(y + (prev − y) ⊙ mu) over n values, eps 1e-5; prev is y of the row before, at the
+    // first row of a span the n floats at state + shift, which then get the last row's y.
+    virtual void shift_norm(float *y, const float *mu, const Norm &norm, int64_t n, int64_t shift,
+                            const Batch &batch) = 0;
+    // Appends k and v of every row to its span's cache and adds Σ softmax(64 tanh(q·k / 1024)) v over the
+    // row and all before it to x [rows, values]. q and k are [rows, keys].
+    virtual void attend(float *x, const float *q, const float *k, const float *v, int64_t keys,
+                        int64_t values, int64_t layer, const Batch &batch) = 0;
     virtual void wkv4(const Wkv4 &op, const Batch &batch) = 0;
     virtual void wkv6(const Wkv6 &op, const Batch &batch) = 0;
     virtual void wkv7(const Wkv7 &op, const Batch &batch) = 0;

@@ -175,7 +175,8 @@ void Engine::Core::plan() {
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
         spans.push_back({static_cast<int32_t>(tokens.size()), rows,
-                         states[static_cast<size_t>(sequence->slot)].data});
+                         states[static_cast<size_t>(sequence->slot)].data,
+                         &sequence->request.cache});
         tokens.insert(tokens.end(), input.begin(), input.end());
         if (sequence->draws_after(rows)) {
             logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);

@@ -24,15 +24,13 @@ namespace {
 void refuse_lookalikes(const TensorTable &table) {
     const auto has = [&table](const char *name) { return table.has(std::string("blocks.0.") + name); };
     const char *found = nullptr;
-    if (has("qkv.qq.weight") && has("ffn.s_emb.weight")) found = "RWKV-7b (DeepEmbed and DEA)";
-    else if (has("ffn.enn.weight") || has("qkv.kk.weight")) found = "RWKV-8 (research)";
-    else if (has("ffn.s_emb.weight")) found = "RWKV-7a (DeepEmbed)";
+    if (has("qkv.kk.weight")) found = "RWKV-8 hybrid (research)";
     else if (has("rosa.x_q") || has("rosa.rosa_qkv.emb")) found = "ROSA (research)";
     else if (has("att.time_maa_rkvw_w1") || has("att.gate_w1")) found = "RWKV-6 (experimental)";
     else if (has("att.time_mix")) found = "RWKV-2";
     if (found) {
         throw unsupported(std::string("this is an ") + found +
-                          " checkpoint; this version runs RWKV 4, 5, 6 and 7 (x070)");
+                          " checkpoint; this version runs RWKV 4, 5, 6, 7 (with 7a and 7b) and 8-rc00");
     }
 }
 
@@ -113,7 +111,7 @@ std::vector<float> tuned_state(TensorTable &table, int64_t layer, const Dimensio
 int64_t recurrence_flops(const std::string &version, const Dimensions &s) {
     const int64_t elements = s.layers * s.attention * s.head_size;
     if (version == "4") return 20 * s.layers * s.attention;
-    return (version == "7" ? 10 : 6) * elements;
+    return (version < "7" ? 6 : 10) * elements;
 }
 
 // The version's own forward, which the member of that name would hide.
@@ -158,13 +156,15 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     const char *const versions[] = {"4", "5", "6.0", "7"};
     info.version = versions[weights.index()];
     if (const auto *v5 = std::get_if<v5::Weights>(&weights)) info.version = v5->version;
+    if (const auto *v7 = std::get_if<v7::Weights>(&weights)) info.version = v7->version;
+    const bool key_first = info.version[0] == '5' || info.version[0] == '6';
 
     model->initial_.assign(static_cast<size_t>(model->state_.size), 0.0f);
     for (const StatePart &part : model->state_.parts) {
         std::fill_n(model->initial_.begin() + part.offset, part.count, part.initial);
         for (int64_t i = 0; part.name == "wkv" && i < s.layers; ++i) {
             if (!table.has(block(i, "att.time_state"))) continue;
-            const std::vector<float> tuned = tuned_state(table, i, s, info.version != "7");
+            const std::vector<float> tuned = tuned_state(table, i, s, key_first);
             std::copy(tuned.begin(), tuned.end(), model->initial_.begin() + part.at(i));
         }
     }

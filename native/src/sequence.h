@@ -3,6 +3,7 @@
 // it. It knows neither its neighbours nor when it is its turn: that is the scheduler's business.
 #pragma once
 
+#include "backend.h"
 #include "output.h"
 #include "sampler.h"
 #include "vocab.h"
@@ -22,6 +23,7 @@ struct Request {
     std::vector<std::string> stops;
     std::vector<int32_t> stop_ids, end_ids;
     std::vector<float> state;  // empty: zero
+    TextCache cache;           // that belongs to the start state, or the sequence's own
 };
 
 // Throws Error (RWKV_INVALID) naming the field. Stop strings are checked by Output.

@@ -14,6 +14,9 @@
 //     x ← x + Wv·relu(Wk·mix_k)²
 //   logits = head·LN_out(x)
 //
+// Variants: 7a gates relu(...)² by DeepEmbed (deep_embed.h); 7b does so too and adds DEA (dea.h) to the
+// time mixing; 8-rc00 multiplies Wv·relu(...)² by enn[token].
+//
 // The low-rank pairs lie in the file as [in, rank] and [rank, out]; here both are [out, in] like all
 // other matrices.
 #include "arch/v7.h"
@@ -63,6 +66,15 @@ Weights load(WeightReader &reader, StateLayout &state) {
     w.ffn_x = state.parts[state.add("ffn_x", {L, D})];
     w.wkv = state.parts[state.add("wkv", {L, H, N, N})];
 
+    const bool deep_embed = table.has("blocks.0.ffn.s_emb.weight");
+    const bool dea = table.has("blocks.0.qkv.qq.weight"), enn = table.has("blocks.0.ffn.enn.weight");
+    w.version = dea ? "7b" : deep_embed ? "7a" : enn ? "8rc" : "7";
+    if (dea) {
+        w.q_x = state.parts[state.add("q_x", {L, Dea::keys})];
+        w.k_x = state.parts[state.add("k_x", {L, Dea::keys})];
+        w.v_x = state.parts[state.add("v_x", {L, D})];
+    }
+
     w.emb = reader.lookup("emb.weight", V, D);
     w.ln0 = reader.norm("blocks.0.ln0", D);
     for (int64_t i = 0; i < L; ++i) {
@@ -101,6 +113,9 @@ Weights load(WeightReader &reader, StateLayout &state) {
         l.output = reader.matrix(name("att.output.weight"), D, D);
         l.ffn_key = reader.matrix(name("ffn.key.weight"), F, D);
         l.ffn_value = reader.matrix(name("ffn.value.weight"), D, F);
+        if (deep_embed) l.deep_embed = DeepEmbed::load(reader, i, D, F, V);
+        if (dea) l.dea = Dea::load(reader, i, D, V);
+        if (enn) l.enn = reader.lookup(name("ffn.enn.weight"), V, D);
         w.layers.push_back(std::move(l));
     }
     w.ln_out = reader.norm("ln_out", D);
@@ -110,8 +125,14 @@ Weights load(WeightReader &reader, StateLayout &state) {
 }
 
 int64_t scratch_size(const Weights &weights, int64_t rows) {
-    return rows * (6 * weights.size.width + weights.rank_w + weights.rank_a + weights.rank_v +
-                   weights.rank_g + weights.size.ffn);
+    const Layer &l = weights.layers.front();
+    const int64_t D = weights.size.width;
+    int64_t floats = rows * (6 * D + weights.rank_w + weights.rank_a + weights.rank_v + weights.rank_g +
+                             weights.size.ffn);
+    if (l.deep_embed) floats += rows * D + DeepEmbed::scratch_size(rows);
+    if (l.dea) floats += Dea::scratch_size(rows, D);
+    if (l.enn) floats += rows * D;
+    return floats;
 }
 
 void forward(Backend &backend, const Weights &weights, const Batch &batch, float *scratch,
@@ -130,7 +151,14 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     float *zv = carve(weights.rank_v), *zg = carve(weights.rank_g);
     float *h = carve(s.ffn);          // [rows, F]
 
+    const Layer &front = weights.layers.front();
+    float *x0 = nullptr, *deep_embed = nullptr, *dea = nullptr, *enn = nullptr;
+    if (front.enn) enn = carve(s.width);
+    if (front.deep_embed) x0 = carve(s.width), deep_embed = scratch;
+    if (front.dea) dea = deep_embed + DeepEmbed::scratch_size(rows);
+
     backend.embed(x, weights.emb, weights.ln0, batch);
+    if (x0) backend.embed(x0, weights.emb, weights.ln0, batch);
     for (int64_t i = 0; i < s.layers; ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
 
@@ -144,7 +172,13 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
             {&l.v1, l.x_v, zv, Activation::none},  // not in layer 0
         };
         const size_t count = std::size(products) - (i == 0 ? 1 : 0);
+        if (l.dea) {
+            l.dea->prepare(backend, x, x0, dea, weights.q_x.at(i), weights.k_x.at(i),
+                           weights.v_x.at(i), batch);
+        }
         backend.shift_linear({x, l.ln1, weights.att_x.at(i)}, {products, count}, batch);
+
+        if (l.dea) l.dea->attend(backend, x, dea, i, s.width, batch);
 
         Wkv7 wkv;
         wkv.heads = s.heads;
@@ -162,9 +196,13 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         backend.wkv7(wkv, batch);
         backend.linear_add(x, l.output, y, batch);
 
-        const Product ffn{&l.ffn_key, l.ffn_x_k, h, Activation::relu_squared};
-        backend.shift_linear({x, l.ln2, weights.ffn_x.at(i)}, {&ffn, 1}, batch);
-        backend.linear_add(x, l.ffn_value, h, batch);
+        const Product ffn[] = {{&l.ffn_key, l.ffn_x_k, h, Activation::relu_squared},
+                               l.deep_embed ? l.deep_embed->product(deep_embed) : Product{}};
+        const size_t ffn_count = l.deep_embed ? 2 : 1;
+        backend.shift_linear({x, l.ln2, weights.ffn_x.at(i)}, {ffn, ffn_count}, batch);
+        if (l.deep_embed) l.deep_embed->apply(backend, h, x0, deep_embed, batch);
+        if (l.enn) backend.lookup(enn, l.enn, batch);
+        backend.linear_add(x, l.ffn_value, h, batch, enn);
     }
     if (!batch.logit_rows.empty()) {
         backend.head(logits, weights.head, weights.ln_out, x, batch);

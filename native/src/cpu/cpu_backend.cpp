@@ -58,17 +58,20 @@ Matrix CpuBackend::matrix(const Tensor &weights, DType compute, bool transposed)
 
 Matrix CpuBackend::table(const Tensor &rows) { return pack_table(rows, arena_, pool_); }
 
+void CpuBackend::table_row(float *to, const Matrix &table, int32_t token) {
+    const int64_t from = token * table.in;
+    if (table.stored == DType::f32)
+        copy(to, static_cast<const float *>(table.data) + from, static_cast<size_t>(table.in));
+    else
+        kernels_.widen(to, static_cast<const uint16_t *>(table.data) + from, table.in,
+                       static_cast<Type>(table.stored));
+}
+
 void CpuBackend::embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) {
     const int64_t D = table.in, rows = batch.rows();
     const auto embed_row = [&](int64_t row) {
         float *to = x + row * D;
-        const int64_t from = batch.tokens[static_cast<size_t>(row)] * D;
-        if (table.stored == DType::f32)
-            std::memcpy(to, static_cast<const float *>(table.data) + from,
-                        static_cast<size_t>(D) * sizeof(float));
-        else
-            kernels_.widen(to, static_cast<const uint16_t *>(table.data) + from, D,
-                           static_cast<Type>(table.stored));
+        table_row(to, table, batch.tokens[static_cast<size_t>(row)]);
         kernels_.layer_norm(to, to, ln0.weight, ln0.bias, D, 1e-5f);
     };
     if (rows <= kFewRows) {  // less work than a barrier
@@ -130,6 +133,7 @@ void CpuBackend::run_piece(const Piece &piece, const float *x, int64_t stride) {
     task.stride_y = work.stride_y;
     task.act = work.act;
     task.add = work.add;
+    task.bias = work.bias;
     task.gate = work.gate ? work.gate + piece.row * work.stride_y : nullptr;
     kernels_.linear(&task);
 }
@@ -253,7 +257,7 @@ void CpuBackend::linear(std::span<const Projection> projections, const Batch &ba
             ++slot;
         if (slot == inputs_.size()) inputs_.push_back(&p);
         work_.push_back({panels_of(*p.w), static_cast<int>(slot), p.y, p.w->out,
-                         static_cast<Act>(p.act), false});
+                         static_cast<Act>(p.act), false, p.gate, p.bias});
     }
     const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
         const Projection &p = *inputs_[static_cast<size_t>(slot)];

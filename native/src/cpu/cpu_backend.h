@@ -46,6 +46,14 @@ public:
     void shift_linear(const Shift &shift, std::span<const Product> products,
                       const Batch &batch) override;
     void linear(std::span<const Projection> projections, const Batch &batch) override;
+    void token_product(float *u, const float *z, const Matrix &table, const float *e, int64_t rank,
+                       const Batch &batch) override;
+    void lookup(float *y, const Matrix &table, const Batch &batch) override;
+    void token_gate(float *y, const Matrix &table, const float *offset, const Batch &batch) override;
+    void shift_norm(float *y, const float *mu, const Norm &norm, int64_t n, int64_t shift,
+                    const Batch &batch) override;
+    void attend(float *x, const float *q, const float *k, const float *v, int64_t keys, int64_t values,
+                int64_t layer, const Batch &batch) override;
     void wkv4(const Wkv4 &op, const Batch &batch) override;
     void wkv6(const Wkv6 &op, const Batch &batch) override;
     void wkv7(const Wkv7 &op, const Batch &batch) override;
@@ -64,7 +72,7 @@ private:
         int64_t stride_y;
         Act act;
         bool add;
-        const float *gate = nullptr;
+        const float *gate = nullptr, *bias = nullptr;
     };
     // One task: some panels of one product for some of the rows.
     struct Piece {
@@ -81,6 +89,7 @@ private:
     void multiply(int slots, int64_t in, int64_t rows, Fill fill, Store store);
     void plan(int64_t rows);
     void run_piece(const Piece &piece, const float *x, int64_t stride);
+    void table_row(float *to, const Matrix &table, int32_t token);
     void group_spans(const Batch &batch, int64_t tasks);
 
     const Kernels &kernels_;

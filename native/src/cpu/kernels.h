@@ -30,7 +30,7 @@ struct Panels {
     Type stored, compute;
 };
 
-// y[row][o] = act(Σ_k W[o][k] x[row][k]) (⊙ gate[row][o] if given) (+ y[row][o] if add) for the outputs o of the panels
+// y[row][o] = act(Σ_k W[o][k] x[row][k] (+ bias[o] if given)) (⊙ gate[row][o] if given) (+ y[row][o] if add) for the outputs o of the panels
 // [panel, panel + panels), o < out. x is rounded and padded with zeros to an even number of inputs.
 struct LinearTask {
     Panels w;
@@ -41,6 +41,7 @@ struct LinearTask {
     int64_t stride_y;
     Act act;
     bool add;
+    const float *bias;  // [out], or null
     const float *gate;  // laid out as y, or null
 };
 

@@ -111,7 +111,9 @@ RWKV_INLINE void finish(const LinearTask &task, const float *tile, int64_t width
         const int64_t at = (row + m) * task.stride_y + output;
         float *y = task.y + at;
         for (int64_t i = 0; i < n; i += V) {
-            F v = activate(load(tile + m * width + i), task.act);
+            F v = load(tile + m * width + i);
+            if (task.bias) v += load_upto(task.bias + output + i, n - i);
+            v = activate(v, task.act);
             if (task.gate) v *= load_upto(task.gate + at + i, n - i);
             if (task.add) v += load_upto(y + i, n - i);
             store_upto(y + i, v, n - i);
