@@ -1,5 +1,5 @@
-// Hold-back and stop strings against a brute-force oracle that looks at whole answers, on random bytes
-// split at random places.
+// Hold-back and stop strings against a brute-force oracle that looks at whole answers, on random
+// bytes split at random places.
 #include "check.h"
 #include "output.h"
 
@@ -32,7 +32,7 @@ Answer answer(const Strings &stops, const Strings &tokens) {
     return out;
 }
 
-// ---- The oracle. UTF-8 by the table of the Unicode standard (3-7), maximal parts by trying all lengths.
+// ---- The oracle. UTF-8 by table 3-7 of the Unicode standard, maximal parts by trying all lengths.
 bool in(uint8_t byte, int low, int high) { return byte >= low && byte <= high; }
 
 // Whether s[0, n) begins a character (n < its length) or is one.
@@ -82,8 +82,8 @@ Strings characters(const std::string &bytes, bool more) {
     return out;
 }
 
-// The text after replacement, and the place and size of the stop that ends it: the first character at
-// which any stop is complete, and of these stops the one that begins first.
+// The text after replacement, up to the stop that ends it: at the first character at which any stop
+// is complete, the one of them that begins first.
 struct Expected {
     std::string text;
     bool stopped = false;
@@ -148,8 +148,8 @@ void test_random() {
         {"a", "b"},
         {"\n", "A", "s", "User", "\n\n", ":"},
         {"\xc3\xa9", "\xc3\xa8", "e", "\xe4\xb8\xad", "\xe4\xb8\xae", "\xf0\x9f\x99\x82"},
-        {"\xc3", "\xa9", "\xe4", "\xb8", "\xf0", "\x9f", "\xed", "\xa0", "\xf4", "\x90", "a", "\xff",
-         "\xc0", "\xf5", "\xe0", unknown}};
+        {"\xc3", "\xa9", "\xe4", "\xb8", "\xf0", "\x9f", "\xed", "\xa0", "\xf4", "\x90", "a",
+         "\xff", "\xc0", "\xf5", "\xe0", unknown}};
     for (int round = 0; round < 20000; ++round) {
         const Strings &alphabet = alphabets[random() % 4];
         const Strings &valid = alphabets[random() % 3];
@@ -175,7 +175,8 @@ void test_random() {
 
 // ---- By hand.
 void test_stops() {
-    const auto check = [](const Strings &stops, const Strings &tokens, const char *text, bool stopped) {
+    const auto check = [](const Strings &stops, const Strings &tokens, const char *text,
+                          bool stopped) {
         const Answer out = answer(stops, tokens);
         CHECK(out.text == text);
         CHECK(out.stopped == stopped);
@@ -215,7 +216,8 @@ void test_stops() {
 
 // Every split of every kind of character gives the character, and nothing before it is complete.
 void test_splits() {
-    const std::string bytes = "a\xc3\xa9\xe4\xb8\xad\xf0\x9f\x99\x82\xed\x9f\xbf\xf4\x8f\xbf\xbf" "z";
+    const std::string bytes = "a\xc3\xa9\xe4\xb8\xad\xf0\x9f\x99\x82\xed\x9f\xbf"
+                              "\xf4\x8f\xbf\xbf" "z";
     for (size_t mask = 0; mask < size_t{1} << (bytes.size() - 1); ++mask) {
         Output output({});
         std::string text, token;
