@@ -50,8 +50,8 @@ class Event:
     by the model's own distribution. None unless asked for."""
     finish_reason: FinishReason | None
     """None until the last event of the request."""
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     """So far."""
     error: str | None = None
     """The message where finish_reason is "error"."""
