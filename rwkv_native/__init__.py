@@ -13,10 +13,7 @@ ValueError, FileNotFoundError, MemoryError.
 
 from pathlib import Path as _Path
 
-from ._ffi import check as _check
-from ._ffi import ffi as _ffi
-from ._ffi import lib as _lib
-from ._ffi import text as _text
+from . import _ffi
 from .engine import Engine, EngineStats, Event, Generation
 from .errors import (
     CheckpointError,
@@ -61,7 +58,7 @@ __all__ = [
     "probabilities",
 ]
 
-__version__ = _text(_lib.rwkv_version())
+__version__ = _ffi.text(_ffi.lib.rwkv_version())
 
 
 def cpu_isa() -> str:
@@ -69,9 +66,9 @@ def cpu_isa() -> str:
 
     Raises UnsupportedError if RWKV_CPU_ISA names one that this machine or build lacks.
     """
-    name = _ffi.new("const char **")
-    _check(_lib.rwkv_cpu_isa(name))
-    return _text(name[0])
+    name = _ffi.ffi.new("const char **")
+    _ffi.check(_ffi.lib.rwkv_cpu_isa(name))
+    return _ffi.text(name[0])
 
 
 def demo_model() -> _Path:

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -76,12 +77,14 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     """
     name = os.fspath(path)
     try:
+        mode = Path(name).stat().st_mode
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for its other end
+            kind = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+            raise _Refused(f"is {kind}, not a checkpoint file")
         with Path(name).open("rb") as file:
             return _read(file, name)
     except FileNotFoundError:
         raise MissingFileError(f"{name}: no such file") from None
-    except IsADirectoryError:
-        raise CheckpointError(f"{name}: is a folder, not a checkpoint file") from None
     except _Refused as refusal:
         raise CheckpointError(f"{name}: {refusal}") from None
     except OSError:

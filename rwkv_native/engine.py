@@ -50,8 +50,8 @@ class Event:
     by the model's own distribution. None unless asked for."""
     finish_reason: FinishReason | None
     """None until the last event of the request."""
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     """So far."""
     error: str | None = None
     """The message where finish_reason is "error"."""
@@ -106,6 +106,7 @@ class Engine:
         # the garbage collector may drop a Generation, and so cancel, while this thread holds it.
         self._changed = threading.Condition(threading.RLock())
         self._owned: dict[int, deque[Event]] = {}  # of Generations, by request
+        self._abandoned: set[int] = set()  # dropped Generations whose last event is still to come
         self._loose: list[Event] = []  # for poll()
         self._leading = False  # a Generation watches the bell for all of them
 
@@ -116,9 +117,9 @@ class Engine:
         options.payload = self._bell
         out = ffi.new("rwkv_engine **")
         status = lib.rwkv_engine_new(out, model._handle, tokenizer._handle, options)
-        self._handle = out[0] if status == 0 else None
+        self._native = _Native(out[0] if status == 0 else None, self._bell)
         # Also ends the native thread at interpreter exit, before the bell's memory goes.
-        self._finalizer = weakref.finalize(self, _shut, self._handle, self._bell)
+        self._finalizer = weakref.finalize(self, self._native.free)
         if status != 0:
             try:
                 check(status)
@@ -155,10 +156,11 @@ class Engine:
         request = ffi.new("rwkv_request *")
         keep: list[Any] = []
         lib.rwkv_request_init(request)
-        fill(request.sampling, s, keep)
+        vocab = self.model.info.vocab
+        fill(request.sampling, s, vocab, keep)
         if isinstance(prompt, str):
             prompt = self.tokenizer.encode(prompt)
-        ids = id_array("prompt", prompt, self.model.info.vocab)
+        ids = id_array("prompt", prompt, vocab)
         if not len(ids):
             raise InvalidError("prompt is empty; give at least one token")
         request.tokens, request.n_tokens = ids, len(ids)
@@ -169,9 +171,9 @@ class Engine:
             sizes = ffi.new("size_t[]", [len(t) for t in texts])
             keep += [texts, pointers, sizes]
             request.stops, request.stop_sizes, request.n_stops = pointers, sizes, len(texts)
-        stop_ids, end_ids = id_array("stop_token_ids", s.stop_token_ids), self._end_ids
+        stop_ids, end_ids = id_array("stop_token_ids", s.stop_token_ids, vocab), self._end_ids
         if s.end_token_ids is not None:
-            end_ids = id_array("end_token_ids", s.end_token_ids)
+            end_ids = id_array("end_token_ids", s.end_token_ids, vocab)
         request.stop_ids, request.n_stop_ids = stop_ids, len(stop_ids)
         request.end_ids, request.n_end_ids = end_ids, len(end_ids)
         keep += [ids, stop_ids, end_ids]
@@ -188,8 +190,8 @@ class Engine:
         Ids that are unknown or have ended are ignored.
         """
         with self._changed:
-            if self._handle is not None:
-                check(lib.rwkv_engine_cancel(self._handle, id))
+            if self._native.handle is not None:
+                check(lib.rwkv_engine_cancel(self._native.handle, id))
 
     def generate(
         self,
@@ -221,6 +223,7 @@ class Engine:
     def poll(self) -> list[Event]:
         """The events of all requests since the last poll; does not wait."""
         with self._changed:
+            self._open()
             # Cleared first: a ring for what comes after the C poll must stay heard.
             _clear(self._bell.watcher)
             if self._drain():
@@ -238,11 +241,13 @@ class Engine:
         for c in ffi.unpack(events[0], n[0]) if n[0] else ():
             event = _event(c)
             queue = self._owned.get(event.id)
-            if queue is None:
-                self._loose.append(event)
-            else:
+            if queue is not None:
                 queue.append(event)
                 routed = True
+            elif event.id not in self._abandoned:
+                self._loose.append(event)
+            elif event.finish_reason is not None:
+                self._abandoned.discard(event.id)
         return routed
 
     def _wait(self, queue: deque[Event]) -> Event:
@@ -280,13 +285,17 @@ class Engine:
                 watch.poll()
             finally:
                 self._changed.acquire()
-            if self._handle is None:
+            if self._native.handle is None:
                 return
 
     def _abandon(self, id: int) -> None:
         with self._changed:
-            if self._owned.pop(id, None) is not None and self._handle is not None:
-                check(lib.rwkv_engine_cancel(self._handle, id))
+            queue = self._owned.pop(id, None)
+            if queue is None or self._native.handle is None:
+                return
+            if not queue or queue[-1].finish_reason is None:
+                self._abandoned.add(id)
+                check(lib.rwkv_engine_cancel(self._native.handle, id))
 
     # -- the engine itself
 
@@ -301,9 +310,9 @@ class Engine:
     def close(self) -> None:
         """Ends the native thread after the step in progress; requests end without a last event."""
         with self._changed:
-            if self._handle is None:
+            if self._native.handle is None:
                 return
-            self._handle = None
+            self._native = _Native(None, None)
             os.eventfd_write(self._bell.iterators, 1)
             while self._leading:  # it must let go of the descriptor before that is closed
                 self._changed.wait()
@@ -311,9 +320,9 @@ class Engine:
         self._finalizer()
 
     def _open(self) -> Any:
-        if self._handle is None:
+        if self._native.handle is None:
             raise Stopped("the engine has been closed")
-        return self._handle
+        return self._native.handle
 
     def __enter__(self) -> Engine:
         return self
@@ -370,14 +379,24 @@ class Generation:
             self.close()
 
 
+class _Native:
+    """What must be freed once, be it by close(), by the garbage collector or at exit."""
+
+    __slots__ = ("bell", "handle")
+
+    def __init__(self, handle: Any, bell: Any) -> None:
+        self.handle = handle
+        self.bell = bell
+
+    def free(self) -> None:
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            lib.rwkv_engine_free(handle)  # joins the thread: no ring after this
+        os.close(self.bell.watcher)
+        os.close(self.bell.iterators)
+
+
 _STATS = tuple(f.name for f in fields(EngineStats))
-
-
-def _shut(handle: Any, bell: Any) -> None:
-    if handle is not None:
-        lib.rwkv_engine_free(handle)  # joins the thread: no ring after this
-    os.close(bell.watcher)
-    os.close(bell.iterators)
 
 
 def _clear(fd: int) -> None:

@@ -73,7 +73,7 @@ _ID_FIELDS = (
 )
 
 
-def fill(c: Any, s: Sampling, keep: list[Any]) -> None:
+def fill(c: Any, s: Sampling, vocab: int, keep: list[Any]) -> None:
     """Writes `s` into an initialised rwkv_sampling; `keep` holds what C will read."""
     if not isinstance(s, Sampling):
         raise InvalidError(f"sampling must be a Sampling, not {type(s).__name__}")
@@ -89,19 +89,19 @@ def fill(c: Any, s: Sampling, keep: list[Any]) -> None:
     if s.logprobs is not None:
         c.logprobs = _integer("logprobs", s.logprobs, 0, 20)
     if s.logit_bias:
-        _fill_bias(c, s.logit_bias, keep)
+        _fill_bias(c, s.logit_bias, vocab, keep)
     for name, pointer, count in _ID_FIELDS:
         if ids := getattr(s, name):
-            array = id_array(name, ids)
+            array = id_array(name, ids, vocab)
             keep.append(array)
             setattr(c, pointer, array)
             setattr(c, count, len(array))
 
 
-def _fill_bias(c: Any, bias: Mapping[int, float], keep: list[Any]) -> None:
+def _fill_bias(c: Any, bias: Mapping[int, float], vocab: int, keep: list[Any]) -> None:
     if not isinstance(bias, Mapping):
         raise InvalidError("logit_bias must map token ids to numbers")
-    ids = id_array("logit_bias", list(bias))
+    ids = id_array("logit_bias", list(bias), vocab)
     values = ffi.new("float[]", [_number("logit_bias", v) for v in bias.values()])
     keep += [ids, values]
     c.bias_ids, c.bias_values, c.n_bias = ids, values, len(ids)
@@ -172,7 +172,7 @@ def probe(
     keep: list[Any] = []
     c = ffi.new("rwkv_sampling *")
     lib.rwkv_sampling_init(c)
-    fill(c, sampling, keep)
+    fill(c, sampling, values.size, keep)
     out = np.empty(values.size, np.float64)
     token = ffi.new("int32_t *")
     history, before = id_array("drawn", drawn), id_array("prompt", prompt)

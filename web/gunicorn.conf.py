@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 from typing import Any
 
-from web import sole_worker
+from web import idle_connections, sole_worker
 from web.config import Config
 
 _settings = Config.from_environment().gunicorn()
@@ -59,7 +59,16 @@ def on_starting(server: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """In the worker, before it accepts: waits for its turn, then starts the load."""
     sole_worker.become(worker)
+    idle_connections.close_when_stopping(worker)
     worker.wsgi.runtime.start(worker.log.info)
+
+
+def pre_request(worker: Any, req: Any) -> None:
+    idle_connections.request_begins(req.unreader.sock)
+
+
+def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> None:
+    idle_connections.request_ends(req.unreader.sock)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -1,5 +1,6 @@
-// Owns the two reasons why drawn text waits: incomplete characters and beginnings of stop strings. Called
-// by engine.cpp for every drawn token; never looks back further than the longest stop string.
+// Owns the two reasons why drawn text waits: incomplete characters and beginnings of stop strings.
+// Called by engine.cpp for every drawn token; never looks back further than the longest stop
+// string.
 #include "output.h"
 
 #include "error.h"
@@ -13,20 +14,25 @@ constexpr std::string_view replacement = "\xef\xbf\xbd";  // U+FFFD
 
 // Length of the character that a lead byte announces; 0 if no character begins with it.
 size_t announced(uint8_t lead) {
-    return lead < 0x80 ? 1 : lead < 0xc2 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : lead < 0xf5 ? 4 : 0;
+    return lead < 0x80   ? 1
+           : lead < 0xc2 ? 0
+           : lead < 0xe0 ? 2
+           : lead < 0xf0 ? 3
+           : lead < 0xf5 ? 4
+                         : 0;
 }
 
-// Whether `byte` may follow `lead` as the second byte: neither overlong forms nor surrogates nor code
-// points past U+10FFFF (Unicode, table 3-7).
+// Whether `byte` may follow `lead` as the second byte: neither overlong forms nor surrogates nor
+// code points past U+10FFFF (Unicode, table 3-7).
 bool second_fits(uint8_t lead, uint8_t byte) {
     const uint8_t low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
     const uint8_t high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
     return byte >= low && byte <= high;
 }
 
-// Appends the complete characters of partial + bytes and leaves an incomplete one in `partial`. Every
-// maximal part of a character that cannot go on, and every byte that begins none, becomes U+FFFD.
-// Returns the number of replacements.
+// Appends the complete characters of partial + bytes and leaves an incomplete one in `partial`.
+// Every maximal part of a character that cannot go on, and every byte that begins none, becomes
+// U+FFFD. Returns the number of replacements.
 size_t decode(std::string &out, std::string &partial, std::string_view bytes) {
     size_t replaced = 0;
     for (size_t i = 0; i < bytes.size();) {
@@ -111,8 +117,8 @@ void Output::finish(std::string &text) {
     }
 }
 
-// Only whole characters come in, and stops are whole characters, so whatever matches the beginning of a
-// stop at the end of the text is whole characters too: bytes can be compared.
+// Only whole characters come in, and stops are whole characters, so whatever matches the beginning
+// of a stop at the end of the text is whole characters too: bytes can be compared.
 bool Output::match(std::string_view characters, std::string &text) {
     for (const char c : characters) {
         held_ += c;

@@ -1,5 +1,5 @@
-// Token bytes -> whole UTF-8 characters -> text that cannot be the start of a stop string. One Output per
-// sequence; called by the engine for every drawn token. Never knows about logits.
+// Token bytes -> whole UTF-8 characters -> text that cannot be the start of a stop string. One
+// Output per sequence; called by the engine for every drawn token. Never knows about logits.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 namespace rwkv {
 
-// What is shown depends on the bytes alone, not on where tokens split them: the answer ends at the first
-// character that completes a stop string, right before that stop. So
+// What is shown depends on the bytes alone, not on where tokens split them: the answer ends at the
+// first character that completes a stop string, right before that stop. So
 //   * of "\n\nA" and "\n\nAssistant" the shorter one ends the answer at once; the text is the same;
 //   * of "bc" and "abcd", in the text "abcd", "bc" ends the answer with "a": what might become an
 //     earlier stop does not delay one that is complete;
@@ -20,22 +20,23 @@ public:
     // Stops are UTF-8, none empty. Throws Error (RWKV_INVALID) otherwise.
     explicit Output(const std::vector<std::string> &stops);
 
-    // Adds the bytes of one token and appends to `text` what is now safe to show: complete characters,
-    // invalid bytes as U+FFFD (one for each maximal part of a character, like Python's "replace"),
-    // nothing that could still become part of a stop string. Stops are looked for after replacement.
-    // Returns true when a stop string has been completed: the answer is then over, and nothing more
-    // is ever appended.
+    // Adds the bytes of one token and appends to `text` what is now safe to show: complete
+    // characters, invalid bytes as U+FFFD (one for each maximal part of a character, like Python's
+    // "replace"), nothing that could still become part of a stop string. Stops are looked for after
+    // replacement. Returns true when a stop string has been completed: the answer is then over, and
+    // nothing more is ever appended.
     bool add(std::string_view bytes, std::string &text);
-    // The answer ends otherwise: appends everything still held back; an incomplete character becomes
-    // U+FFFD (which may complete a stop).
+    // The answer ends otherwise: appends everything still held back; an incomplete character
+    // becomes U+FFFD (which may complete a stop).
     void finish(std::string &text);
 
 private:
-    // Knuth, Morris and Pratt: border[i] = length of the longest proper border of the first i bytes.
+    // Knuth, Morris and Pratt: border[i] = length of the longest proper border of the first i
+    // bytes.
     struct Stop {
         std::string text;
         std::vector<uint32_t> border;  // [text.size() + 1]
-        uint32_t matched = 0;          // the longest end of the answer that is a beginning of this stop
+        uint32_t matched = 0;          // bytes at the end of the answer that begin this stop
     };
 
     bool match(std::string_view characters, std::string &text);

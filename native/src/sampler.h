@@ -1,6 +1,7 @@
-// From logits to one token id, by the law of the official package (design: bias, penalties, forbidden,
-// softmax, top-p, top-k, min-p, temperature as a power, draw). One Sampler per sequence; called by the
-// engine after every step, and by api.cpp for the exact distribution. Never knows about text.
+// From logits to one token id, by the law of the official package (design: bias, penalties,
+// forbidden, softmax, top-p, top-k, min-p, temperature as a power, draw). One Sampler per sequence;
+// called by the engine after every step, and by api.cpp for the exact distribution. Never knows
+// about text.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,8 @@
 #include <vector>
 
 namespace rwkv {
+
+class Distribution;
 
 struct SamplingOptions {
     double temperature = 1, top_p = 1, min_p = 0;
@@ -23,17 +26,18 @@ struct SamplingOptions {
     int32_t logprobs = -1;  // -1: none
 };
 
-// Throws Error (RWKV_INVALID) naming the field: NaN, negative temperature, ids outside [0, vocab) ...
+// Throws Error (RWKV_INVALID) naming the field: NaN, negative temperature, ids outside [0, vocab)
+// ...
 void check(const SamplingOptions &options, size_t vocab);
 
-// The random number in [0, 1) of one step: 53 bits of Philox4x32-10 with the seed as key and the step
-// as counter, so that no two steps or seeds share anything.
+// The random number in [0, 1) of one step: 53 bits of Philox4x32-10 with the seed as key and the
+// step as counter, so that no two steps or seeds share anything.
 double uniform(uint64_t seed, uint64_t step);
 
 struct Drawn {
     int32_t token = 0;
-    // Filled if options.logprobs >= 0: the drawn token, then the k most likely, by the log-softmax of
-    // the logits as the model gave them. Of equals the lower id comes first.
+    // Filled if options.logprobs >= 0: the drawn token, then the k most likely, by the log-softmax
+    // of the logits as the model gave them. Of equals the lower id comes first.
     std::vector<std::pair<int32_t, float>> logprobs;
 };
 
@@ -43,9 +47,9 @@ public:
     // no_repeat the last token; it is not kept.
     Sampler(SamplingOptions options, std::span<const int32_t> prompt);
 
-    // Draws token number step() from logits [vocab] and counts it. May be called on any thread; depends
-    // on (options, prompt, logits, tokens drawn so far) alone. Throws Error (RWKV_INTERNAL) if a logit
-    // is NaN or +infinity, or if none is finite; -infinity is a probability of zero.
+    // Draws token number step() from logits [vocab] and counts it. May be called on any thread;
+    // depends on (options, prompt, logits, tokens drawn so far) alone. Throws Error (RWKV_INTERNAL)
+    // if a logit is NaN or +infinity, or if none is finite; -infinity is a probability of zero.
     Drawn draw(std::span<const float> logits);
     // The exact distribution that draw() would use now, float64 [vocab].
     void probabilities(std::span<double> out, std::span<const float> logits) const;
@@ -56,20 +60,21 @@ public:
     uint64_t step() const { return step_; }
 
 private:
-    struct Survivors;
-    Survivors survivors(std::span<const float> logits) const;
-    void add_occurrence(int32_t token);
-
     struct Occurrence {
         int32_t token;
         double weight;  // times scale_
     };
+    // Belongs to the thread: valid until its next call.
+    const Distribution &distribution(std::span<const float> logits) const;
+    void add_occurrence(int32_t token);
+    double penalty_of(const Occurrence &occurrence) const;
+
     SamplingOptions options_;
     std::vector<Occurrence> occurrences_;
     std::unordered_map<int32_t, size_t> index_;  // token -> place in occurrences_
-    double scale_ = 1;                           // decay^(tokens counted), pulled back before it underflows
+    double scale_ = 1;  // decay^(tokens counted), pulled back before it underflows
     uint64_t step_ = 0;
-    int32_t last_ = -1;                          // the last token fed to the model
+    int32_t last_ = -1;  // the last token fed to the model
 };
 
 }  // namespace rwkv

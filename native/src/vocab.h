@@ -1,5 +1,5 @@
-// id -> bytes for every tokenizer, and greedy longest match for byte vocabularies such as World. Called
-// by api.cpp and, for the bytes of a drawn token, by engine.cpp; never knows about prompts.
+// id -> bytes for every tokenizer, and greedy longest match for byte vocabularies such as World.
+// Called by api.cpp and, for the bytes of a drawn token, by engine.cpp; never knows about prompts.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@ namespace rwkv {
 
 class Vocab {
 public:
-    // Lines `id<space>python string or bytes literal<space>byte length`, LF or CRLF. The text may be
-    // hostile: throws Error (RWKV_INVALID) naming the line.
+    // Lines `id<space>python string or bytes literal<space>byte length`, LF or CRLF. The text may
+    // be hostile: throws Error (RWKV_INVALID) naming the line.
     static Vocab parse(std::string_view text);
     // tokens[id] = bytes; empty = no such token. At most 2^20 of them, one at least with bytes.
     explicit Vocab(const std::vector<std::string> &tokens);
@@ -21,8 +21,8 @@ public:
     size_t size() const { return offsets_.size() - 1; }
     std::string_view bytes(int32_t id) const;  // empty outside the vocabulary
     bool has(int32_t id) const { return !bytes(id).empty(); }
-    // Appends to ids; of several ids with the same bytes the smallest wins. Throws Error (RWKV_INVALID)
-    // naming the byte offset where no token matches; ids is then as it was.
+    // Appends to ids; of several ids with the same bytes the smallest wins. Throws Error
+    // (RWKV_INVALID) naming the byte offset where no token matches; ids is then as it was.
     void encode(std::vector<int32_t> &ids, std::string_view text) const;
     // Ids without bytes add nothing; ids outside [0, size()) throw Error (RWKV_INVALID).
     std::string decode(std::span<const int32_t> ids) const;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import struct
 import time
@@ -533,3 +534,16 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     assert isinstance(caught.value, rn.Error)
     with pytest.raises(rn.CheckpointError, match="is a folder"):
         checkpoint.read(tmp_path)
+
+
+def test_pipes_and_devices_do_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (tmp_path / "pipe.pth", Path("/dev/zero"), Path("/dev/null")):
+        with pytest.raises(rn.CheckpointError, match="device or pipe"):
+            checkpoint.read(path)
+
+
+def test_names_that_are_no_paths() -> None:
+    for path in ("x\0y", "y" * 5000):
+        with pytest.raises((rn.CheckpointError, OSError)):
+            checkpoint.read(path)

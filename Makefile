@@ -1,0 +1,82 @@
+# The workshop door: every target sets up what it needs, in .venv and build/, and nothing elsewhere.
+# Needs Python 3.11 or newer, a C++20 compiler, make, and a package registry that pip can reach.
+
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+TESTS ?= tests
+
+# The first of these that is new enough makes the virtual environment; PYTHON=/path/to/python3.12 decides.
+PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
+
+# A change in any of these, or a file added or removed, compiles and installs again (incrementally).
+NATIVE := CMakeLists.txt rwkv_native/_build.py $(shell find native -type d -o -name '*.h' -o \
+	-name '*.cpp' -o -name '*.inl' -o -name CMakeLists.txt)
+
+# Tests look for cmake and ninja on the path, and for the objects that the build has left.
+export PATH := $(abspath $(BIN)):$(PATH)
+test soak: export RWKV_ISA_OBJECTS = $(firstword $(wildcard build/cp311-abi3-*))
+
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+.PHONY: build serve test soak lint bench clean help
+
+build: $(VENV)/.installed  ## set everything up: .venv with the package, editable (the default)
+
+serve: build  ## serve the demo model on http://127.0.0.1:8000 (ARGS="--port 8001 --model X.pth")
+	@$(BIN)/rwkv-native serve --no-deploy $(ARGS)
+
+test: build  ## run all tests with reduced counts (TESTS=tests/unit ARGS="-k name")
+	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+soak: build  ## run all tests with full counts
+	RWKV_SOAK=1 $(BIN)/python -m pytest $(TESTS) $(ARGS)
+
+lint: build  ## check style and formatting; `make lint ARGS=--fix` repairs what it can
+	$(BIN)/ruff check $(ARGS) .
+	$(BIN)/ruff format $(if $(filter --fix,$(ARGS)),,--check) .
+
+bench: build  ## print the benchmark tables (minutes; wants an idle machine)
+	$(BIN)/python benchmarks/model.py $(ARGS)
+	$(BIN)/python benchmarks/bindings.py
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Three steps, each with a stamp, so that a second `make` is instant and a changed kernel costs only its
+# own compilation. The build runs without isolation: an isolated one would unpack CMake every time.
+
+$(BIN)/python:
+	@found=; for p in $(PYTHONS); do \
+	  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	  then found=$$p; break; fi; done; \
+	if [ -z "$$found" ]; then \
+	  echo "make: Python 3.11 or newer was not found; name one with: make PYTHON=/path/to/python3"; \
+	  exit 1; fi; \
+	include=$$($$found -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	if [ ! -f "$$include/Python.h" ]; then \
+	  echo "make: the headers of $$found are missing ($$include/Python.h);" \
+	    "Debian and Ubuntu: apt install python3-dev"; \
+	  exit 1; fi; \
+	if ! command -v $${CXX:-c++} >/dev/null 2>&1; then \
+	  echo "make: no C++ compiler ($${CXX:-c++}) was found; Debian and Ubuntu: apt install g++"; \
+	  exit 1; fi; \
+	if ! $$found -m venv $(VENV); then \
+	  rm -rf $(VENV); \
+	  echo "make: $$found cannot make a virtual environment;" \
+	    "Debian and Ubuntu: apt install python3-venv"; \
+	  exit 1; fi
+
+$(VENV)/.tools: pyproject.toml | $(BIN)/python
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))\
+	["build-system"]["requires"], sep="\n")' >$(VENV)/build-requires.txt
+	$(BIN)/pip install --quiet --requirement $(VENV)/build-requires.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
+	@touch $@

@@ -1,0 +1,202 @@
+"""Decode and prefill speed, beside what the machine could do at most.
+
+`python benchmarks/model.py` runs random weights of the 0.1B shape with every CPU strategy. Two
+paths are timed: `Model.forward` (one sequence, no sampling) and `Engine` (continuous batching,
+sampling and text included, as a server uses it). Shares are of the best bandwidth and multiply-add
+rate seen right before and after: a decoded token must read every weight once, a prefilled one is
+bound by arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import limits
+import numpy as np
+import random_model
+
+import rwkv_native as rn
+
+STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp16")
+BATCHES = (1, 8, 32)
+PREFILL = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    strategy: str
+    work: str
+    tokens_per_second: float
+    gigabytes_per_second: float
+    gigaflops: float
+
+    def show(self, read: float, fma: float) -> str:
+        return (
+            f"| {self.strategy} | {self.work} | {self.tokens_per_second:.1f} "
+            f"| {self.gigabytes_per_second:.1f} | {self.gigabytes_per_second / read:.0%} "
+            f"| {self.gigaflops:.0f} | {self.gigaflops / fma:.0%} |"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one model must at least move and compute."""
+
+    weights: int  # bytes of weights that one step reads, at any batch size
+    state: int  # bytes of one sequence's state
+    token: int  # operations of one token with its logits
+    head: int  # the part of them that the logits take
+
+    def decode(self, strategy: str, work: str, batch: int, steps_per_second: float) -> Row:
+        moved = (self.weights + 2 * batch * self.state) * steps_per_second
+        rate = steps_per_second * batch
+        return Row(strategy, work, rate, moved / 1e9, self.token * rate / 1e9)
+
+    def prefill(self, strategy: str, work: str, tokens: int, seconds: float) -> Row:
+        operations = tokens * (self.token - self.head) + self.head
+        moved = self.weights + 2 * self.state
+        return Row(
+            strategy, work, tokens / seconds, moved / seconds / 1e9, operations / seconds / 1e9
+        )
+
+
+def cost_of(model: rn.Model) -> Cost:
+    _, state = model.forward([1])
+    info = model.info
+    return Cost(
+        weights=info.token_bytes,
+        state=sum(part.nbytes for part in state.to_numpy().values()),
+        token=info.token_flops,
+        head=2 * info.vocab * info.width,
+    )
+
+
+def forward_rows(model: rn.Model, strategy: str, cost: Cost, steps: int) -> Iterator[Row]:
+    rng = np.random.default_rng(1)
+    tokens = rng.integers(1, model.info.vocab, size=steps + PREFILL).tolist()
+    _, state = model.forward(tokens[:1])
+    times = []
+    for token in tokens[:steps]:
+        start = time.perf_counter()
+        _, state = model.forward([token], state)
+        times.append(time.perf_counter() - start)
+    yield cost.decode(strategy, "forward, 1 token", 1, 1 / statistics.median(times))
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        model.forward(tokens[steps:])
+        times.append(time.perf_counter() - start)
+    work = f"forward, {PREFILL} tokens"
+    yield cost.prefill(strategy, work, PREFILL, statistics.median(times))
+
+
+def events_of(engine: rn.Engine) -> Iterator[list[rn.Event]]:
+    """What each poll brings, for ever."""
+    waiting = select.poll()
+    waiting.register(engine.fileno(), select.POLLIN)
+    while True:
+        waiting.poll()
+        yield engine.poll()
+
+
+def engine_decode(engine: rn.Engine, batch: int, steps: int) -> float:
+    """Steps per second while `batch` sequences decode together."""
+    # Token 0 would end a sequence early.
+    sampling = rn.Sampling(max_tokens=steps, top_p=0.3, seed=1, logit_bias={0: -1000.0})
+    drawn = {engine.submit([i + 1], sampling): 0 for i in range(batch)}
+    start = first = last = 0.0
+    running = set(drawn)
+    for events in events_of(engine):
+        now = time.perf_counter()
+        for event in events:
+            drawn[event.id] += len(event.token_ids)
+            if event.finish_reason is not None:
+                running.discard(event.id)
+        total = sum(drawn.values())
+        if not first and all(drawn.values()):
+            first, start = now, total
+        # Measured until the first sequence ends: after that the batch is smaller.
+        if len(running) == batch:
+            last, end = now, total
+        if not running:
+            return (end - start) / batch / (last - first)
+    raise AssertionError("unreachable")
+
+
+def engine_prefill(engine: rn.Engine, vocab: int) -> float:
+    """Seconds from submit to the first token of a long prompt."""
+    rng = np.random.default_rng(2)
+    prompt = rng.integers(1, vocab, size=PREFILL).tolist()
+    start = time.perf_counter()
+    engine.submit(prompt, rn.Sampling(max_tokens=1))
+    for events in events_of(engine):
+        if any(event.finish_reason is not None for event in events):
+            return time.perf_counter() - start
+    raise AssertionError("unreachable")
+
+
+def engine_rows(model: rn.Model, strategy: str, cost: Cost, steps: int) -> Iterator[Row]:
+    engine = rn.Engine(model, rn.Tokenizer.world(), max_batch=max(BATCHES))
+    try:
+        for batch in BATCHES:
+            rate = engine_decode(engine, batch, max(16, steps // max(1, batch // 8)))
+            yield cost.decode(strategy, f"engine, batch {batch}", batch, rate)
+        seconds = statistics.median(engine_prefill(engine, model.info.vocab) for _ in range(3))
+        yield cost.prefill(strategy, f"engine, prompt of {PREFILL}", PREFILL, seconds)
+    finally:
+        engine.close()
+
+
+def run(path: Path, strategies: list[str], threads: int | None, steps: int) -> None:
+    print("| strategy | work | tok/s | GB/s | of limit | GFLOP/s | of limit |")
+    print("|---|---|---|---|---|---|---|")
+    notes = []
+    for strategy in strategies:
+        model = rn.Model.open(path, strategy=strategy, threads=threads)
+        cost = cost_of(model)
+        before = limits.measure(model.info.threads)
+        rows = [
+            *forward_rows(model, strategy, cost, steps),
+            *engine_rows(model, strategy, cost, steps),
+        ]
+        after = limits.measure(model.info.threads)
+        read = max(before.read_best_gbs, after.read_best_gbs)
+        fma = max(before.fma_best_gflops, after.fma_best_gflops)
+        for row in rows:
+            print(row.show(read, fma), flush=True)
+        notes.append(f"{strategy} ({model.info.isa}): before {before}; after {after}")
+        del model
+    print()
+    print("\n".join(notes))
+    print(f"load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="a checkpoint instead of random 0.1B weights")
+    parser.add_argument("--strategy", action="append", help="default: every CPU strategy")
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--steps", type=int, default=64, help="decoded tokens per measurement")
+    args = parser.parse_args()
+    strategies = args.strategy or list(STRATEGIES)
+    if args.model:
+        run(args.model, strategies, args.threads, args.steps)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random-0.1b.safetensors"
+        random_model.write(path)
+        run(path, strategies, args.threads, args.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""The command line as a user meets it: exit codes, messages, output, Ctrl-C, closed pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import rwkv_native as rn
+from web.cli import main
+
+COMMAND = Path(sys.executable).with_name("rwkv-native")
+
+
+def run(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def server(*args: str, cwd: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running `rwkv-native serve` and its URL."""
+    process = subprocess.Popen(
+        [COMMAND, "serve", "--port", "0", *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        start_new_session=True,
+    )
+    try:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"rwkv-native \S+: (http://\S+)", line):
+                yield process, found[1]
+                return
+        raise AssertionError("".join(lines))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def status(url: str) -> int:
+    with urllib.request.urlopen(url + "/status", timeout=10) as answer:
+        return json.load(answer)["status"]
+
+
+# -- the parser
+
+
+@pytest.mark.parametrize("command", ["", "serve", "chat", "generate", "info", "tokenize"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert "usage: rwkv-native" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"rwkv-native {rn.__version__}\n"
+
+
+def test_help_imports_no_engine() -> None:
+    code = (
+        "import sys; from web.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(*{'rwkv_native', 'gevent', 'falcon', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["serve", "--webui"], "--webui: this version has no browser UI"),
+        (["serve", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
+        (["serve", "--port", "70000"], "port must be between 0 and 65535, not 70000"),
+        (["serve", "--max-batch", "0"], "max_batch must be between"),
+        (["generate", "x", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
+        (["generate", "x", "--model", "none"], "--model none: this command needs a model"),
+        (["generate", "x", "--strategy", "quantum fp3"], "quantum"),
+        (["generate", "x", "--tokenizer", "klingon"], "no tokenizer 'klingon'"),
+        (["generate", "x", "--temperature", "9"], "--temperature must be"),
+        (["generate", "x", "--top-p", "9"], "--top-p must be"),
+        (["generate", ""], "the prompt is empty"),
+        (["info", __file__], "is neither a .pth nor a .safetensors file"),
+        (["tokenize", "--decode", "x"], "--decode takes token ids"),
+        (["tokenize", "--decode", "99999999"], "99999999"),
+    ],
+)
+def test_wrong_requests_end_with_2_and_one_line(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err
+    assert said.err.startswith("rwkv-native: ") and said.err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = run("info", "/nowhere/x.pth", RWKV_NATIVE_DEBUG="1")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+# -- tokenize, info
+
+
+def test_tokenize_and_back() -> None:
+    ids = run("tokenize", "Hello, \u4e16\u754c\n").stdout.split()
+    assert ids == [str(i) for i in rn.Tokenizer.world().encode("Hello, \u4e16\u754c\n")]
+    assert run("tokenize", "--decode", *ids).stdout == "Hello, \u4e16\u754c\n"
+    assert run("tokenize", "--count", stdin="Hello, \u4e16\u754c\n").stdout == f"{len(ids)}\n"
+    assert run("tokenize", "--tokenizer", "world-bytes", "AB").stdout == "66 67\n"
+
+
+def test_info_knows_the_demo_model_without_loading_it() -> None:
+    facts = json.loads(run("info", "--json").stdout)
+    info = rn.Model.open(rn.demo_model()).info
+    assert facts["version"] == "RWKV-7"
+    assert facts["parameters"] == f"{info.parameters:,}"
+    assert (facts["layers"], facts["width"]) == (info.layers, info.width)
+    assert (facts["ffn"], facts["vocabulary"]) == (info.ffn, info.vocab)
+    assert facts["metadata"]["rwkv.tokenizer"] == "world-bytes"
+    assert "layers:" in run("info").stdout
+
+
+# -- generate, chat
+
+
+def test_generate_is_reproducible_and_streams_what_json_says() -> None:
+    args = ["generate", "User: Hello\n\nAssistant:", "--max-tokens", "30", "--seed", "5"]
+    args += ["--temperature", "2", "--top-p", "1"]
+    plain = run(*args)
+    assert plain.returncode == 0, plain.stderr
+    answer = json.loads(run(*args, "--json").stdout)
+    assert plain.stdout == answer["text"] + "\n"
+    assert (
+        answer["completion_tokens"] == len(answer["token_ids"]) or answer["finish_reason"] == "stop"
+    )
+    assert plain.stderr == ""  # nobody watches the load
+    other = json.loads(run(*args[:-5], "6", *args[-4:], "--json").stdout)
+    assert other["text"] != answer["text"]
+
+
+def test_generate_reads_standard_input_and_stops() -> None:
+    prompt = "User: Hello\n\nAssistant:"
+    whole = run("generate", "--temperature", "0", "--max-tokens", "40", stdin=prompt).stdout
+    assert len(whole.strip()) > 3
+    word = whole.strip()[:3]
+    done = run("generate", "--temperature", "0", "--stop", word, "--echo", stdin=prompt)
+    assert done.stdout.strip() == prompt
+
+
+def test_settings_come_from_the_environment_and_flags_win() -> None:
+    assert run("generate", "x", RWKV_NATIVE_MODEL="/nowhere/y.pth").returncode == 2
+    path = str(rn.demo_model())
+    args = ["generate", "x", "--max-tokens", "1", "--model", path]
+    assert run(*args, RWKV_NATIVE_MODEL="/nowhere/y.pth").returncode == 0
+
+
+def test_chat_with_piped_turns_remembers_and_forgets() -> None:
+    hello = "Hello"
+    once = run("chat", "--temperature", "0", stdin=f"{hello}\n")
+    assert once.returncode == 0, once.stderr
+    assert once.stdout.strip()
+    again = run("chat", "--temperature", "0", stdin=f"{hello}\n/new\n{hello}\n/exit\nnot said\n")
+    assert again.stdout == once.stdout * 2
+
+
+def test_the_conversation_is_what_the_server_would_render() -> None:
+    from web.cli.chat import Conversation
+    from web.personas import persona_for
+    from web.prompts.world import Names, render
+    from web.schemas.chat import Message
+
+    model = rn.Model.open(rn.demo_model())
+    tokenizer = rn.Tokenizer.for_model(model)
+    persona = persona_for(tokenizer.name)
+    names = Names(persona.user, persona.assistant, persona.system, persona.tool)
+    sampling = rn.Sampling(temperature=0, max_tokens=60, stop=["\n\n"])
+    with rn.Engine(model, tokenizer) as engine:
+        talk = Conversation(model, tokenizer, engine, names, "Be short.")
+        history = [Message("system", "Be short.")]
+        for turn in ("Hello", "What is 2 plus 3?", "Thanks"):
+            answer = "".join(talk.answer(turn, sampling))
+            history.append(Message("user", turn))
+            prompt = render(history, names)
+            alone = "".join(event.text for event in engine.generate(prompt, sampling))
+            assert answer == alone
+            # render() puts the blank after the colon; the answer brings its own.
+            history.append(Message("assistant", answer.removeprefix(" ")))
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    text = "word " * 200_000
+    process = subprocess.Popen(
+        [COMMAND, "tokenize", "--pieces"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin and process.stdout and process.stderr
+    process.stdin.write(text.encode())
+    process.stdin.close()
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 1
+
+
+# -- serve
+
+
+def test_serve_answers_and_ctrl_c_ends_it_with_0() -> None:
+    with server() as (process, url):
+        deadline = time.monotonic() + 60
+        while status(url) != 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        # What a terminal does on Ctrl-C: the whole group gets it.
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read() if process.stderr else ""
+        assert process.wait(60) == 0
+        assert "Traceback" not in rest
+
+
+def test_serve_without_a_model() -> None:
+    with server("--model", "none", "--no-access-log") as (_, url):
+        assert status(url) == 0
+
+
+def test_serve_says_which_port_is_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("serve", "--port", str(port))
+    assert done.returncode == 1
+    message = f"rwkv-native: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+
+
+def test_serve_ends_if_its_model_cannot_be_loaded() -> None:
+    done = run("serve", "--port", str(free_port()), "--strategy", "quantum fp3")
+    assert done.returncode == 3
+    assert "quantum" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_shows_progress_on_a_terminal_only() -> None:
+    from web.cli.terminal import LoadLine
+
+    parent, child = pty.openpty()
+    with os.fdopen(child, "w") as terminal:
+        line = LoadLine(terminal, "x.pth")
+        line._from += 60
+        line.show(1, 4)
+        assert not line._shown  # a quick load shows nothing
+        line._from = 0
+        line.show(1, 4)
+        line.wipe()
+        line.wipe()
+        assert os.read(parent, 1000) == b"\rloading x.pth: 25 %\x1b[K\r\x1b[K"
+    os.close(parent)
+    with Path(os.devnull).open("w") as quiet:
+        assert LoadLine(quiet, "x.pth")._from == float("inf")
+
+
+def test_serve_is_not_shadowed_by_a_checkout_in_the_current_folder(tmp_path: Path) -> None:
+    for package in ("web", "rwkv_native", "gunicorn"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise ImportError('shadowed')\n")
+    with server("--model", "none", cwd=tmp_path) as (_, url):
+        assert status(url) == 0

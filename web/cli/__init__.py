@@ -1,0 +1,86 @@
+"""The `rwkv-native` command: serve, chat, generate, info, tokenize.
+
+Owns the choice of the command and the exit codes: 0 done, 1 failed, 2 asked wrongly. Each command
+is one file here with its flags and its work, and imports what it needs when it runs, so that
+`--help` is quick. Nothing puts the current folder on the import path: a source checkout there
+cannot shadow the installed package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from typing import Any
+
+from web.cli import chat, generate, info, serve, tokenize
+from web.cli.terminal import Refused
+
+DEBUG = "RWKV_NATIVE_DEBUG"
+
+_EPILOG = f"""\
+examples:
+  rwkv-native serve                                    the demo model on http://127.0.0.1:8000
+  rwkv-native serve --model RWKV-x070-World-1.5B.pth --strategy "cpu bf16" --port 8001
+  rwkv-native chat --model RWKV-x070-World-1.5B.pth
+  rwkv-native generate "The capital of France is" --max-tokens 20 --seed 1
+  rwkv-native info RWKV-x070-World-1.5B.pth
+  rwkv-native tokenize "Hello world"
+
+`rwkv-native COMMAND --help` says more. The flags of `serve`, and --model, --strategy, --tokenizer
+and --threads everywhere, can also be given in the environment: RWKV_NATIVE_MODEL,
+RWKV_NATIVE_PORT, ... Flags win. {DEBUG}=1 shows the traceback of an error;
+RWKV_CPU_ISA=baseline, avx2 or avx512 forces the kernels of one instruction set.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except BrokenPipeError:
+        # Whoever read our output has had enough. Python would complain again at its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        print(f"rwkv-native: {error or type(error).__name__}", file=sys.stderr)
+        return 2 if isinstance(error, (Refused, ValueError, FileNotFoundError)) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "rwkv-native",
+        description="Run and serve RWKV models.",
+        epilog=_EPILOG,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in (serve, chat, generate, info, tokenize):
+        command = commands.add_parser(
+            module.__name__.rpartition(".")[2],
+            help=module.SUMMARY,
+            description=module.SUMMARY[0].upper() + module.SUMMARY[1:] + ".",
+            epilog=module.EPILOG,
+            formatter_class=raw,
+        )
+        module.add_flags(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Asks the engine for its version only when it is wanted."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import rwkv_native as rn
+
+        print(f"rwkv-native {rn.__version__}")
+        parser.exit()

@@ -1,0 +1,189 @@
+"""`rwkv-native serve`: gunicorn in this process, with the settings of `web/gunicorn.conf.py`.
+
+Refuses before it listens what would fail later: a port in use, a file that is no checkpoint. A
+BaseApplication, unlike the `gunicorn` command, neither changes folders nor touches sys.path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from web.cli.terminal import LoadLine, Refused, model_flags, model_path
+from web.config import Config
+
+SUMMARY = "serve a model over HTTP"
+EPILOG = """\
+Clients: OpenAI's with base URL http://HOST:PORT/v1 and any API key; RWKV Runner's with
+http://HOST:PORT. Ctrl-C ends the server.
+
+Each flag is also a variable, such as RWKV_NATIVE_MAX_BATCH=32. For production,
+`gunicorn -c web/gunicorn.conf.py web.wsgi:app` reads the same variables.
+"""
+
+_SETTINGS = (
+    *("model", "strategy", "tokenizer", "threads", "host", "port", "backlog"),
+    *("timeout_keep_alive", "access_log", "deploy", "max_batch", "prefill_chunk", "max_queue"),
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    model_flags(parser)
+    server = parser.add_argument_group("server")
+    server.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    server.add_argument("--port", type=int, help="0: any free one (default: 8000)")
+    server.add_argument("--backlog", type=int, metavar="N", help="connections that wait (2048)")
+    server.add_argument(
+        "--timeout-keep-alive", type=int, metavar="S", help="seconds a connection may idle (120)"
+    )
+    server.add_argument(
+        "--no-access-log", dest="access_log", action="store_false", default=None, help="be quiet"
+    )
+    server.add_argument("--webui", action="store_true", help="the browser UI (not in this version)")
+    server.add_argument(
+        "--deploy",
+        action=argparse.BooleanOptionalAction,
+        help="refuse requests that change the server (default: no)",
+    )
+    engine = parser.add_argument_group("engine")
+    engine.add_argument("--max-batch", type=int, metavar="N", help="requests at work (64)")
+    engine.add_argument(
+        "--prefill-chunk", type=int, metavar="N", help="prompt tokens of one step (256)"
+    )
+    engine.add_argument(
+        "--max-queue", type=int, metavar="N", help="requests that wait before a 429 (1024)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.webui:
+        raise Refused("--webui: this version has no browser UI yet; leave the flag out")
+    config = Config.from_environment(**{name: getattr(args, name) for name in _SETTINGS})
+    if config.model != "none":
+        from rwkv_native import checkpoint
+
+        checkpoint.read(model_path(config))  # the index alone
+    _check_port(config)
+    # The worker reads its settings from the environment, as it does under bare gunicorn.
+    os.environ.update(config.to_environment())
+    _serve()
+    return 0
+
+
+def _check_port(config: Config) -> None:
+    """gunicorn would try for five seconds and leave behind a log of its attempts."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            config.host.strip("[]"), config.port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        where = f"{config.host}:{config.port}"
+        raise OSError(f"cannot listen on {where}: {reason}; --port chooses another") from None
+
+
+def _settings() -> dict[str, Any]:
+    """What `web/gunicorn.conf.py` of this very package sets."""
+    path = Path(__file__).resolve().parents[1] / "gunicorn.conf.py"
+    spec = importlib.util.spec_from_file_location("web.gunicorn_conf", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return vars(module)
+
+
+def _serve() -> None:
+    """Runs until it is told to stop; gunicorn ends by SystemExit."""
+    from gunicorn.app.base import BaseApplication
+
+    class Server(BaseApplication):
+        def load_config(self) -> None:
+            settings = _settings()
+            for name, value in settings.items():
+                if name in self.cfg.settings:
+                    self.cfg.set(name, value)
+            start = settings["post_worker_init"]
+
+            def post_worker_init(worker: Any) -> None:
+                # Ctrl-C reaches the whole process group, and the master passes it on: the second of
+                # the two would interrupt the worker's end with a traceback.
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                line = LoadLine(sys.stderr, _model_name())
+                if sys.stderr.isatty():
+                    worker.log.error_log.addFilter(_AroundLine(line))
+                start(worker)
+                _watch_load(worker.wsgi.runtime, line)
+
+            self.cfg.set("post_worker_init", post_worker_init)
+            self.cfg.set("when_ready", _announce)
+
+        def load(self) -> Any:
+            from web.wsgi import app
+
+            return app
+
+    Server().run()
+
+
+def _model_name() -> str:
+    return Path(os.environ.get("RWKV_NATIVE_MODEL") or "the demo model").name
+
+
+def _announce(server: Any) -> None:
+    import rwkv_native as rn
+
+    # Where port 0 was asked for, the socket knows what it has become.
+    host, port = server.LISTENERS[0].sock.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(
+        f"\nrwkv-native {rn.__version__}: {url} (OpenAI clients: base_url {url}/v1)",
+        file=sys.stderr,
+    )
+    print("Ctrl-C ends it.\n", file=sys.stderr, flush=True)
+
+
+def _watch_load(runtime: Any, line: LoadLine) -> None:
+    """Shows the first load on a terminal, and ends the server if it fails: whoever named a model on
+    the command line wants that one."""
+    import gevent
+
+    from web.runtime import LOADING, OFFLINE
+
+    if runtime.status != LOADING:
+        return
+
+    def watch() -> None:
+        while (share := runtime.progress) is not None:
+            line.show(share, 1)
+            gevent.sleep(0.1)
+        line.wipe()
+        if runtime.status == OFFLINE:
+            # gunicorn's code for a worker that cannot start: the master ends, too.
+            sys.exit(3)
+
+    gevent.spawn(watch)
+
+
+class _AroundLine(logging.Filter):
+    """Keeps log records apart from the progress line, which says what theirs would."""
+
+    def __init__(self, line: LoadLine) -> None:
+        super().__init__()
+        self._line = line
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if message.startswith("loading ") and message.endswith("%"):
+            return False
+        self._line.wipe()
+        return True

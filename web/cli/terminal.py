@@ -1,0 +1,148 @@
+"""What the commands share: flags of models and sampling, and a model opened before one's eyes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from web.config import Config
+
+if TYPE_CHECKING:
+    import rwkv_native as rn
+    from web.personas import Persona
+
+
+class Refused(Exception):
+    """What was asked for cannot be done; the message says why."""
+
+
+def model_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", metavar="PATH", help=".pth or .safetensors file (default: the demo model)"
+    )
+    group.add_argument(
+        "--strategy",
+        help="'cpu fp32', 'cpu bf16', 'cpu fp16', or auto: the file's own type (default: auto)",
+    )
+    group.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="world or world-bytes (default: what the model asks for)",
+    )
+    group.add_argument(
+        "--threads",
+        type=_threads,
+        metavar="N",
+        help="CPU threads (default: auto, all usable cores)",
+    )
+
+
+def _threads(text: str) -> int:
+    return 0 if text == "auto" else int(text)
+
+
+_threads.__name__ = "number"  # argparse names a wrong value's type by this
+
+
+_SAMPLING = (
+    ("max_tokens", int, "N", "longest answer"),
+    ("temperature", float, "T", "0: always the most likely token"),
+    ("top_p", float, "P", "keep the most likely tokens up to this sum; 1: all"),
+    ("top_k", int, "K", "keep this many of the most likely tokens; 0: all"),
+    ("min_p", float, "P", "drop tokens below this share of the best; 0: none"),
+    ("presence_penalty", float, "X", "against tokens that have been drawn"),
+    ("frequency_penalty", float, "X", "the same, for each time"),
+    ("penalty_decay", float, "X", "how counts fade with every token"),
+    ("seed", int, "N", "the same seed gives the same text"),
+)
+
+
+def sampling_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("sampling (defaults: those of the model's family)")
+    for name, kind, metavar, text in _SAMPLING:
+        flag = "--" + name.replace("_", "-")
+        group.add_argument(flag, type=kind, metavar=metavar, help=text)
+
+
+def sampling_of(args: argparse.Namespace, persona: Persona, stops: list[str]) -> rn.Sampling:
+    """The flags over the family's defaults, with the ranges and messages of the server."""
+    from web import errors, generation
+    from web.schemas import sampling
+    from web.schemas.fields import Fields
+
+    given = {name: getattr(args, name) for name, *_ in _SAMPLING}
+    try:
+        return generation.sampling_for(persona, sampling.sampling_of(Fields(given)), stops)
+    except errors.Refusal as refusal:
+        raise Refused("--" + refusal.message.replace("_", "-", 1)) from None
+
+
+def model_path(config: Config) -> Path:
+    """The file that `model` means."""
+    import rwkv_native as rn
+
+    if config.model == "none":
+        raise Refused("--model none: this command needs a model")
+    return rn.demo_model() if config.model is None else Path(config.model)
+
+
+def tokenizer_named(name: str) -> rn.Tokenizer:
+    import rwkv_native as rn
+
+    return rn.Tokenizer.named(name)
+
+
+@contextlib.contextmanager
+def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, rn.Engine]]:
+    """The model that the flags name, ready for one conversation."""
+    import rwkv_native as rn
+
+    config = Config.from_environment(
+        model=args.model, strategy=args.strategy, tokenizer=args.tokenizer, threads=args.threads
+    )
+    path = model_path(config)
+    with LoadLine(sys.stderr, path.name) as line:
+        threads = config.threads or None
+        model = rn.Model.open(path, config.strategy, threads, progress=line.show)
+    if config.tokenizer is None:
+        tokenizer = rn.Tokenizer.for_model(model)
+    else:
+        tokenizer = tokenizer_named(config.tokenizer)
+    with rn.Engine(model, tokenizer, max_batch=1, prefill_chunk=config.prefill_chunk) as engine:
+        yield model, tokenizer, engine
+
+
+class LoadLine:
+    """`loading X: 40 %` on a terminal, wiped when done; nothing where nobody watches."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream = stream
+        self._name = name
+        self._shown = ""
+        # A small model needs no line.
+        self._from = time.monotonic() + 0.2 if stream.isatty() else float("inf")
+
+    def show(self, done: float, total: float) -> None:
+        text = f"loading {self._name}: {100 * done / max(total, 1):.0f} %"
+        if text != self._shown and total and time.monotonic() >= self._from:
+            self._shown = text
+            self._stream.write(f"\r{text}\x1b[K")
+            self._stream.flush()
+
+    def wipe(self) -> None:
+        if self._shown:
+            self._shown = ""
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
+
+    def __enter__(self) -> LoadLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wipe()

@@ -1,0 +1,55 @@
+"""`rwkv-native tokenize`: text to token ids and back."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from web.cli.terminal import Refused, tokenizer_named
+
+SUMMARY = "text to token ids and back"
+EPILOG = """\
+examples:
+  rwkv-native tokenize "Hello world"
+  rwkv-native tokenize --count < book.txt
+  rwkv-native tokenize --decode 33155 40213
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", nargs="*", help="text, or ids with --decode; none: standard input")
+    parser.add_argument(
+        "--tokenizer", default="world", metavar="NAME", help="world (the default) or world-bytes"
+    )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--decode", action="store_true", help="token ids to text")
+    kind.add_argument("--count", action="store_true", help="only the number of tokens")
+    kind.add_argument("--pieces", action="store_true", help="a line per token: id and bytes")
+
+
+def run(args: argparse.Namespace) -> int:
+    tokenizer = tokenizer_named(args.tokenizer)
+    # Bytes that are not UTF-8 have tokens as well.
+    raw = " ".join(args.text).encode("utf-8", "surrogateescape") if args.text else _input()
+    if args.decode:
+        try:
+            ids = [int(word) for word in raw.decode().replace(",", " ").strip("[] \n").split()]
+        except ValueError as error:
+            raise Refused(f"--decode takes token ids: {error}") from None
+        sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
+        sys.stdout.buffer.write(b"\n" if sys.stdout.isatty() else b"")
+        sys.stdout.flush()
+        return 0
+    ids = tokenizer.encode_bytes(raw)
+    if args.count:
+        print(len(ids))
+    elif args.pieces:
+        for token in ids:
+            print(f"{token:>6} {tokenizer.decode_bytes([token])!r}")
+    else:
+        print(*ids)
+    return 0
+
+
+def _input() -> bytes:
+    return sys.stdin.buffer.read()
