@@ -61,6 +61,12 @@ class Sampling:
     """Ids that cannot follow themselves."""
     exempt_token_ids: Sequence[int] = ()
     """Prompt ids that global_penalty leaves out."""
+    count_weights: Mapping[int, float] = field(default_factory=dict)
+    """What these ids count as each time they are drawn, instead of 1, at least 0. For music models
+    waits count less than notes."""
+    bias_slopes: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these ids times the number of tokens drawn so far: with a logit_bias a
+    line over the length of the answer, such as an end that becomes likelier."""
     end_token_ids: Sequence[int] | None = None
     """Ids that end the answer, not counted; None: those of the tokenizer, (): none."""
 
@@ -70,6 +76,11 @@ _ID_FIELDS = (
     ("forbidden_token_ids", "forbidden", "n_forbidden"),
     ("no_repeat_token_ids", "no_repeat", "n_no_repeat"),
     ("exempt_token_ids", "exempt", "n_exempt"),
+)
+_NUMBER_FIELDS = (
+    ("logit_bias", "float[]", "bias_ids", "bias_values", "n_bias"),
+    ("count_weights", "double[]", "weight_ids", "weights", "n_weights"),
+    ("bias_slopes", "double[]", "slope_ids", "slopes", "n_slopes"),
 )
 
 
@@ -88,8 +99,13 @@ def fill(c: Any, s: Sampling, vocab: int, keep: list[Any]) -> None:
     c.seed = seed_of(s)
     if s.logprobs is not None:
         c.logprobs = _integer("logprobs", s.logprobs, 0, 20)
-    if s.logit_bias:
-        _fill_bias(c, s.logit_bias, vocab, keep)
+    for name, kind, ids_field, values_field, count in _NUMBER_FIELDS:
+        if table := getattr(s, name):
+            ids, values = _table(name, kind, table, vocab)
+            keep += [ids, values]
+            setattr(c, ids_field, ids)
+            setattr(c, values_field, values)
+            setattr(c, count, len(ids))
     for name, pointer, count in _ID_FIELDS:
         if ids := getattr(s, name):
             array = id_array(name, ids, vocab)
@@ -98,13 +114,12 @@ def fill(c: Any, s: Sampling, vocab: int, keep: list[Any]) -> None:
             setattr(c, count, len(array))
 
 
-def _fill_bias(c: Any, bias: Mapping[int, float], vocab: int, keep: list[Any]) -> None:
-    if not isinstance(bias, Mapping):
-        raise InvalidError("logit_bias must map token ids to numbers")
-    ids = id_array("logit_bias", list(bias), vocab)
-    values = ffi.new("float[]", [_number("logit_bias", v) for v in bias.values()])
-    keep += [ids, values]
-    c.bias_ids, c.bias_values, c.n_bias = ids, values, len(ids)
+def _table(name: str, kind: str, table: Mapping[int, float], vocab: int) -> tuple[Any, Any]:
+    """(ids, values) as C takes them."""
+    if not isinstance(table, Mapping):
+        raise InvalidError(f"{name} must map token ids to numbers")
+    ids = id_array(name, list(table), vocab)
+    return ids, ffi.new(kind, [_number(name, v) for v in table.values()])
 
 
 def _number(name: str, value: Any) -> float:

@@ -181,6 +181,12 @@ typedef struct {
     const int32_t *exempt;      /* prompt tokens that global_penalty leaves out */
     size_t n_exempt;
     int32_t logprobs;           /* -1: none; k >= 0: the drawn token and the k most likely, per token */
+    const int32_t *weight_ids;  /* each time such a token is drawn it counts as its weight (>= 0), not as 1 */
+    const double *weights;
+    size_t n_weights;
+    const int32_t *slope_ids;   /* slope * (tokens drawn so far) is added to the logits of these */
+    const double *slopes;
+    size_t n_slopes;
 } rwkv_sampling;
 
 /* temperature 1, top_p 1, penalty_decay 0.996, logprobs -1, the rest off. */

@@ -121,6 +121,19 @@ std::vector<T> list(const T *items, size_t n, const char *what) {
     return {items, items + n};
 }
 
+// Two arrays of the same length as one list.
+template <class T>
+std::vector<std::pair<int32_t, T>> pairs(const int32_t *ids, const T *values, size_t n,
+                                         const char *ids_name, const char *values_name) {
+    if (n > 0) {
+        required(ids, ids_name);
+        required(values, values_name);
+    }
+    std::vector<std::pair<int32_t, T>> out;
+    for (size_t i = 0; i < n; ++i) out.emplace_back(ids[i], values[i]);
+    return out;
+}
+
 void check_tokens(const int32_t *tokens, size_t n, int64_t vocab) {
     if (n == 0) throw invalid("tokens must hold at least one id");
     required(tokens, "tokens");
@@ -142,14 +155,14 @@ rwkv::SamplingOptions sampling_options(const rwkv_sampling &s) {
     o.frequency_penalty = s.frequency_penalty;
     o.penalty_decay = s.penalty_decay;
     o.seed = s.seed;
-    const auto ids = list(s.bias_ids, s.n_bias, "bias_ids");
-    const auto values = list(s.bias_values, s.n_bias, "bias_values");
-    for (size_t i = 0; i < ids.size(); ++i) o.bias.emplace_back(ids[i], values[i]);
+    o.bias = pairs(s.bias_ids, s.bias_values, s.n_bias, "bias_ids", "bias_values");
     o.forbidden = list(s.forbidden, s.n_forbidden, "forbidden");
     o.no_repeat = list(s.no_repeat, s.n_no_repeat, "no_repeat");
     o.exempt = list(s.exempt, s.n_exempt, "exempt");
     o.global_penalty = s.global_penalty != 0;
     o.logprobs = s.logprobs;
+    o.weights = pairs(s.weight_ids, s.weights, s.n_weights, "weight_ids", "weights");
+    o.slopes = pairs(s.slope_ids, s.slopes, s.n_slopes, "slope_ids", "slopes");
     return o;
 }
 

@@ -64,6 +64,14 @@ void check(const SamplingOptions &options, size_t vocab) {
         check_id("logit_bias", id, vocab);
         check_number("logit_bias", static_cast<double>(value), -DBL_MAX, DBL_MAX);
     }
+    for (const auto &[id, weight] : options.weights) {
+        check_id("count_weights", id, vocab);
+        check_number("count_weights", weight, 0, 1e9);  // counts stay finite
+    }
+    for (const auto &[id, slope] : options.slopes) {
+        check_id("bias_slopes", id, vocab);
+        check_number("bias_slopes", slope, -DBL_MAX, DBL_MAX);
+    }
     for (const int32_t id : options.forbidden) {
         check_id("forbidden", id, vocab);
     }
@@ -94,6 +102,7 @@ double uniform(uint64_t seed, uint64_t step) {
 
 Sampler::Sampler(SamplingOptions options, std::span<const int32_t> prompt)
     : options_(std::move(options)) {
+    std::sort(options_.weights.begin(), options_.weights.end());
     if (options_.global_penalty) {
         std::sort(options_.exempt.begin(), options_.exempt.end());
         for (const int32_t token : prompt) {
@@ -107,8 +116,16 @@ Sampler::Sampler(SamplingOptions options, std::span<const int32_t> prompt)
     }
 }
 
-// After drawing x:  occ[t] *= decay for all t;  occ[x] += 1.  With occ[t] = weight[t] * scale this
-// is scale *= decay;  weight[x] += 1 / scale: one token is touched, however many have been seen.
+// What drawing a token adds to its occurrences.
+double Sampler::weight_of(int32_t token) const {
+    const auto place = std::lower_bound(options_.weights.begin(), options_.weights.end(), token,
+                                        [](const auto &a, int32_t id) { return a.first < id; });
+    return place == options_.weights.end() || place->first != token ? 1 : place->second;
+}
+
+// After drawing x:  occ[t] *= decay for all t;  occ[x] += w(x).  With occ[t] = weight[t] * scale
+// this is scale *= decay;  weight[x] += w(x) / scale: one token is touched, however many have been
+// seen.
 void Sampler::add_occurrence(int32_t token) {
     if (options_.presence_penalty == 0 && options_.frequency_penalty == 0) {
         return;
@@ -120,11 +137,15 @@ void Sampler::add_occurrence(int32_t token) {
         }
         scale_ = 1;
     }
+    const double weight = weight_of(token);
+    if (weight == 0) {
+        return;
+    }
     const auto [place, is_new] = index_.try_emplace(token, occurrences_.size());
     if (is_new) {
         occurrences_.push_back({token, 0});
     }
-    occurrences_[place->second].weight += 1 / scale_;
+    occurrences_[place->second].weight += weight / scale_;
 }
 
 void Sampler::count(int32_t token) {
@@ -156,7 +177,8 @@ const Distribution &Sampler::distribution(std::span<const float> logits) const {
     const bool repeats = std::find(options_.no_repeat.begin(), options_.no_repeat.end(), last_) !=
                          options_.no_repeat.end();
     const bool penalised = step_ > 0 && !occurrences_.empty();
-    if (!penalised && !repeats && options_.bias.empty() && options_.forbidden.empty()) {
+    const bool sloped = step_ > 0 && !options_.slopes.empty();
+    if (!penalised && !repeats && !sloped && options_.bias.empty() && options_.forbidden.empty()) {
         s.distribution.set(logits, {}, law);
         return s.distribution;
     }
@@ -180,6 +202,10 @@ const Distribution &Sampler::distribution(std::span<const float> logits) const {
     };
     for (const auto &[id, value] : options_.bias) {
         add(id, static_cast<double>(value));
+    }
+    for (size_t n = 0; sloped && n < options_.slopes.size(); ++n) {
+        const auto [id, slope] = options_.slopes[n];
+        add(id, slope * static_cast<double>(step_));
     }
     for (size_t n = 0; penalised && n < occurrences_.size(); ++n) {
         add(occurrences_[n].token, -penalty_of(occurrences_[n]));

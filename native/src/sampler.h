@@ -24,6 +24,10 @@ struct SamplingOptions {
     std::vector<int32_t> forbidden, no_repeat, exempt;
     bool global_penalty = false;
     int32_t logprobs = -1;  // -1: none
+    // What a token counts as each time it is drawn, instead of 1; 0: it never counts.
+    std::vector<std::pair<int32_t, double>> weights;
+    // slope * step() is added to the logit: what should grow likelier as an answer grows.
+    std::vector<std::pair<int32_t, double>> slopes;
 };
 
 // Throws Error (RWKV_INVALID) naming the field: NaN, negative temperature, ids outside [0, vocab)
@@ -67,6 +71,7 @@ private:
     // Belongs to the thread: valid until its next call.
     const Distribution &distribution(std::span<const float> logits) const;
     void add_occurrence(int32_t token);
+    double weight_of(int32_t token) const;
     double penalty_of(const Occurrence &occurrence) const;
 
     SamplingOptions options_;

@@ -278,6 +278,57 @@ void test_penalties() {
     }
 }
 
+// ---- Tokens that count as other than one, and biases that grow: the numbers of runner-api.md 11.3
+// for music, whose waits (ids below 127) count as 0.3 and whose end (0) becomes likelier.
+void test_weights_and_slopes() {
+    SamplingOptions o;
+    o.frequency_penalty = 0.5;
+    o.penalty_decay = 0.997;
+    o.bias = {{0, -4.f}, {127, -1.f}};
+    o.slopes = {{0, 1. / 500}};
+    for (int32_t id = 126; id >= 0; --id) {  // in any order
+        o.weights.emplace_back(id, 0.3);
+    }
+    check(o, 200);
+    const std::vector<int32_t> drawn{130, 20, 130, 127, 126};
+    const std::vector<std::map<int32_t, double>> expected{
+        {{0, -4}, {127, -1}},
+        {{0, -3.998}, {127, -1}, {130, -0.5}},
+        {{0, -3.996}, {127, -1}, {130, -0.4985}, {20, -0.15}},
+        {{0, -3.994}, {127, -1}, {130, -0.9970045}, {20, -0.14955}},
+        {{0, -3.992}, {127, -1.5}, {130, -0.9940134865}, {20, -0.14910135}},
+        {{0, -3.99}, {127, -1.4985}, {130, -0.9910314460405}, {20, -0.14865404595}, {126, -0.15}}};
+    Sampler sampler(o, {});
+    for (size_t i = 0; i < expected.size(); ++i) {
+        if (i > 0) {
+            sampler.count(drawn[i - 1]);
+        }
+        const auto p = probabilities(sampler, Floats(200, 0.f));
+        for (int32_t id = 0; id < 200; ++id) {
+            const auto found = expected[i].find(id);
+            const double value = found == expected[i].end() ? 0 : found->second;
+            CHECK_NEAR(std::log(p[static_cast<size_t>(id)] / p[199]), value, 1e-12);
+        }
+    }
+
+    SamplingOptions none;  // a weight of 0 frees a token from the presence penalty, too
+    none.presence_penalty = none.frequency_penalty = 1;
+    none.weights = {{3, 0.}};
+    Sampler free(none, {});
+    free.count(3);
+    free.count(4);
+    CHECK(free.penalty(3) == 0);
+    CHECK(free.penalty(4) == 2);
+
+    SamplingOptions steep;  // far beyond what a logit can be: clamped, never NaN
+    steep.slopes = {{1, 1.7e308}, {0, -1.7e308}, {50, 1}};
+    Sampler extreme(steep, {});
+    CHECK_NEAR(probabilities(extreme, Floats{0, 0})[0], 0.5, 1e-12);
+    extreme.count(0);
+    extreme.count(0);
+    CHECK(probabilities(extreme, Floats{0, 0})[1] == 1);
+}
+
 void test_bans() {
     const Floats x{1, 2, 3, 4};
     SamplingOptions o;
@@ -385,6 +436,11 @@ void test_check() {
     CHECK_THROWS(with([](auto &o) { o.forbidden = {-1}; }), "forbidden: token id -1 is outside");
     CHECK_THROWS(with([](auto &o) { o.no_repeat = {100}; }), "no_repeat: token id 100");
     CHECK_THROWS(with([](auto &o) { o.exempt = {100}; }), "exempt: token id 100");
+    CHECK_THROWS(with([](auto &o) { o.weights = {{100, 1}}; }), "count_weights: token id 100");
+    CHECK_THROWS(with([](auto &o) { o.weights = {{1, -1}}; }), "count_weights must be between 0");
+    CHECK_THROWS(with([=](auto &o) { o.weights = {{1, nan}}; }), "count_weights must be a finite");
+    CHECK_THROWS(with([](auto &o) { o.slopes = {{-1, 1}}; }), "bias_slopes: token id -1");
+    CHECK_THROWS(with([=](auto &o) { o.slopes = {{1, nan}}; }), "bias_slopes must be a finite");
 }
 
 // ---- Random numbers: a known answer of Philox, and chi-square tests of draws against
@@ -589,6 +645,7 @@ int main() {
     test_vectors();
     test_oracle();
     test_penalties();
+    test_weights_and_slopes();
     test_bans();
     test_greedy();
     test_errors();

@@ -128,6 +128,53 @@ def test_decay_at_its_ends(decay: float) -> None:
     assert close(found, {5: 2, 6: 1} if decay else {6: 1})
 
 
+MUSIC = rn.Sampling(
+    frequency_penalty=0.5,
+    penalty_decay=0.997,
+    logit_bias={0: -4, 127: -1},
+    bias_slopes={0: 1 / 500},
+    count_weights=dict.fromkeys(range(127), 0.3),
+)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        ([], {0: -4, 127: -1}),
+        ([130], {0: -3.998, 127: -1, 130: -0.5}),
+        ([130, 20], {0: -3.996, 127: -1, 130: -0.4985, 20: -0.15}),
+        ([130, 20, 130], {0: -3.994, 127: -1, 130: -0.9970045, 20: -0.14955}),
+        (
+            [130, 20, 130, 127],
+            {0: -3.992, 127: -1.5, 130: -0.9940134865, 20: -0.14910135},
+        ),
+    ],
+)
+def test_the_law_of_music(drawn: list[int], expected: dict[int, float]) -> None:
+    """runner-api 11.3: weights per token, and a bias that grows with the answer."""
+    p, _ = probe(np.zeros(200, np.float32), MUSIC, drawn)
+    gain = np.log(p / p[199])
+    found = {int(t): float(gain[t]) for t in np.flatnonzero(np.abs(gain) > 1e-9)}
+    assert close(found, expected)
+
+
+def test_weights() -> None:
+    sampling = rn.Sampling(
+        presence_penalty=1, frequency_penalty=1, penalty_decay=1, count_weights={4: 2.5, 5: 0}
+    )
+    assert close(subtracted(sampling, [4, 5, 6, 4]), {4: 6, 6: 2})
+    prompt = dataclasses.replace(sampling, global_penalty=True)
+    assert close(subtracted(prompt, [6], [4, 5]), {4: 3.5, 6: 2})
+
+
+def test_slopes() -> None:
+    sampling = rn.Sampling(bias_slopes={3: 0.25, 4: -2})
+    assert close(subtracted(sampling, []), {})
+    assert close(subtracted(sampling, [9, 9, 9]), {3: -0.75, 4: 6})
+    p, _ = probe(np.zeros(4, np.float32), rn.Sampling(bias_slopes={1: 1e308}), [0, 0])
+    assert p.tolist() == [0, 1, 0, 0]
+
+
 def test_bias() -> None:
     p = rn.probabilities(np.zeros(4, np.float32), rn.Sampling(logit_bias={1: math.log(3)}))
     assert np.abs(p - np.array([1, 3, 1, 1]) / 6).max() < 1e-6
@@ -272,6 +319,12 @@ def test_any_options(
         ({"logit_bias": {1: "x"}}, "logit_bias"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
         ({"logit_bias": [(1, 1)]}, "logit_bias"),
+        ({"count_weights": {4: 1}}, "count_weights"),
+        ({"count_weights": {1: -1}}, "count_weights"),
+        ({"count_weights": {1: math.inf}}, "count_weights"),
+        ({"count_weights": [1]}, "count_weights"),
+        ({"bias_slopes": {-1: 1}}, "bias_slopes"),
+        ({"bias_slopes": {1: math.nan}}, "bias_slopes"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
         ({"forbidden_token_ids": [4]}, "forbidden_token_ids"),
@@ -315,4 +368,4 @@ def test_sampling_is_a_value() -> None:
     assert (defaults.presence_penalty, defaults.frequency_penalty) == (0, 0)
     assert (defaults.penalty_decay, defaults.global_penalty, defaults.seed) == (0.996, False, None)
     assert (defaults.logprobs, list(defaults.stop), list(defaults.stop_token_ids)) == (None, [], [])
-    assert defaults.logit_bias == {}
+    assert defaults.logit_bias == defaults.count_weights == defaults.bias_slopes == {}
