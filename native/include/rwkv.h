@@ -77,6 +77,7 @@ typedef struct {
     int64_t stride[8];   /* in elements, >= 0 */
     uint64_t offset;     /* bytes from the start of the file (or data) to element 0 */
     uint64_t nbytes;     /* bytes from `offset` on that may be read for this tensor */
+    float scale;         /* the tensor is this times what is stored, a power of two; 0 means 1 */
 } rwkv_tensor;
 
 typedef struct {

@@ -3,6 +3,7 @@
 #include "error.h"
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -28,8 +29,15 @@ Tensor checked(const rwkv_tensor &row) {
     if (row.rank < 0 || row.rank > 8) {
         throw invalid("the tensor " + name + " has the rank " + std::to_string(row.rank));
     }
+    // A power of two changes no mantissa, and this range no sane weight's class.
+    const float scale = row.scale == 0 ? 1 : row.scale;
+    int exponent = 0;
+    if (std::frexp(scale, &exponent) != 0.5f || exponent < -30 || exponent > 31) {
+        throw invalid("the tensor " + name + " has a scale that is not a power of two from 2^-30 to 2^30");
+    }
     Tensor t;
     t.name = name;
+    t.scale = scale;
     t.dtype = static_cast<DType>(row.dtype);
     int64_t count = 1, last = 0;
     for (int i = 0; i < row.rank; ++i) {

@@ -9,7 +9,9 @@
 #include "tensor_table.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <variant>
 
 namespace rwkv {
@@ -66,11 +68,26 @@ bool any_exponent_full(const std::byte *data, int64_t count, Word mask) {
     return found;
 }
 
+// Scaled weights must also fit the type that they are stored in.
+bool any_beyond_its_type(const Tensor &t) {
+    const float limit = t.dtype == DType::f16 ? 65504.0f : std::numeric_limits<float>::max();
+    std::vector<float> row(static_cast<size_t>(t.shape[1]));
+    for (int64_t i = 0; i < t.shape[0]; ++i) {
+        read_row(row.data(), t, i);
+        for (float x : row) {
+            if (!(std::fabs(x) <= limit)) return true;
+        }
+    }
+    return false;
+}
+
 void refuse_not_finite(const Tensor &t) {
     int64_t extent = 1;
     for (size_t i = 0; i < t.shape.size(); ++i) extent += (t.shape[i] - 1) * t.stride[i];
     bool found = false;
-    if (extent != t.count()) {  // a view with gaps
+    if (t.scale != 1 && t.shape.size() == 2) {
+        found = any_beyond_its_type(t);
+    } else if (extent != t.count()) {  // a view with gaps
         std::vector<float> values(static_cast<size_t>(t.count()));
         read_floats(values.data(), t);
         const auto *bytes = reinterpret_cast<const std::byte *>(values.data());

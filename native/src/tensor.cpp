@@ -40,6 +40,11 @@ void read_line(float *out, const std::byte *data, DType dtype, int64_t n, int64_
     }
 }
 
+void rescale(float *values, int64_t n, float scale) {
+    if (scale == 1) return;
+    for (int64_t i = 0; i < n; ++i) values[i] *= scale;
+}
+
 float *read_dimension(float *out, const Tensor &tensor, size_t dimension, int64_t index) {
     const std::byte *data = tensor.data + index * static_cast<int64_t>(size_of(tensor.dtype));
     if (dimension == tensor.shape.size()) {  // a scalar
@@ -70,11 +75,13 @@ const char *name_of(DType t) {
 
 void read_floats(float *out, const Tensor &tensor) {
     if (tensor.count() > 0) read_dimension(out, tensor, 0, 0);
+    rescale(out, tensor.count(), tensor.scale);
 }
 
 void read_row(float *out, const Tensor &tensor, int64_t row) {
     const int64_t start = row * tensor.stride[0] * static_cast<int64_t>(size_of(tensor.dtype));
     read_line(out, tensor.data + start, tensor.dtype, tensor.shape[1], tensor.stride[1]);
+    rescale(out, tensor.shape[1], tensor.scale);
 }
 
 }  // namespace rwkv

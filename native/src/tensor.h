@@ -20,6 +20,7 @@ struct Tensor {
     DType dtype = DType::f32;
     std::vector<int64_t> shape;
     std::vector<int64_t> stride;  // in elements
+    float scale = 1;              // a power of two; the readers below multiply by it
 
     int64_t count() const {
         int64_t n = 1;

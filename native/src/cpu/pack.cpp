@@ -27,7 +27,7 @@ void read_words(float *out, std::vector<float> &, const Tensor &tensor, int64_t 
 void read_words(uint16_t *out, std::vector<float> &wide, const Tensor &tensor, int64_t row,
                 DType stored) {
     const int64_t n = tensor.shape[1];
-    if (tensor.dtype == stored) {
+    if (tensor.dtype == stored && tensor.scale == 1) {
         const std::byte *data = tensor.data + row * tensor.stride[0] * 2;
         if (tensor.stride[1] == 1) {
             std::memcpy(out, data, static_cast<size_t>(n) * 2);
