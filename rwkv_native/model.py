@@ -139,18 +139,20 @@ class Loading:
 def _rows(found: checkpoint.Checkpoint) -> tuple[Any, list[Any]]:
     """The index as C takes it, and the memory that it points to."""
     rows = ffi.new("rwkv_tensor[]", len(found.tensors))
-    path = ffi.new("char[]", os.fsencode(found.path))
-    keep = [rows, path]
+    names = {t.path for t in found.tensors.values()}  # more than one where a model is in parts
+    paths = {name: ffi.new("char[]", os.fsencode(name)) for name in names}
+    keep = [rows, *paths.values()]
     for row, tensor in zip(rows, found.tensors.values(), strict=True):
         row.name = name = ffi.new("char[]", tensor.name.encode())
         keep.append(name)
-        row.path = path
+        row.path = paths[tensor.path]
         row.dtype = _DTYPES[tensor.dtype]
         row.rank = len(tensor.shape)
         row.shape = tensor.shape
         row.stride = tensor.strides
         row.offset = tensor.offset
         row.nbytes = tensor.nbytes
+        row.scale = tensor.scale
     return rows, keep
 
 

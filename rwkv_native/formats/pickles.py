@@ -2,7 +2,7 @@
 
 Owns the allow-list: these opcodes, these globals, and nothing else. A global is never looked up in
 Python; the few names that checkpoints use become inert values of ours, others are refused by name.
-Called by checkpoint.py only. Never imports, calls or allocates anything on the file's behalf: every
+Called by pth.py only. Never imports, calls or allocates anything on the file's behalf: every
 step costs constant time, lengths are bounded by the bytes at hand, and steps are counted.
 """
 
@@ -31,6 +31,10 @@ STORAGES = {
     "torch.ByteStorage": ("U8", 1),
     "torch.BoolStorage": ("BOOL", 1),
 }
+
+
+# Classes that a tensor may say it has; they change nothing for us.
+CLASSES = frozenset({"torch.Tensor", "torch.nn.parameter.Parameter"})
 
 
 class PickleError(ValueError):
@@ -100,10 +104,31 @@ def _ordered_dict(args: tuple[Any, ...]) -> dict[Any, Any]:
     return {}
 
 
+def _rebuild_parameter_with_state(args: tuple[Any, ...]) -> View:
+    # (data, requires_grad, backward_hooks, attributes)
+    if len(args) != 4:
+        raise PickleError(f"a parameter with attributes is rebuilt from {len(args)} arguments")
+    return _rebuild_parameter(args[:3])
+
+
+def _rebuild_from_type(args: tuple[Any, ...]) -> View:
+    # (function, class, arguments, attributes); attributes, such as names, change no element.
+    if len(args) != 4 or type(args[0]) is not Name or type(args[1]) is not Name:
+        raise PickleError("a tensor is rebuilt from something that is not its class")
+    rebuild = _CALLS.get(args[0].name)
+    if rebuild not in (_rebuild_tensor, _rebuild_parameter) or args[1].name not in CLASSES:
+        raise PickleError("a tensor is rebuilt by something that does not make tensors")
+    if type(args[2]) is not tuple:
+        raise PickleError("a tensor is rebuilt from something that is not a tuple")
+    return rebuild(args[2])
+
+
 _CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter_with_state,
+    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
     "collections.OrderedDict": _ordered_dict,
 }
 
@@ -114,24 +139,28 @@ def _shown(name: str) -> str:
 
 
 class Interpreter:
-    """One run over one pickle. `run()` returns the object that the pickle describes."""
+    """One run over one pickle. `run()` returns the object that the pickle describes.
 
-    def __init__(self, data: bytes) -> None:
-        if len(data) > MAX_BYTES:
-            raise PickleError(f"the pickle has {len(data)} bytes, more than {MAX_BYTES}")
+    data: the pickle starts at byte `at` and may be followed by others. steps: at most so many.
+    """
+
+    def __init__(self, data: bytes, at: int = 0, steps: int = MAX_STEPS) -> None:
         self._data = data
-        self._at = 0
+        self.at = at  # of the next byte
+        self.steps = steps  # that are left
+        self.storages: dict[str, Storage] = {}
         self._stack: list[Any] = []
         self._marks: list[int] = []  # stack heights
         self._memo: dict[int, Any] = {}
 
     def run(self) -> Any:
         opcodes = _OPCODES
-        for _ in range(MAX_STEPS):
+        for used in range(self.steps):
             code = self._take(1)[0]
             if code == 0x2E:  # STOP
                 if len(self._stack) != 1 or self._marks:
                     raise PickleError("the pickle ends with an uneven stack")
+                self.steps -= used
                 return self._stack[0]
             step = opcodes.get(code)
             if step is None:
@@ -142,22 +171,22 @@ class Interpreter:
     # -- input and stack
 
     def _take(self, n: int) -> bytes:
-        at = self._at
+        at = self.at
         chunk = self._data[at : at + n]
         if len(chunk) != n:
             raise PickleError("the pickle is cut off")
-        self._at = at + n
+        self.at = at + n
         return chunk
 
     def _number(self, form: str) -> int:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _line(self) -> str:
-        end = self._data.find(b"\n", self._at, self._at + 512)
+        end = self._data.find(b"\n", self.at, self.at + 512)
         if end < 0:
             raise PickleError("a name in the pickle has no end")
-        line = self._data[self._at : end]
-        self._at = end + 1
+        line = self._data[self.at : end]
+        self.at = end + 1
         return line.decode("utf-8", "replace")
 
     def _pop(self) -> Any:
@@ -238,7 +267,7 @@ class Interpreter:
 
     def _named(self, module: str, name: str) -> None:
         full = f"{module}.{name}"
-        if full not in _CALLS and full not in STORAGES:
+        if full not in _CALLS and full not in STORAGES and full not in CLASSES:
             raise PickleError(f"the pickle asks for {_shown(full)}, which no checkpoint needs")
         self._stack.append(Name(full))
 
@@ -280,7 +309,11 @@ class Interpreter:
             raise PickleError("a storage's key or element count is not valid")
         if len(pid) == 6 and pid[5] is not None:
             raise PickleError("a storage is a view of another one")
-        self._stack.append(Storage(*STORAGES[storage.name], key, numel))
+        made = Storage(*STORAGES[storage.name], key, numel)
+        known = self.storages.setdefault(key, made)
+        if (known.dtype, known.numel) != (made.dtype, made.numel):
+            raise PickleError(f"storage {_shown(key)} is described in two ways")
+        self._stack.append(known)
 
 
 _OPCODES: dict[int, Callable[[Interpreter], None]] = {
@@ -337,6 +370,24 @@ def _opcode_name(code: int) -> str:
     return _REFUSED.get(chr(code), f"0x{code:02x}")
 
 
+class Chain:
+    """Pickles in a row, as PyTorch before 1.6 wrote them; the step limit is for all together."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._steps = MAX_STEPS
+        self.at = 0  # of the byte after the last pickle
+        self.storages: dict[str, Storage] = {}  # of the last pickle
+
+    def next(self) -> Any:
+        run = Interpreter(self._data, self.at, self._steps)
+        value = run.run()
+        self.at, self._steps, self.storages = run.at, run.steps, run.storages
+        return value
+
+
 def parse(data: bytes) -> Any:
     """The object that `data`, one whole pickle, describes. Raises PickleError."""
+    if len(data) > MAX_BYTES:
+        raise PickleError(f"the pickle has {len(data)} bytes, more than {MAX_BYTES}")
     return Interpreter(data).run()

@@ -1,0 +1,122 @@
+"""The .safetensors container: a JSON header, then the bytes of the tensors.
+
+Owns every check of what the header claims, and the making of headers. Called by
+checkpoint.py, state.py and convert.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from . import partial
+from .tensor import DTYPES, Refused, Tensor, check_name, contiguous, is_extent
+
+# The format allows 100 MB; an index of 100 000 tensors fits here, and parsing it stays short.
+MAX_HEADER = 16 << 20
+ALIGNMENT = 64
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))
+        raise Refused(f"the header has the key {twice[:80]!a} twice")
+    return found
+
+
+def read(file: BinaryIO, path: str, size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata."""
+    file.seek(0)
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > size - 8:
+        raise Refused(f"the header claims {length} bytes of a file of {size}: cut off or damaged")
+    if length > MAX_HEADER:
+        raise Refused(f"the header has {length} bytes, more than {MAX_HEADER}")
+    raw = file.read(length)
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+    except Refused:
+        raise
+    except RecursionError:
+        raise Refused("the header is nested too deeply") from None
+    except ValueError as error:
+        raise Refused(f"the header is not valid JSON: {error}") from None
+    if type(header) is not dict:
+        raise Refused("the header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if type(metadata) is not dict or not all(type(v) is str for v in metadata.values()):
+        raise Refused("__metadata__ is not an object of strings")
+
+    start = 8 + length
+    tensors = {}
+    for name, entry in header.items():
+        tensors[name] = _row(name, entry, path, start, size - start)
+    # The format has neither overlaps nor holes.
+    end = start
+    for row in sorted(tensors.values(), key=lambda t: (t.offset, t.nbytes)):
+        if row.offset != end:
+            kind = "overlaps another one" if row.offset < end else "leaves a hole before it"
+            raise Refused(f"tensor {row.name!a} {kind}")
+        end = row.offset + row.nbytes
+    if tensors and end != size:
+        raise Refused(f"{size - end} bytes after the last tensor belong to none")
+    return tensors, metadata
+
+
+def _row(name: str, entry: Any, path: str, start: int, available: int) -> Tensor:
+    check_name(name)
+    if type(entry) is not dict or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise Refused(f"tensor {name!a} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if type(dtype) is not str or dtype not in DTYPES:
+        raise Refused(
+            f"tensor {name!a} has dtype {str(dtype)[:20]!a}; read are {', '.join(DTYPES)}"
+        )
+    if type(shape) is not list or len(shape) > 8 or not all(is_extent(n) for n in shape):
+        raise Refused(f"tensor {name!a} has a shape that is not at most 8 numbers from 1 up")
+    if type(offsets) is not list or len(offsets) != 2 or not all(type(o) is int for o in offsets):
+        raise Refused(f"tensor {name!a} has data_offsets that are not two numbers")
+    begin, end = offsets
+    if not 0 <= begin <= end <= available:
+        raise Refused(f"tensor {name!a} lies outside the file, which is cut off or damaged")
+    nbytes = math.prod(shape) * DTYPES[dtype]
+    if end - begin != nbytes:
+        raise Refused(f"tensor {name!a} needs {nbytes} bytes for its shape and has {end - begin}")
+    return Tensor(name, dtype, tuple(shape), contiguous(shape), path, start + begin, nbytes)
+
+
+def header(rows: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """All that stands before the bytes of tensors (name, dtype, shape) that lie in this order.
+
+    The data starts at a multiple of 64, so that a reader's map has every first element aligned.
+    """
+    table: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, dtype, shape in rows:
+        end = at + math.prod(shape) * DTYPES[dtype]
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)  # the format's own way to align
+    return struct.pack("<Q", len(text)) + text
+
+
+def write(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes arrays as float32; a reader never sees half of the file."""
+    floats = {name: np.ascontiguousarray(array, "<f4") for name, array in arrays.items()}
+    # ascontiguousarray makes a scalar one-dimensional.
+    rows = [(name, "F32", np.shape(arrays[name])) for name in floats]
+    with partial.replacing(path) as file:
+        file.write(header(rows, metadata))
+        for array in floats.values():
+            file.write(array.data)
