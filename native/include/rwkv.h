@@ -82,14 +82,14 @@ typedef struct {
 
 typedef struct {
     size_t size;
-    const char *strategy;   /* "cpu fp32" | "cpu fp16" | "cpu bf16" | "auto" or NULL */
+    const char *strategy;   /* "cpu fp32", "cpu bf16 *10 -> cpu fp32", "auto" (or NULL) ... */
     int32_t threads;        /* 0: the least of physical cores, affinity and CPU quota */
 } rwkv_model_options;
 
 typedef struct {
     size_t size;            /* set by the caller */
     char version[8];        /* "7" */
-    char strategy[64];      /* what was chosen, e.g. "cpu bf16" */
+    char strategy[512];     /* what was chosen, e.g. "cpu bf16" */
     char file_dtype[8];     /* type of most weights in the file: "fp32" "fp16" "bf16" */
     char isa[16];
     int32_t layers, width, heads, head_size, ffn, vocab;   /* L D H N F V */

@@ -1,6 +1,7 @@
 #include "load.h"
 
 #include "error.h"
+#include "strategy.h"
 
 #include <cerrno>
 #include <cmath>
@@ -98,6 +99,7 @@ MappedFile::~MappedFile() {
 
 Load::Load(std::span<const rwkv_tensor> index, std::string strategy, int threads)
     : strategy_(std::move(strategy)), threads_(threads) {
+    parse_strategy(strategy_);  // what is wrong with it is the caller's mistake, not the file's
     if (index.empty()) throw invalid("the index holds no tensors");
     rows_.reserve(index.size());
     for (const rwkv_tensor &row : index) {

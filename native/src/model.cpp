@@ -146,7 +146,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
                                    int threads, LoadProgress &progress) {
     TensorTable table(std::move(tensors));
     refuse_lookalikes(table);
-    const Strategy chosen = parse_strategy(strategy, table.main_dtype());
+    const std::vector<DType> types = parse_strategy(strategy).place(table.layers(), table.main_dtype());
 
     uint64_t total = 0;
     int64_t parameters = 0;
@@ -157,9 +157,9 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     progress.total = total;
 
     std::shared_ptr<Model> model(new Model);
-    model->backend_ = open_backend(chosen.device, threads);
+    model->backend_ = open_backend("cpu", threads);
     Backend &backend = *model->backend_;
-    WeightReader reader(backend, table, chosen.compute, [&](const Tensor &t) {
+    WeightReader reader(backend, table, types, [&](const Tensor &t) {
         refuse_not_finite(t);
         progress.done += static_cast<uint64_t>(t.count()) * size_of(t.dtype);
         if (progress.cancel) throw Error(RWKV_STOPPED, "the load was cancelled");
@@ -188,7 +188,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     refuse_untaken(table, info.version);
     progress.done = total;
 
-    info.strategy = chosen.text();
+    info.strategy = strategy_text(types);
     info.file_dtype = name_of(table.main_dtype());
     info.isa = backend.isa();
     info.layers = s.layers, info.width = s.width, info.heads = s.heads, info.head_size = s.head_size;

@@ -38,7 +38,7 @@ INCLUDES: dict[str, set[str]] = {
     "distribution": set(),
     "sampler": {"distribution"},
     "output": set(),
-    "load": {"model"},
+    "load": {"model", "strategy"},
     "sequence": {"backend", "output", "sampler", "vocab"},
     "state_cache": {"backend", "model"},
     "scheduler": {"backend", "model", "sequence", "state_cache"},

@@ -35,8 +35,14 @@ Norm WeightReader::norm(const std::string &name, int64_t count) {
     return {weight, vector(name + ".bias", count)};
 }
 
+// The type of the layer that a tensor belongs to; everything outside the layers goes with the head.
+DType WeightReader::compute_of(const std::string &name) const {
+    const size_t layer = name.starts_with("blocks.") ? std::stoul(name.substr(7)) : types_.size() - 1;
+    return types_.at(layer);
+}
+
 Matrix WeightReader::pack(const Tensor &t, bool transposed) {
-    Matrix m = backend_.matrix(t, compute_, transposed);
+    Matrix m = backend_.matrix(t, compute_of(t.name), transposed);
     bytes_ += static_cast<int64_t>(m.bytes);
     elements_ += m.out * m.in;
     done_(t);

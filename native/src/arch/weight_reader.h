@@ -13,10 +13,11 @@ namespace rwkv {
 
 class WeightReader {
 public:
-    // `done` is called with every matrix that has been packed.
-    WeightReader(Backend &backend, TensorTable &table, DType compute,
+    // `types` holds the compute type of every layer and, last, of the head. `done` is called with every
+    // matrix that has been packed.
+    WeightReader(Backend &backend, TensorTable &table, std::vector<DType> types,
                  std::function<void(const Tensor &)> done)
-        : backend_(backend), table_(table), compute_(compute), done_(std::move(done)) {}
+        : backend_(backend), table_(table), types_(std::move(types)), done_(std::move(done)) {}
 
     TensorTable &table() { return table_; }
 
@@ -40,10 +41,11 @@ public:
 
 private:
     Matrix pack(const Tensor &t, bool transposed);
+    DType compute_of(const std::string &name) const;
 
     Backend &backend_;
     TensorTable &table_;
-    DType compute_;
+    std::vector<DType> types_;
     std::function<void(const Tensor &)> done_;
     std::vector<Buffer> vectors_;
     int64_t bytes_ = 0, elements_ = 0;
