@@ -159,7 +159,7 @@ class Engine:
         vocab = self.model.info.vocab
         fill(request.sampling, s, vocab, keep)
         if isinstance(prompt, str):
-            prompt = self.tokenizer.encode(prompt)
+            prompt = self.tokenizer.encode_prompt(prompt)
         ids = id_array("prompt", prompt, vocab)
         if not len(ids):
             raise InvalidError("prompt is empty; give at least one token")

@@ -1,45 +1,67 @@
-"""Tokenizers: text to token ids and back, by the vocabularies that C++ holds.
+"""Tokenizers: text to token ids and back.
 
-Owns the choice of a vocabulary: the World file of the `rwkv` wheel (read as data; that package is
-never imported) or plain bytes. Called by callers and engine.py. Never knows about prompts or chat.
+Owns the choice of a vocabulary: by a model's metadata, by the tokens or the number of rows that it
+has, or by the name or file that a caller gives. The World file is the one of the `rwkv` wheel (read
+as data; that package is never imported). Called by callers and engine.py. Never knows about prompts
+or chat.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Iterable, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import vocabularies
 from ._ffi import check, ffi, id_array, lib
-from .errors import InvalidError, MissingFileError, UnsupportedError
+from .errors import Error, FileError, InvalidError, MissingFileError, UnsupportedError
+from .vocabularies import Vocabulary
 
 if TYPE_CHECKING:
     from .model import Model
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
-WORLD_ROWS = 65536
+_WORLD_IDS = 65530
+_LARGEST_FILE = 64 << 20
+_ALIASES = {
+    "rwkv_vocab_v20230424": "world",
+    "abc_tokenizer": "abc",
+    "tokenizer-midi": "midi",
+    "tokenizer-midipiano": "midi-piano",
+}
 
 
 class Tokenizer:
-    """A vocabulary with greedy longest match over bytes. Immutable; usable from every thread.
+    """A vocabulary and how text becomes its ids. Immutable; usable from every thread.
 
-    name: "world" or "world-bytes". end_ids: ids that mean end of document; they have no text.
+    Made by world(), named(), open() or for_model(); or from a table of bytes, which then match
+    greedily, the longest first. An engine prints a drawn token as its bytes, glue included: a blank
+    before each word of music, `, ` before each number of REMI; decode() joins by the same glue.
     """
 
-    __slots__ = ("_handle", "end_ids", "name", "vocab_size")
+    __slots__ = ("_decode", "_encode", "_handle", "_prompt", "end_ids", "name", "vocab_size")
 
     name: str
+    """"world", "world-bytes", "20B", "abc", "midi", "midi-piano", "remi", or a file's stem."""
     end_ids: tuple[int, ...]
-    vocab_size: int  #: one more than the largest id
+    """Ids that end an answer; they have no text."""
+    vocab_size: int
+    """One more than the largest id."""
 
     def __init__(
         self, tokens: Sequence[bytes], *, name: str = "custom", end_ids: Sequence[int] = (0,)
     ) -> None:
         """tokens[i] are the bytes of id i; b"" where there is no such token."""
+        self._adopt(Vocabulary(name, tokens, tuple(end_ids)))
+
+    def _adopt(self, vocabulary: Vocabulary) -> None:
+        tokens = vocabulary.tokens
         offsets = np.zeros(len(tokens) + 1, np.uint64)
         np.cumsum([len(t) for t in tokens], out=offsets[1:])
         out = ffi.new("rwkv_vocab **")
@@ -51,18 +73,29 @@ class Tokenizer:
                 len(tokens),
             )
         )
-        self._set(out[0], name, end_ids)
+        self._set(out[0], vocabulary)
 
-    def _set(self, handle: Any, name: str, end_ids: Sequence[int]) -> None:
+    def _set(self, handle: Any, vocabulary: Vocabulary) -> None:
         self._handle = ffi.gc(handle, lib.rwkv_vocab_free)
-        self.name = name
-        self.end_ids = tuple(end_ids)
+        self.name = vocabulary.name
+        self.end_ids = vocabulary.end_ids
+        self._encode = vocabulary.encode
+        self._decode = vocabulary.decode
+        self._prompt = vocabulary.prompt
         size = ffi.new("size_t *")
         check(lib.rwkv_vocab_size(size, self._handle))
         self.vocab_size = size[0]
 
+    @classmethod
+    def _of(cls, vocabulary: Vocabulary) -> Tokenizer:
+        self = object.__new__(cls)
+        self._adopt(vocabulary)
+        return self
+
     def __repr__(self) -> str:
         return f"<rwkv_native.Tokenizer {self.name}, {self.vocab_size} ids>"
+
+    # -- which one
 
     @classmethod
     def world(cls) -> Tokenizer:
@@ -75,40 +108,89 @@ class Tokenizer:
     @classmethod
     def world_bytes(cls) -> Tokenizer:
         """The first 257 ids of the World vocabulary: id = byte + 1, and 0 for end of document."""
-        return _world_bytes()
-
-    @classmethod
-    def for_model(cls, model: Model) -> Tokenizer:
-        """The tokenizer of a model.
-
-        The file's metadata `rwkv.tokenizer` ("world" or "world-bytes") decides where it is present,
-        otherwise the number of rows: 65536 or more means World; 257 or fewer means world-bytes,
-        because a model with so few rows can only have been trained on single bytes.
-        Raises UnsupportedError (a ValueError) where neither tells.
-        """
-        named = model.info.metadata.get("rwkv.tokenizer")
-        if named is not None:
-            return cls.named(named)
-        rows = model.info.vocab
-        if rows >= WORLD_ROWS:
-            return cls.world()
-        if rows <= 257:
-            return cls.world_bytes()
-        raise UnsupportedError(
-            f"nothing in {model.info.path} tells the tokenizer of its {rows} rows;"
-            f" name one: {', '.join(NAMES)}"
-        )
+        return _made("world-bytes")
 
     @classmethod
     def named(cls, name: str) -> Tokenizer:
-        """A tokenizer by its name: "world" or "world-bytes"."""
-        if name not in NAMES:
-            raise UnsupportedError(f"there is no tokenizer {name!r}; there are {', '.join(NAMES)}")
-        return NAMES[name]()
+        """A tokenizer that needs no file of yours: "world", "world-bytes", "abc", "midi" or
+        "midi-piano"; RWKV Runner's names for them are understood, too.
+
+        Raises UnsupportedError (a ValueError) for another name.
+        """
+        known = _ALIASES.get(name, name)
+        if known == "world":
+            return cls.world()
+        if known not in _RULES:
+            raise UnsupportedError(
+                f"there is no tokenizer {name!r}; there are {', '.join(NAMES)}, and files:"
+                " a .json of HuggingFace or REMI, or a .txt like World's"
+            )
+        return _made(known)
+
+    @classmethod
+    def open(cls, name_or_path: str | os.PathLike[str]) -> Tokenizer:
+        """A tokenizer by its name, as named(), or from a file.
+
+        .txt: a vocabulary in the form of World's. .json: HuggingFace's tokenizer.json, or the
+        parameters of REMI that MidiTok saves.
+        Raises FileNotFoundError, OSError, or ValueError that says what is wrong with the file.
+        """
+        given = os.fspath(name_or_path)
+        if not isinstance(given, str):
+            raise InvalidError(f"a tokenizer's name must be a str, not {type(given).__name__}")
+        kind = _READERS.get(Path(given).suffix.lower())
+        if kind is None:
+            return cls.named(given)
+        path = Path(given)
+        if not path.exists() and _ALIASES.get(path.stem) == "world":
+            return cls.world()  # the wheel's, by the name of its file
+        raw = _contents(path)
+        try:
+            return kind(raw, path.stem)
+        except Error as problem:
+            raise type(problem)(f"{path}: {problem}") from None
+
+    @classmethod
+    def for_model(cls, model: Model) -> Tokenizer:
+        """The tokenizer of a model: the one that the file's metadata `rwkv.tokenizer` names, else
+        the tokens that the file carries (GGUF), else by the number R of its rows, as RWKV Runner:
+
+            R < 129 abc, 129 to 257 world-bytes, < 2176 REMI, < 20096 midi-piano,
+            < 50277 midi, < 65536 20B, 65536 and more world
+
+        (129 to 257 is our own rule: a text model with so few rows knows single bytes.) REMI and 20B
+        need a file that this package does not carry.
+        Raises UnsupportedError (a ValueError) that says which.
+        """
+        info = model.info
+        named = info.metadata.get("rwkv.tokenizer")
+        if named is not None:
+            # Only a name: a model's file does not choose which other files are opened.
+            if _ALIASES.get(named, named) in NAMES:
+                return cls.named(named)
+            raise UnsupportedError(
+                f"{info.path} asks for the tokenizer {named!a:.80}, which is not one of"
+                f" {', '.join(NAMES)}; {_GIVE_FILE}"
+            )
+        if (tokens := getattr(model, "tokenizer_tokens", None)) is not None:
+            # Id 0 ends a document in every RWKV vocabulary, whatever such a file calls it.
+            return cls._of(Vocabulary(_name_of(tokens, "gguf"), [b"", *tokens[1:]]))
+        rows = info.vocab
+        name = next((name for limit, name in _BY_ROWS if rows < limit), "world")
+        if name in NAMES:
+            return cls.named(name)
+        raise UnsupportedError(
+            f"the {rows} rows of {info.path} mean the tokenizer {name}, whose file is not part of"
+            f" this package; {_GIVE_FILE}"
+        )
+
+    # -- what it does
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; special words such as <|endoftext|> are ordinary text.
+        """Ids of a text.
 
+        World, and all that match greedily: special words such as <|endoftext|> are ordinary text.
+        MIDI: lower case, split at white space, 0 for an unknown word.
         Raises ValueError for a lone surrogate, or a byte that starts no token.
         """
         if not isinstance(text, str):
@@ -119,10 +201,23 @@ class Tokenizer:
             raise InvalidError(
                 f"the text holds a lone surrogate at position {error.start}, which is no character"
             ) from None
-        return self.encode_bytes(raw)
+        return self.encode_bytes(raw) if self._encode is None else self._encode(text)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of a whole prompt, as an engine takes it: encode(), except that for 20B two new lines
+        at the very end stay two tokens, as they are inside a text."""
+        ids = self.encode(text)
+        return ids if self._prompt is None else self._prompt(ids)
 
     def encode_bytes(self, raw: bytes) -> list[int]:
-        """Ids of a byte string, which need not be UTF-8."""
+        """Ids of a byte string, which need not be UTF-8 where the vocabulary is one of bytes."""
+        if self._encode is not None:
+            try:
+                return self._encode(bytes(raw).decode())
+            except UnicodeDecodeError as error:
+                raise InvalidError(
+                    f"the tokenizer {self.name} takes UTF-8 only: byte {error.start} is not"
+                ) from None
         ids, n = ffi.new("int32_t **"), ffi.new("size_t *")
         check(lib.rwkv_vocab_encode(ids, n, self._handle, ffi.from_buffer(raw), len(raw)))
         try:
@@ -132,10 +227,16 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are not UTF-8 become U+FFFD. End ids add nothing."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        if self._decode is not None:
+            return self._decode(list(id_array("ids", ids, self.vocab_size)))
+        return self._printed(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids. Raises ValueError for an id outside the vocabulary."""
+        return self._printed(ids) if self._decode is None else self.decode(ids).encode()
+
+    def _printed(self, ids: Iterable[int]) -> bytes:
+        """What an engine prints when it draws these ids, one after the other."""
         array = id_array("ids", ids, self.vocab_size)
         size = ffi.new("size_t *")
         capacity = 16 * len(array) + 16  # World's average is 7 bytes, its longest token 128
@@ -145,6 +246,9 @@ class Tokenizer:
             if size[0] <= capacity:
                 return ffi.unpack(out, size[0])
             capacity = size[0]
+
+
+# -- World
 
 
 def world_file() -> Path:
@@ -160,17 +264,104 @@ def world_file() -> Path:
 
 @functools.cache
 def _world() -> Tokenizer:
-    raw = world_file().read_bytes()
+    return _listed(world_file().read_bytes(), "world")
+
+
+def _listed(raw: bytes, name: str) -> Tokenizer:
+    """A vocabulary in the form of World's file."""
     out = ffi.new("rwkv_vocab **")
     check(lib.rwkv_vocab_parse(out, ffi.from_buffer(raw), len(raw)))
     tokenizer = object.__new__(Tokenizer)
-    tokenizer._set(out[0], "world", (0,))
+    tokenizer._set(out[0], Vocabulary(name, ()))
+    if tokenizer.vocab_size == _WORLD_IDS and all(
+        tokenizer.decode_bytes([id]) == word for id, word in _WORLD_WORDS.items()
+    ):
+        tokenizer.name = "world"
     return tokenizer
 
 
+# Enough of World to know it by: its ids are what a family's rules about single tokens speak of.
+_WORLD_WORDS = {
+    11: b"\n",
+    261: b"\n\n",
+    24281: b"User",
+    5585: b"Ass",
+    41693: b"istant",
+    19137: "\uff0c".encode(),
+    65529: b" " * 128,
+}
+
+
+def _name_of(tokens: Sequence[bytes], otherwise: str) -> str:
+    world = len(tokens) >= _WORLD_IDS and all(tokens[id] == w for id, w in _WORLD_WORDS.items())
+    return "world" if world else otherwise
+
+
+# -- rules
+
+
+_RULES: dict[str, Callable[[], Vocabulary]] = {
+    "world-bytes": vocabularies.world_bytes,
+    "abc": vocabularies.abc,
+    "midi": vocabularies.midi,
+    "midi-piano": vocabularies.midi_piano,
+}
+NAMES = ("world", *_RULES)
+_BY_ROWS = (
+    (129, "abc"),
+    (258, "world-bytes"),
+    (2176, "REMI"),
+    (20096, "midi-piano"),
+    (50277, "midi"),
+    (65536, "20B"),
+)
+_GIVE_FILE = "give its .json or .txt file, with --tokenizer on a command line"
+
+
 @functools.cache
-def _world_bytes() -> Tokenizer:
-    return Tokenizer([b"", *(bytes([b]) for b in range(256))], name="world-bytes")
+def _made(name: str) -> Tokenizer:
+    return Tokenizer._of(_RULES[name]())
 
 
-NAMES = {"world": Tokenizer.world, "world-bytes": Tokenizer.world_bytes}
+# -- files
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        if not path.exists():
+            raise MissingFileError(f"{path}: there is no such file")
+        if not path.is_file():
+            raise InvalidError(f"{path}: not a file")
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, Error):
+            raise
+        raise FileError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if len(raw) > _LARGEST_FILE:
+        raise InvalidError(f"{path}: larger than {_LARGEST_FILE >> 20} MiB, so not a tokenizer")
+    return raw
+
+
+def _from_json(raw: bytes, stem: str) -> Tokenizer:
+    try:
+        text = raw.decode()
+        description = json.loads(text)
+    except RecursionError:
+        raise InvalidError("nested too deeply for a tokenizer") from None
+    except ValueError as error:  # not UTF-8, not JSON, or a number of too many digits
+        raise InvalidError(f"not JSON: {error!s:.200}") from None
+    if isinstance(description, dict):
+        if description.get("tokenization") == "REMI":
+            return Tokenizer._of(vocabularies.remi(description))
+        if isinstance(description.get("model"), dict):
+            from . import huggingface
+
+            return Tokenizer._of(huggingface.vocabulary(text, description, stem))
+    raise InvalidError(
+        "neither HuggingFace's tokenizer.json, which has a `model`, nor the parameters of"
+        ' REMI, which say "tokenization": "REMI"'
+    )
+
+
+_READERS: dict[str, Callable[[bytes, str], Tokenizer]] = {".txt": _listed, ".json": _from_json}

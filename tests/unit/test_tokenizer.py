@@ -1,9 +1,12 @@
-"""The World vocabulary and the byte vocabulary against recorded ids and a slow, obvious oracle."""
+"""World and bytes against recorded ids and a slow, obvious oracle; and which tokenizer a model, a
+name or a file means, hostile files included."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +29,11 @@ def world() -> rn.Tokenizer:
 
 @pytest.fixture(scope="module")
 def oracle() -> dict[bytes, int]:
+    return read_oracle()
+
+
+@functools.cache
+def read_oracle() -> dict[bytes, int]:
     """The vocabulary file, read by Python's own literal parser."""
     table = {}
     for line in world_file().read_text(encoding="utf-8").splitlines():
@@ -84,7 +92,7 @@ def test_any_text(text: str) -> None:
     tokenizer = rn.Tokenizer.world()
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert ids == longest_match(_table(), text.encode())
+    assert ids == longest_match(read_oracle(), text.encode())
     assert rn.Tokenizer.world_bytes().decode(rn.Tokenizer.world_bytes().encode(text)) == text
 
 
@@ -94,17 +102,7 @@ def test_any_bytes(raw: bytes) -> None:
     tokenizer = rn.Tokenizer.world()
     ids = tokenizer.encode_bytes(raw)
     assert tokenizer.decode_bytes(ids) == raw
-    assert ids == longest_match(_table(), raw)
-
-
-_cache: dict[bytes, int] = {}
-
-
-def _table() -> dict[bytes, int]:
-    if not _cache:
-        tokenizer = rn.Tokenizer.world()
-        _cache.update({tokenizer.decode_bytes([i]): i for i in range(1, tokenizer.vocab_size)})
-    return _cache
+    assert ids == longest_match(read_oracle(), raw)
 
 
 @settings(deadline=None, max_examples=100)
@@ -160,35 +158,156 @@ def test_own_tokens() -> None:
     assert tokenizer.decode([4, 1, 0, 3]) == "ab"
 
 
-def model_with(vocab: int, **metadata: str) -> object:
+def model_with(vocab: int, tokens: list[bytes] | None = None, **metadata: str) -> object:
     info = SimpleNamespace(vocab=vocab, metadata=metadata, path="m.pth")
-    return SimpleNamespace(info=info)
+    return SimpleNamespace(info=info, tokenizer_tokens=tokens)
 
 
 @pytest.mark.parametrize(
     ("model", "name"),
     [
+        (model_with(100), "abc"),
+        (model_with(128), "abc"),
+        (model_with(129), "world-bytes"),
+        (model_with(257), "world-bytes"),
+        (model_with(2176), "midi-piano"),
+        (model_with(20095), "midi-piano"),
+        (model_with(20096), "midi"),
+        (model_with(50276), "midi"),
         (model_with(65536), "world"),
         (model_with(65600), "world"),
-        (model_with(257), "world-bytes"),
-        (model_with(128), "world-bytes"),
+        (model_with(100, **{"rwkv.tokenizer": "midi"}), "midi"),
         (model_with(50277, **{"rwkv.tokenizer": "world-bytes"}), "world-bytes"),
         (model_with(257, **{"rwkv.tokenizer": "world"}), "world"),
+        (model_with(257, **{"rwkv.tokenizer": "rwkv_vocab_v20230424"}), "world"),
+        (model_with(65536, [b"<s>", b"a", b"b"]), "gguf"),
+        (model_with(65536, [b"<s>"], **{"rwkv.tokenizer": "abc"}), "abc"),
     ],
 )
 def test_for_model(model: object, name: str) -> None:
     assert rn.Tokenizer.for_model(model).name == name
 
 
-@pytest.mark.parametrize("vocab", [258, 20096, 50277, 65535])
-def test_for_model_that_does_not_tell(vocab: int) -> None:
-    with pytest.raises(rn.UnsupportedError, match="world-bytes"):
+@pytest.mark.parametrize(
+    ("vocab", "name"), [(258, "REMI"), (2175, "REMI"), (50277, "20B"), (65535, "20B")]
+)
+def test_for_model_that_needs_a_file(vocab: int, name: str) -> None:
+    with pytest.raises(rn.UnsupportedError, match=f"{vocab} rows .* {name}, .*--tokenizer"):
         rn.Tokenizer.for_model(model_with(vocab))
 
 
-def test_for_model_with_an_unknown_name() -> None:
-    with pytest.raises(rn.UnsupportedError, match="'piano'"):
-        rn.Tokenizer.for_model(model_with(257, **{"rwkv.tokenizer": "piano"}))
+@pytest.mark.parametrize("name", ["piano", "/etc/passwd", "20B_tokenizer.json", "../x.txt", ""])
+def test_for_model_with_an_unknown_name(name: str) -> None:
+    """A model's file names tokenizers; it does not choose files to open."""
+    with pytest.raises(rn.UnsupportedError, match=f"tokenizer '{name}'.*--tokenizer"):
+        rn.Tokenizer.for_model(model_with(257, **{"rwkv.tokenizer": name}))
+
+
+def test_tokens_that_a_file_carries(world: rn.Tokenizer) -> None:
+    tokens = [b"<s>", b"a", b"ab", b"\xc3", b"\xa9", b"<", b"s", b">"]
+    tokenizer = rn.Tokenizer.for_model(model_with(8, tokens))
+    assert tokenizer.encode("abaé<s>") == [2, 1, 3, 4, 5, 6, 7], "id 0 is no text"
+    assert tokenizer.decode([2, 0, 3, 4]) == "abé" and tokenizer.end_ids == (0,)
+    whole = [world.decode_bytes([i]) for i in range(65530)] + [b"[PAD]"] * 6
+    tokenizer = rn.Tokenizer.for_model(model_with(65536, whole))
+    assert tokenizer.name == "world" and tokenizer.vocab_size == 65536
+    assert tokenizer.encode("Hello, world!") == world.encode("Hello, world!")
+
+
+# -- by name or file
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("world", "world"),
+        ("rwkv_vocab_v20230424", "world"),
+        ("rwkv_vocab_v20230424.txt", "world"),  # the wheel's, where there is no such file
+        ("abc_tokenizer", "abc"),
+        ("midi", "midi"),
+        ("tokenizer-midipiano", "midi-piano"),
+    ],
+)
+def test_names(given: str, name: str) -> None:
+    assert rn.Tokenizer.open(given).name == name
+
+
+@pytest.mark.parametrize("name", ["klingon", "cl100k_base", "", "World", "a.bin", "x\0y"])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(rn.UnsupportedError, match=r"there is no tokenizer .*midi-piano.*\.json"):
+        rn.Tokenizer.open(name)
+
+
+def test_a_vocabulary_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.TXT"
+    path.write_bytes(b"1 'a' 1\r\n2 b'\\xc3' 1\r\n5 'a b' 3\r\n")
+    tokenizer = rn.Tokenizer.open(path)
+    assert (tokenizer.name, tokenizer.vocab_size, tokenizer.end_ids) == ("mine", 6, (0,))
+    assert tokenizer.encode("aa b") == [1, 5] and tokenizer.decode([5, 0, 1]) == "a ba"
+    copy = tmp_path / "renamed.txt"
+    copy.write_bytes(world_file().read_bytes())
+    assert rn.Tokenizer.open(copy).name == "world", "known by its tokens, not by its name"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.txt", b"", "empty"),
+        ("a.txt", b"\xff\xfe\x00", "vocabulary line 1"),
+        ("a.txt", b"1 'a' 1\n1 'b' 1\n", "occurs twice"),
+        ("a.txt", b"4000000000 'a' 1\n", "line 1: the id must be below"),
+        ("a.txt", b"1 'a' 2\n", "1 bytes, not 2"),
+        ("a.txt", b"1 __import__('os') 3\n", "not a quoted"),
+        ("a.json", b"", "not JSON"),
+        ("a.json", b"\xff", "not JSON"),
+        ("a.json", b"[" * 100_000, "nested too deeply|not JSON"),
+        ("a.json", b"9" * 10_000, "not JSON"),
+        ("a.json", b"[]", "neither HuggingFace's"),
+        ("a.json", b"{}", "neither HuggingFace's"),
+        ("a.json", b'{"model": 3}', "neither HuggingFace's"),
+        ("a.json", b'{"model": {}}', "not a tokenizer of HuggingFace"),
+        ("a.json", b'{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "it has no tokens"),
+        (
+            "a.json",
+            b'{"model": {"type": "BPE", "vocab": {"a": 4000000000}, "merges": []}}',
+            "must be below 1048576",
+        ),
+        (
+            "a.json",
+            b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}',
+            "not a tokenizer of HuggingFace",
+        ),
+        ("a.json", b'{"model": {"type": "WordLevel", "vocab": {"a": -1}}}', "HuggingFace"),
+    ],
+)
+def test_hostile_files(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(rn.InvalidError, match=says) as caught:
+        rn.Tokenizer.open(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(rn.MissingFileError, match="there is no such file"):
+        rn.Tokenizer.open(tmp_path / "none.json")
+    with pytest.raises(rn.Error):
+        rn.Tokenizer.open("\0.json")
+    folder = tmp_path / "folder.txt"
+    folder.mkdir()
+    with pytest.raises(rn.InvalidError, match="not a file"):
+        rn.Tokenizer.open(folder)
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)  # opening one would wait for ever
+    with pytest.raises(rn.InvalidError, match="not a file"):
+        rn.Tokenizer.open(pipe)
+    big = tmp_path / "big.json"
+    with big.open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(rn.InvalidError, match="larger than 64 MiB"):
+        rn.Tokenizer.open(big)
+    with pytest.raises(rn.InvalidError, match="str"):
+        rn.Tokenizer.open(b"world")
 
 
 def test_the_rwkv_package_is_not_imported() -> None:

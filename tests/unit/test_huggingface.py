@@ -1,0 +1,226 @@
+"""tokenizer.json files: a small byte-level BPE trained here, of the kind that 20B is, and other
+models and decoders of the `tokenizers` package."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Made
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+import rwkv_native as rn
+from rwkv_native.huggingface import byte_alphabet
+
+TEXTS = [
+    "User: Hello there, how are you?\n\nAssistant: I am fine, thank you.\n\n",
+    "def f(x):\n    return x + 1\n\n\nnaïve café, Привет мир, 你好世界 🙂\n",
+    "the then there these this that with without within\t\ttabs and    blanks",
+] * 20
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    """Normaliser, split, decoder, specials and added blanks as 20B has them."""
+    made = Made(models.BPE())
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=500,
+            special_tokens=["<|endoftext|>", "<|padding|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    made.add_tokens([" " * n for n in range(24, 1, -1)])
+    return made
+
+
+@pytest.fixture(scope="module")
+def opened(made: Made, tmp_path_factory: pytest.TempPathFactory) -> rn.Tokenizer:
+    path = tmp_path_factory.mktemp("hf") / "small.json"
+    made.save(str(path))
+    return rn.Tokenizer.open(path)
+
+
+def test_facts(opened: rn.Tokenizer, made: Made) -> None:
+    assert (opened.name, opened.end_ids) == ("small", (0,))
+    assert opened.vocab_size == made.get_vocab_size()
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:3], "", " ", "\n\n", "e\u0301", "a\0b", "<|endoftext|>x"])
+def test_same_ids_as_the_library(text: str, opened: rn.Tokenizer, made: Made) -> None:
+    ids = made.encode(text, add_special_tokens=False).ids
+    assert opened.encode(text) == opened.encode_prompt(text) == ids
+    assert opened.decode(ids) == made.decode(ids)
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.text(max_size=80))
+def test_any_text(text: str, opened: rn.Tokenizer, made: Made) -> None:
+    ids = opened.encode(text)
+    assert ids == made.encode(text).ids
+    assert opened._printed(ids) == opened.decode_bytes(ids)
+    assert opened.decode(ids) == normalizers.NFC().normalize_str(text).replace("<|endoftext|>", "")
+
+
+def test_every_byte(opened: rn.Tokenizer, made: Made) -> None:
+    """Each single byte is a token, whole characters or not."""
+    alphabet = byte_alphabet()
+    assert set(alphabet) == set(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(alphabet.values()) == list(range(256))
+    for character, byte in alphabet.items():
+        assert opened.decode_bytes([made.token_to_id(character)]) == bytes([byte])
+    assert opened.decode([made.token_to_id("Ã")]) == "�"
+
+
+def test_specials_and_added_tokens(opened: rn.Tokenizer, made: Made) -> None:
+    assert opened.decode([0, 1]) == "", "specials print nothing"
+    blanks = made.token_to_id("    ")
+    assert opened.decode_bytes([blanks]) == b"    " and blanks in opened.encode("a    b")
+
+
+def test_no_template(made: Made, tmp_path: Path) -> None:
+    """What a template adds around a text is left out: prompts begin as they say themselves."""
+    copy = Made.from_str(made.to_str())
+    copy.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    path = tmp_path / "templated.json"
+    copy.save(str(path))
+    assert copy.encode("the").ids[0] == 0
+    assert rn.Tokenizer.open(path).encode("the") == made.encode("the").ids
+
+
+def open_json(description: dict[str, Any], folder: Path, name: str = "t") -> rn.Tokenizer:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(description))
+    return rn.Tokenizer.open(path)
+
+
+@pytest.fixture(scope="module")
+def like_20b(made: Made, tmp_path_factory: pytest.TempPathFactory) -> rn.Tokenizer:
+    """The small BPE with the two ids of 20B that matter: 187 and 535."""
+    description = json.loads(made.to_str())
+    vocab = description["model"]["vocab"]
+    by_id = {id: word for word, id in vocab.items()}
+    added = {entry["content"] for entry in description["added_tokens"]}
+    assert "ĊĊ" in vocab, "two new lines are common enough to be a token"
+    old, swapped = vocab["Ċ"], by_id[187]
+    vocab["Ċ"], vocab[swapped] = 187, old
+    vocab["ĊĊ"] = 535
+    assert not added & {"Ċ", "ĊĊ", swapped}
+    return open_json(description, tmp_path_factory.mktemp("20b"), "20B_tokenizer")
+
+
+def test_20b_prompts(like_20b: rn.Tokenizer) -> None:
+    """Two new lines at the very end of a prompt stay two tokens."""
+    assert (like_20b.name, like_20b.end_ids) == ("20B", (0,))
+    assert like_20b.encode("\n\n") == [535] and like_20b.decode([535, 187]) == "\n\n\n"
+    assert like_20b.encode_prompt("\n\n") == [187, 187]
+    inside = like_20b.encode("User\n\n")
+    assert like_20b.encode_prompt("User\n\n") == [*inside[:-1], 187, 187] and inside[-1] == 535
+    for text in ("", "User\n\nAlice:", "\n\n x"):
+        assert like_20b.encode_prompt(text) == like_20b.encode(text)
+
+
+def test_the_engine_takes_prompts_so(like_20b: rn.Tokenizer) -> None:
+    calls: list[str] = []
+
+    class Fake:
+        tokenizer = type(
+            "T", (), {"encode_prompt": staticmethod(lambda text: calls.append(text) or [1])}
+        )
+        model = type("M", (), {"info": type("I", (), {"vocab": 5})})
+        _end_ids = rn.engine.id_array("end_ids", [0])
+
+    rn.Engine._request(Fake(), "a\n\n", rn.Sampling(), None)
+    assert calls == ["a\n\n"]
+
+
+def test_recorded_20b(shared: Path) -> None:
+    """With the user's own file, named by RWKV_20B_TOKENIZER."""
+    path = os.environ.get("RWKV_20B_TOKENIZER")
+    if not path:
+        pytest.skip("RWKV_20B_TOKENIZER names no file")
+    tokenizer = rn.Tokenizer.open(path)
+    assert tokenizer.name == "20B"
+    for case in json.loads((shared / "golden" / "tokenizers.json").read_text())["20B"]:
+        assert tokenizer.encode(case["text"]) == case["ids"]
+        assert tokenizer.decode(case["ids"]) == case["decoded"]
+
+
+# -- other kinds: the bytes of an id are what it adds after another
+
+
+def printed(tokenizer: rn.Tokenizer, text: str) -> str:
+    return tokenizer._printed(tokenizer.encode(text)).decode("utf-8", "replace")
+
+
+def test_word_level(tmp_path: Path) -> None:
+    """The form of the music files: words joined by blanks."""
+    made = Made(models.WordLevel({"<pad>": 0, "t1": 1, "pi:4a:7": 2}, unk_token="<pad>"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<pad>"])
+    tokenizer = open_json(json.loads(made.to_str()), tmp_path, "tokenizer-midi")
+    assert (tokenizer.name, tokenizer.end_ids) == ("tokenizer-midi", (0,))
+    assert tokenizer.encode("PI:4A:7 what t1") == [2, 0, 1]
+    assert tokenizer.decode([2, 0, 1]) == "pi:4a:7 t1"
+    assert printed(tokenizer, "pi:4a:7 t1") == " pi:4a:7 t1"
+
+
+def test_word_piece(tmp_path: Path) -> None:
+    vocab = {"[UNK]": 0, "play": 1, "##ing": 2, "now": 3}
+    made = Made(models.WordPiece(vocab, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.decoder = decoders.WordPiece()
+    tokenizer = open_json(json.loads(made.to_str()), tmp_path)
+    assert tokenizer.encode("playing now") == [1, 2, 3]
+    assert tokenizer.decode([1, 2, 3]) == "playing now"
+    assert printed(tokenizer, "playing now") == " playing now"
+
+
+def test_pieces_with_byte_fallback(tmp_path: Path) -> None:
+    vocab = {"<unk>": 0, "▁the": 1, "▁cat": 2, "s": 3, "▁": 4}
+    vocab |= {f"<0x{b:02X}>": 5 + b for b in range(256)}
+    made = Made(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer = open_json(json.loads(made.to_str()), tmp_path)
+    assert tokenizer.decode([1, 2, 3]) == "the cats"
+    assert tokenizer._printed([1, 2, 3]) == b" the cats"
+    euro = [5 + b for b in "€".encode()]
+    assert tokenizer.encode("€") == [4, *euro]
+    assert tokenizer._printed(euro).decode() == "€", "bytes of a character come one by one"
+
+
+def test_ends_by_name(tmp_path: Path) -> None:
+    made = Made(models.WordLevel({"a": 0, "</s>": 1, "<|endoftext|>": 2}))
+    made.add_special_tokens(["</s>"])
+    tokenizer = open_json(json.loads(made.to_str()), tmp_path)
+    assert tokenizer.end_ids == (1,), "id 0 is a word here, and the other name is ordinary text"
+    plain = Made(models.WordLevel({"a": 0, "b": 1}))
+    assert open_json(json.loads(plain.to_str()), tmp_path).end_ids == (0,)
+
+
+def test_bytes_that_are_no_text(opened: rn.Tokenizer) -> None:
+    with pytest.raises(rn.InvalidError, match="UTF-8"):
+        opened.encode_bytes(b"a\xff")
+    with pytest.raises(rn.InvalidError, match="surrogate"):
+        opened.encode("\ud800")
