@@ -14,55 +14,74 @@ using rwkv::cpu::LinearTask;
 
 constexpr int NV = kPanel / V;  // vectors per panel
 
-// The weights of two successive inputs for the V outputs that start at lane v · V of a panel.
+// The weights of the first (Half = 0) or second input of a pair, for the V outputs that start at lane
+// v · V of a panel.
 struct StoredF32 {
     static constexpr int bytes = 4;
-    RWKV_INLINE void pair(const char *p, int v, F &first, F &second) {
-        const float *w = reinterpret_cast<const float *>(p);
-        first = load(w + v * V);
-        second = load(w + kPanel + v * V);
+    template <int Half>
+    RWKV_INLINE F weights(const char *p, int v) {
+        return load(reinterpret_cast<const float *>(p) + Half * kPanel + v * V);
     }
 };
 struct StoredF16 {
     static constexpr int bytes = 2;
-    RWKV_INLINE void pair(const char *p, int v, F &first, F &second) {
-        const uint16_t *w = reinterpret_cast<const uint16_t *>(p);
-        first = widen_f16(w + v * V);
-        second = widen_f16(w + kPanel + v * V);
+    template <int Half>
+    RWKV_INLINE F weights(const char *p, int v) {
+        return widen_f16(reinterpret_cast<const uint16_t *>(p) + Half * kPanel + v * V);
     }
 };
 struct StoredBf16 {
     static constexpr int bytes = 2;
-    RWKV_INLINE void pair(const char *p, int v, F &first, F &second) {
+    template <int Half>
+    RWKV_INLINE F weights(const char *p, int v) {
         const U u = *reinterpret_cast<const Uu *>(p + v * V * 4);
-        first = floats(u << 16);
-        second = floats(u & 0xffff0000u);
+        return floats(Half == 0 ? u << 16 : u & 0xffff0000u);
     }
 };
 
+// sums[m][j] += w[j] x[m] for one input; rows are addressed from every fourth, see block().
+template <class Stored, int Half, int M, int P>
+RWKV_INLINE void multiply_add(F (&sums)[M][P * NV], const float *const (&x)[(M + 3) / 4],
+                              int64_t stride, int64_t stride3, const char *w, int64_t panel_bytes) {
+    F weights[P * NV];
+#pragma GCC unroll 16
+    for (int j = 0; j < P * NV; ++j)
+        weights[j] = Stored::template weights<Half>(w + (j / NV) * panel_bytes, j % NV);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+        const int64_t offset = m % 4 == 3 ? stride3 : (m % 4) * stride;
+        const F xm = splat(x[m / 4][offset + Half]);
+#pragma GCC unroll 16
+        for (int j = 0; j < P * NV; ++j) accumulate(sums[m][j], weights[j], xm);
+    }
+}
+
 // tile[m][p · 16 ..] = Σ_k W[k] x[m][k] over `pairs` pairs of inputs.
+//
+// The empty asm keeps the compiler from giving each of the M rows a pointer of its own: with 12 of them
+// it runs out of general registers and reloads one for every broadcast.
 template <class Stored, int M, int P>
-void block(float *tile, const float *x, int64_t stride_x, const char *w, int64_t panel_bytes,
+void block(float *tile, const float *x, int64_t stride, const char *w, int64_t panel_bytes,
            int64_t pairs) {
     F sums[M][P * NV];
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
         for (int j = 0; j < P * NV; ++j) sums[m][j] = F{};
-    for (int64_t i = 0; i < pairs; ++i) {
-        const char *at = w + i * (2 * kPanel * Stored::bytes);
-        const float *xi = x + 2 * i;
-#pragma GCC unroll 16
-        for (int j = 0; j < P * NV; ++j) {
-            F first, second;
-            Stored::pair(at + (j / NV) * panel_bytes, j % NV, first, second);
-#pragma GCC unroll 16
-            for (int m = 0; m < M; ++m)
-                sums[m][j] = fma(first, splat(xi[m * stride_x]), sums[m][j]);
-#pragma GCC unroll 16
-            for (int m = 0; m < M; ++m)
-                sums[m][j] = fma(second, splat(xi[m * stride_x + 1]), sums[m][j]);
+    const float *rows[(M + 3) / 4];
+#pragma GCC unroll 4
+    for (int i = 0; i < (M + 3) / 4; ++i) rows[i] = x + 4 * i * stride;
+    int64_t stride3 = 3 * stride;
+    for (const char *end = w + pairs * (2 * kPanel * Stored::bytes); w != end;
+         w += 2 * kPanel * Stored::bytes) {
+        multiply_add<Stored, 0, M, P>(sums, rows, stride, stride3, w, panel_bytes);
+        multiply_add<Stored, 1, M, P>(sums, rows, stride, stride3, w, panel_bytes);
+#pragma GCC unroll 4
+        for (int i = 0; i < (M + 3) / 4; ++i) {
+            rows[i] += 2;
+            asm("" : "+r"(rows[i]));
         }
+        asm("" : "+r"(stride3));
     }
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m)
@@ -75,7 +94,7 @@ using Block = void (*)(float *, const float *, int64_t, const char *, int64_t, i
 // The blocks that fit the register file: up to kWide panels for one or two rows, kMain for up to
 // kMaxRows, single panels for what is left over.
 #if defined(__AVX512F__)
-constexpr int kWide = 4, kWideRows = 2, kMain = 2, kMaxRows = 12;  // 24 of 32 registers
+constexpr int kWide = 4, kWideRows = 6, kMain = 2, kMaxRows = 12;  // 24 of 32 registers
 #define RWKV_ROWS(S, P)                                                                          \
     {block<S, 1, P>, block<S, 2, P>, block<S, 3, P>, block<S, 4, P>,  block<S, 5, P>,            \
      block<S, 6, P>, block<S, 7, P>, block<S, 8, P>, block<S, 9, P>, block<S, 10, P>,            \
@@ -91,7 +110,9 @@ constexpr int kWide = 2, kWideRows = 1, kMain = 1, kMaxRows = 2;  // 8 of 16
 #endif
 
 #if defined(__AVX512F__)
-#define RWKV_WIDE(S) {block<S, 1, kWide>, block<S, 2, kWide>}
+#define RWKV_WIDE(S)                                                                             \
+    {block<S, 1, kWide>, block<S, 2, kWide>, block<S, 3, kWide>,                                 \
+     block<S, 4, kWide>, block<S, 5, kWide>, block<S, 6, kWide>}
 #else
 #define RWKV_WIDE(S) {block<S, 1, kWide>}
 #endif

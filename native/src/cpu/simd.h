@@ -69,6 +69,16 @@ RWKV_INLINE F fma(F a, F b, F c) {
 #endif
 }
 
+// sum += a * b where it stands. GCC 12 likes to put the result of an accumulation where b was, which
+// costs moves, and spills when all registers hold sums.
+RWKV_INLINE void accumulate(F &sum, F a, F b) {
+#if defined(__FMA__)
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#else
+    sum = fma(a, b, sum);
+#endif
+}
+
 RWKV_INLINE F select(I mask, F yes, F no) { return mask ? yes : no; }
 // NaN in x stays NaN.
 RWKV_INLINE F at_most(F x, F limit) { return x > limit ? limit : x; }
@@ -91,11 +101,24 @@ RWKV_INLINE F square_root(F x) {
 
 // The sum of the lanes, by halves: lane i + lane i + V/2 first.
 RWKV_INLINE float sum(F v) {
+#if defined(__x86_64__)
+#if defined(__AVX512F__)
+    const __m256 h = _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1);
+    __m128 q = _mm256_castps256_ps128(h) + _mm256_extractf128_ps(h, 1);
+#elif defined(__AVX2__)
+    __m128 q = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+#else
+    __m128 q = v;
+#endif
+    q += _mm_movehl_ps(q, q);
+    return q[0] + q[1];
+#else
     float lane[V];
     __builtin_memcpy(lane, &v, sizeof lane);
     for (int half = V / 2; half > 0; half /= 2)
         for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
     return lane[0];
+#endif
 }
 
 // V halves, widened. Without F16C: the exponent of a half is moved into place and 2^112 corrects its bias,
