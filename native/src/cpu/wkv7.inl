@@ -44,33 +44,43 @@ RWKV_INLINE void sum4(float *out, F a, F b, F c, F d) {
 #endif
 }
 
-// One step of the recurrence on S [n][stride], stride a multiple of V: y = S r after the update.
+// One step of the recurrence on S [n][stride]: y = S r after the update. stride is J · V, or any multiple
+// of V if J is 0. Fetches the S of the next row, if that is another sequence's, on the way: 16 KiB that
+// nobody has touched since the last token.
+template <int J>
 void step(float *S, float *y, const float *w, const float *nk, const float *b, const float *k,
-          const float *v, const float *r, int64_t n, int64_t stride) {
+          const float *v, const float *r, int64_t n, int64_t any_stride, const float *next) {
+    const int64_t stride = J ? J * V : any_stride;
     for (int64_t i = 0; i < n; i += 4) {
         float *s0 = S + i * stride, *s1 = s0 + stride, *s2 = s1 + stride, *s3 = s2 + stride;
+        if (next)
+            for (int64_t j = 0; j < 4 * stride; j += 16) __builtin_prefetch(next + i * stride + j, 0, 2);
         F d0 = {}, d1 = {}, d2 = {}, d3 = {};
+#pragma GCC unroll 8
         for (int64_t j = 0; j < stride; j += V) {
             const F x = load(nk + j);
-            d0 = fma(load(s0 + j), x, d0);
-            d1 = fma(load(s1 + j), x, d1);
-            d2 = fma(load(s2 + j), x, d2);
-            d3 = fma(load(s3 + j), x, d3);
+            accumulate(d0, load(s0 + j), x);
+            accumulate(d1, load(s1 + j), x);
+            accumulate(d2, load(s2 + j), x);
+            accumulate(d3, load(s3 + j), x);
         }
         float sa[4];
         sum4(sa, d0, d1, d2, d3);
+        const F a0 = splat(sa[0]), a1 = splat(sa[1]), a2 = splat(sa[2]), a3 = splat(sa[3]);
+        const F v0 = splat(v[i]), v1 = splat(v[i + 1]), v2 = splat(v[i + 2]), v3 = splat(v[i + 3]);
         d0 = d1 = d2 = d3 = F{};
+#pragma GCC unroll 8
         for (int64_t j = 0; j < stride; j += V) {
             const F wj = load(w + j), bj = load(b + j), kj = load(k + j), rj = load(r + j);
-            const F t0 = fma(splat(v[i]), kj, fma(splat(sa[0]), bj, load(s0 + j) * wj));
-            const F t1 = fma(splat(v[i + 1]), kj, fma(splat(sa[1]), bj, load(s1 + j) * wj));
-            const F t2 = fma(splat(v[i + 2]), kj, fma(splat(sa[2]), bj, load(s2 + j) * wj));
-            const F t3 = fma(splat(v[i + 3]), kj, fma(splat(sa[3]), bj, load(s3 + j) * wj));
+            F t0 = load(s0 + j) * wj, t1 = load(s1 + j) * wj;
+            F t2 = load(s2 + j) * wj, t3 = load(s3 + j) * wj;
+            accumulate(t0, a0, bj), accumulate(t1, a1, bj);
+            accumulate(t2, a2, bj), accumulate(t3, a3, bj);
+            accumulate(t0, v0, kj), accumulate(t1, v1, kj);
+            accumulate(t2, v2, kj), accumulate(t3, v3, kj);
             store(s0 + j, t0), store(s1 + j, t1), store(s2 + j, t2), store(s3 + j, t3);
-            d0 = fma(t0, rj, d0);
-            d1 = fma(t1, rj, d1);
-            d2 = fma(t2, rj, d2);
-            d3 = fma(t3, rj, d3);
+            accumulate(d0, t0, rj), accumulate(d1, t1, rj);
+            accumulate(d2, t2, rj), accumulate(d3, t3, rj);
         }
         sum4(y + i, d0, d1, d2, d3);
     }
@@ -123,6 +133,9 @@ void wkv7(const Wkv7Task *given) {
     float *rounded = at;
     for (float *p = t.scratch; p < square + padded * padded; ++p) *p = 0;
 
+    // The low-rank products give the first S time to arrive.
+    for (int64_t i = 0; i < N * N; i += 16)
+        __builtin_prefetch(t.state[0] + t.head * N * N + i, 0, 2);
     float *loaded = nullptr;  // the state whose copy is in `square`
     for (int64_t first = 0; first < t.rows; first += kWkv7Rows) {
         const int64_t rows = t.rows - first < kWkv7Rows ? t.rows - first : kWkv7Rows;
@@ -172,7 +185,9 @@ void wkv7(const Wkv7Task *given) {
                 }
                 S = square;
             }
-            step(S, y, w, nk, b, k, v, r, N, stride);
+            const float *next = first + m + 1 < t.rows ? t.state[first + m + 1] : nullptr;
+            next = next && next != t.state[first + m] ? next + t.head * N * N : nullptr;
+            (stride == 64 ? step<64 / V> : step<0>)(S, y, w, nk, b, k, v, r, N, stride, next);
 
             const F total = splat(sum(bonus));
             layer_norm(y, y, t.ln_weight, t.ln_bias, N, 64e-5f);
