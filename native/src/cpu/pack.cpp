@@ -48,23 +48,25 @@ void read_words(uint16_t *out, std::vector<float> &wide, const Tensor &tensor, i
 template <class Word>
 void pack_panels(Word *packed, const Tensor &tensor, DType stored, int64_t first, int64_t last) {
     const int64_t out = tensor.shape[0], in = tensor.shape[1], even = (in + 1) / 2 * 2;
-    std::vector<Word> lines(static_cast<size_t>(kPanel * even));
+    // One cache line more than needed: rows a multiple of 4 KiB apart would share a cache set.
+    const int64_t length = even + 64 / static_cast<int64_t>(sizeof(Word));
+    std::vector<Word> lines(static_cast<size_t>(kPanel * length));
     std::vector<float> wide;
     for (int64_t panel = first; panel < last; ++panel) {
         std::fill(lines.begin(), lines.end(), Word{});
         for (int64_t o = 0; o < kPanel && panel * kPanel + o < out; ++o)
-            read_words(lines.data() + o * even, wide, tensor, panel * kPanel + o, stored);
+            read_words(lines.data() + o * length, wide, tensor, panel * kPanel + o, stored);
         Word *to = packed + panel * kPanel * even;
         const Word *from = lines.data();
         if (stored == DType::bf16) {
             for (int64_t k = 0; k < even; k += 2)
                 for (int64_t o = 0; o < kPanel; ++o) {
-                    to[k * kPanel + 2 * o] = from[o * even + k];
-                    to[k * kPanel + 2 * o + 1] = from[o * even + k + 1];
+                    to[k * kPanel + 2 * o] = from[o * length + k];
+                    to[k * kPanel + 2 * o + 1] = from[o * length + k + 1];
                 }
         } else {
             for (int64_t k = 0; k < even; ++k)
-                for (int64_t o = 0; o < kPanel; ++o) to[k * kPanel + o] = from[o * even + k];
+                for (int64_t o = 0; o < kPanel; ++o) to[k * kPanel + o] = from[o * length + k];
         }
     }
 }
