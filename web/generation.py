@@ -27,6 +27,7 @@ class Serving:
     """A loaded model with all that serves it. Replaced as a whole; requests keep theirs."""
 
     name: str
+    info: rn.ModelInfo
     created: int  # seconds since the epoch
     persona: Persona
     tokenizer: rn.Tokenizer

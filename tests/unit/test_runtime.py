@@ -82,6 +82,18 @@ def test_loading(loading: Loading) -> None:
     runtime.close()
 
 
+def test_a_missing_demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise module.rn.MissingFileError("demo.safetensors is not part of this installation")
+
+    monkeypatch.setattr(module.rn, "demo_model", missing)
+    runtime = Runtime(Config())
+    runtime.start(lambda line: None)
+    gevent.sleep(0.05)
+    assert runtime.status == OFFLINE
+    runtime.close()
+
+
 def test_close_cuts_a_load_short(loading: Loading) -> None:
     runtime = Runtime(Config(model="some/model.pth"))
     runtime.start(lambda line: None)
