@@ -32,7 +32,8 @@ void read_words(uint16_t *out, std::vector<float> &wide, const Tensor &tensor, i
         if (tensor.stride[1] == 1) {
             std::memcpy(out, data, static_cast<size_t>(n) * 2);
         } else {
-            for (int64_t i = 0; i < n; ++i) std::memcpy(out + i, data + i * tensor.stride[1] * 2, 2);
+            const int64_t step = tensor.stride[1] * 2;
+            for (int64_t i = 0; i < n; ++i) std::memcpy(out + i, data + i * step, 2);
         }
         return;
     }
@@ -75,7 +76,8 @@ void pack_panels(Word *packed, const Tensor &tensor, DType stored, int64_t first
 
 Matrix pack(const Tensor &weights, DType compute, bool transposed, Arena &arena, Pool &pool) {
     require_matrix(weights);
-    if (compute == DType::f64) throw unsupported(weights.name + ": products are not computed in fp64");
+    if (compute == DType::f64)
+        throw unsupported(weights.name + ": products are not computed in fp64");
     Tensor tensor = weights;
     if (transposed) {
         std::swap(tensor.shape[0], tensor.shape[1]);
@@ -123,10 +125,11 @@ Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool) {
         std::vector<float> unused;
         const int64_t first = matrix.out * task / tasks, last = matrix.out * (task + 1) / tasks;
         for (int64_t row = first; row < last; ++row) {
+            const int64_t at = row * matrix.in;
             if (matrix.stored == DType::f32)
-                read_row(static_cast<float *>(matrix.data) + row * matrix.in, rows, row);
+                read_row(static_cast<float *>(matrix.data) + at, rows, row);
             else
-                read_words(static_cast<uint16_t *>(matrix.data) + row * matrix.in, unused, rows, row,
+                read_words(static_cast<uint16_t *>(matrix.data) + at, unused, rows, row,
                            matrix.stored);
         }
     });

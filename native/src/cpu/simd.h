@@ -1,6 +1,6 @@
-// Vectors of fp32 for whichever instruction set the file that includes this is compiled for: 16 lanes
-// with AVX-512, 8 with AVX2, otherwise 4 (SSE2 on x86-64, the compiler's own on other machines). Included
-// by kernels.inl only. Everything is local to the object: see kernels.h.
+// Vectors of fp32 for whichever instruction set the file that includes this is compiled for: 16
+// lanes with AVX-512, 8 with AVX2, otherwise 4 (SSE2 on x86-64, the compiler's own on other
+// machines). Included by kernels.inl only. Everything is local to the object: see kernels.h.
 //
 // GCC's vector extensions carry arithmetic, comparisons and selection; intrinsics appear where they
 // cannot say it: fused multiply-add, conversion of halves, rounding.
@@ -69,8 +69,8 @@ RWKV_INLINE F fma(F a, F b, F c) {
 #endif
 }
 
-// sum += a * b where it stands. GCC 12 likes to put the result of an accumulation where b was, which
-// costs moves, and spills when all registers hold sums.
+// sum += a * b where it stands. GCC 12 likes to put the result of an accumulation where b was,
+// which costs moves, and spills when all registers hold sums.
 RWKV_INLINE void accumulate(F &sum, F a, F b) {
 #if defined(__FMA__)
     asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
@@ -121,8 +121,8 @@ RWKV_INLINE float sum(F v) {
 #endif
 }
 
-// V halves, widened. Without F16C: the exponent of a half is moved into place and 2^112 corrects its bias,
-// which is exact for subnormals too; infinity and NaN need their exponent filled up.
+// V halves, widened. Without F16C: the exponent of a half is moved into place and 2^112 corrects
+// its bias, which is exact for subnormals too; infinity and NaN need their exponent filled up.
 RWKV_INLINE F widen_f16(const uint16_t *p) {
 #if defined(__AVX512F__)
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));

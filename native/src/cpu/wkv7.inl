@@ -6,8 +6,9 @@
 //   S ← S diag(w) + (S (−κ)) ⊗ (κ ⊙ a) + v ⊗ k             S [value][key]
 //   y = (GroupNorm(S r) + (Σ r ⊙ k ⊙ r_k) v) ⊙ g           eps 64e-5
 //
-// The low-rank products are computed for up to kWkv7Rows rows at a time, so that their weights are read
-// once; the recurrence then runs row by row. The head's S (16 KiB for N = 64) stays in the first level.
+// The low-rank products are computed for up to kWkv7Rows rows at a time, so that their weights are
+// read once; the recurrence then runs row by row. The head's S (16 KiB for N = 64) stays in the
+// first level.
 #pragma once
 
 #include "cpu/linear.inl"
@@ -44,9 +45,9 @@ RWKV_INLINE void sum4(float *out, F a, F b, F c, F d) {
 #endif
 }
 
-// One step of the recurrence on S [n][stride]: y = S r after the update. stride is J · V, or any multiple
-// of V if J is 0. Fetches the S of the next row, if that is another sequence's, on the way: 16 KiB that
-// nobody has touched since the last token.
+// One step of the recurrence on S [n][stride]: y = S r after the update. stride is J · V, or any
+// multiple of V if J is 0. Fetches the S of the next row, if that is another sequence's, on the
+// way: 16 KiB that nobody has touched since the last token.
 template <int J>
 void step(float *S, float *y, const float *w, const float *nk, const float *b, const float *k,
           const float *v, const float *r, int64_t n, int64_t any_stride, const float *next) {
@@ -54,7 +55,8 @@ void step(float *S, float *y, const float *w, const float *nk, const float *b, c
     for (int64_t i = 0; i < n; i += 4) {
         float *s0 = S + i * stride, *s1 = s0 + stride, *s2 = s1 + stride, *s3 = s2 + stride;
         if (next)
-            for (int64_t j = 0; j < 4 * stride; j += 16) __builtin_prefetch(next + i * stride + j, 0, 2);
+            for (int64_t j = 0; j < 4 * stride; j += 16)
+                __builtin_prefetch(next + i * stride + j, 0, 2);
         F d0 = {}, d1 = {}, d2 = {}, d3 = {};
 #pragma GCC unroll 8
         for (int64_t j = 0; j < stride; j += V) {
@@ -86,9 +88,10 @@ void step(float *S, float *y, const float *w, const float *nk, const float *b, c
     }
 }
 
-// out[row][..] = W z for the panels that hold the head's channels; returns the first of them in row 0.
-const float *low_rank(float *out, int64_t stride_out, float *rounded, const Panels &w, const float *z,
-                      int64_t rows, int64_t channel, int64_t n) {
+// out[row][..] = W z for the panels that hold the head's channels; returns the first of them in
+// row 0.
+const float *low_rank(float *out, int64_t stride_out, float *rounded, const Panels &w,
+                      const float *z, int64_t rows, int64_t channel, int64_t n) {
     const int64_t stride = stride_of(w.in), panel = channel / kPanel;
     for (int64_t m = 0; m < rows; ++m)
         round_row(rounded + m * stride, z + m * w.in, w.in, w.compute);
@@ -139,27 +142,27 @@ void wkv7(const Wkv7Task *given) {
     float *loaded = nullptr;  // the state whose copy is in `square`
     for (int64_t first = 0; first < t.rows; first += kWkv7Rows) {
         const int64_t rows = t.rows - first < kWkv7Rows ? t.rows - first : kWkv7Rows;
-        const float *zw = low_rank(out_w, wide, rounded, t.w2, t.zw + first * t.w2.in, rows, channel, N);
-        const float *za = low_rank(out_a, wide, rounded, t.a2, t.za + first * t.a2.in, rows, channel, N);
-        const float *zg = low_rank(out_g, wide, rounded, t.g2, t.zg + first * t.g2.in, rows, channel, N);
-        const float *zv = nullptr;
-        if (t.v2.data)
-            zv = low_rank(out_v, wide, rounded, t.v2, t.zv + first * t.v2.in, rows, channel, N);
+        const auto second = [&](float *out, const Panels &w2, const float *z) {
+            return low_rank(out, wide, rounded, w2, z + first * w2.in, rows, channel, N);
+        };
+        const float *zw = second(out_w, t.w2, t.zw), *za = second(out_a, t.a2, t.za);
+        const float *zg = second(out_g, t.g2, t.zg);
+        const float *zv = t.v2.data ? second(out_v, t.v2, t.zv) : nullptr;
 
         for (int64_t m = 0; m < rows; ++m) {
             const int64_t row = (first + m) * t.width;
             F squares = {}, bonus = {};
             for (int64_t i = 0; i < N; i += V) {
                 const int64_t left = N - i;
+                const int64_t low = m * wide + i;
                 const F ki = load_upto(t.k + row + i, left), ri = load_upto(t.r + row + i, left);
-                const F ai = sigmoid(load_upto(t.a0 + i, left) + load_upto(za + m * wide + i, left));
-                const F wi = decay(load_upto(t.w0 + i, left) + load_upto(zw + m * wide + i, left));
+                const F ai = sigmoid(load_upto(t.a0 + i, left) + load_upto(za + low, left));
+                const F wi = decay(load_upto(t.w0 + i, left) + load_upto(zw + low, left));
                 const F kk = ki * load_upto(t.k_k + i, left);
                 const F ka = ki * fma(ai - splat(1.0f), load_upto(t.k_a + i, left), splat(1.0f));
                 F vi = load_upto(t.v + row + i, left);
                 if (zv) {
-                    const F mixing =
-                        sigmoid(load_upto(t.v0 + i, left) + load_upto(zv + m * wide + i, left));
+                    const F mixing = sigmoid(load_upto(t.v0 + i, left) + load_upto(zv + low, left));
                     vi = fma(load_upto(t.v_first + row + i, left) - vi, mixing, vi);
                 } else {
                     store_upto(t.v_first + row + i, vi, left);
