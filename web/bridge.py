@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from typing import Literal
 
 import gevent
 from gevent.event import Event as Flag
@@ -73,7 +74,7 @@ class Bridge:
     def close(self) -> None:
         """Ends the engine; requests at work see an error."""
         self._watcher.close()
-        self._fail_all("the server is stopping")
+        self._end_all("cancelled", None)
         self._engine.close()
 
     def _drain(self) -> None:
@@ -88,9 +89,9 @@ class Bridge:
         except Exception:
             log.exception("the engine cannot be polled")
             self._watcher.stop()
-            self._fail_all("the engine has failed")
+            self._end_all("error", "the engine has failed")
 
-    def _fail_all(self, problem: str) -> None:
+    def _end_all(self, reason: Literal["cancelled", "error"], problem: str | None) -> None:
         for id, mailbox in self._mailboxes.items():
             mailbox.put(
                 rn.Event(
@@ -98,7 +99,7 @@ class Bridge:
                     text="",
                     token_ids=[],
                     logprobs=None,
-                    finish_reason="error",
+                    finish_reason=reason,
                     prompt_tokens=0,
                     completion_tokens=0,
                     error=problem,

@@ -106,6 +106,10 @@ def queue_full() -> Refusal:
     )
 
 
+def stopping() -> Refusal:
+    return Refusal(falcon.HTTP_503, "the server is stopping", code="server_stopping", retry_after=5)
+
+
 def generation_failed(problem: str | None) -> Refusal:
     text = f"generation failed: {problem}" if problem else "generation failed"
     return Refusal(falcon.HTTP_500, text, code="generation_failed")

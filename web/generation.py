@@ -27,6 +27,7 @@ class Serving:
     """A loaded model with all that serves it. Replaced as a whole; requests keep theirs."""
 
     name: str
+    info: rn.ModelInfo
     created: int  # seconds since the epoch
     persona: Persona
     tokenizer: rn.Tokenizer
@@ -119,7 +120,7 @@ class Generation:
         """What has come since the last call, one piece per prompt, in the order of arrival. Waits
         for it, at most `timeout` seconds, and is empty after that.
 
-        Raises ClientGone, or a 500 Refusal if the engine gives up on a prompt.
+        Raises ClientGone, or a Refusal: 500 if a prompt fails, 503 if the engine is being closed.
         """
         pieces: dict[int, Piece] = {}
         events = self._mailbox.take(timeout)
@@ -132,8 +133,10 @@ class Generation:
                 index = self._index.pop(event.id, None)
             if index is None:
                 continue
-            if event.finish_reason in ("error", "cancelled"):
+            if event.finish_reason == "error":
                 raise errors.generation_failed(event.error)
+            if event.finish_reason == "cancelled":  # not by us: we would have gone before
+                raise errors.stopping()
             answer = self.answers[index]
             answer.finish_reason = event.finish_reason
             answer.prompt_tokens = event.prompt_tokens

@@ -6,12 +6,16 @@ engines, of which a request that changes the server would reach only one.
 from __future__ import annotations
 
 import resource
+import sys
 from typing import Any
 
-from web import idle_connections, sole_worker
+from web import sole_worker, stopping
 from web.config import Config
 
-_settings = Config.from_environment().gunicorn()
+try:
+    _settings = Config.from_environment().gunicorn()
+except ValueError as problem:
+    sys.exit(f"Error: {problem}")  # gunicorn would print a traceback
 
 bind = _settings["bind"]
 backlog = _settings["backlog"]
@@ -59,16 +63,16 @@ def on_starting(server: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """In the worker, before it accepts: waits for its turn, then starts the load."""
     sole_worker.become(worker)
-    idle_connections.close_when_stopping(worker)
+    stopping.watch(worker)
     worker.wsgi.runtime.start(worker.log.info)
 
 
 def pre_request(worker: Any, req: Any) -> None:
-    idle_connections.request_begins(req.unreader.sock)
+    stopping.request_begins(req.unreader.sock)
 
 
 def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> None:
-    idle_connections.request_ends(req.unreader.sock)
+    stopping.request_ends(req.unreader.sock)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

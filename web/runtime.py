@@ -54,7 +54,6 @@ class Runtime:
         self._load_greenlet: gevent.Greenlet | None = None
         self._serving: Serving | None = None
         self._status = OFFLINE
-        self._problem: str | None = None
 
     # What resources ask.
 
@@ -121,17 +120,18 @@ class Runtime:
             self._hangups = None
 
     def _load(self, tell: Callable[[str], None]) -> None:
-        path = self._config.model or os.fspath(rn.demo_model())
-        name = Path(path).stem
+        name = Path(self._config.model or "the demo model").stem
         begun = time.monotonic()
         try:
+            path = self._config.model or os.fspath(rn.demo_model())
+            name = Path(path).stem
             self._serving = self._open(path, name, tell)
         except Exception as problem:
             self._status = OFFLINE
             log.error("failed to load %s: %s", name, problem, exc_info=_unexpected(problem))
             return
         self._status = WORKING
-        info = self._model_info
+        info = self._serving.info
         tell(
             f"{name}: RWKV-{info.version}, {info.layers} layers of {info.width}, "
             f"{info.weight_bytes / 1e6:,.0f} MB as {info.strategy} ({info.isa}, {info.threads} "
@@ -157,7 +157,6 @@ class Runtime:
             raise
         finally:
             self._loading = None
-        self._model_info = model.info
         tokenizer = in_thread(_tokenizer_for, model, config.tokenizer)
         engine = rn.Engine(
             model,
@@ -169,6 +168,7 @@ class Runtime:
         assert self._hangups is not None
         return Serving(
             name=name,
+            info=model.info,
             created=int(time.time()),
             persona=persona_for(tokenizer.name),
             tokenizer=tokenizer,

@@ -1,6 +1,6 @@
-// Scalar conversions between fp32 and the two 16-bit types: the oracle of the kernels, and what reads
-// checkpoints. Used by tensor.cpp and cpu/; not by the kernels themselves, which must not share inline
-// functions with code compiled for another instruction set.
+// Scalar conversions between fp32 and the two 16-bit types: the oracle of the kernels, and what
+// reads checkpoints. Used by tensor.cpp and cpu/; not by the kernels themselves, which must not
+// share inline functions with code compiled for another instruction set.
 #pragma once
 
 #include <bit>
@@ -8,7 +8,9 @@
 
 namespace rwkv {
 
-constexpr float from_bf16(uint16_t h) { return std::bit_cast<float>(static_cast<uint32_t>(h) << 16); }
+constexpr float from_bf16(uint16_t h) {
+    return std::bit_cast<float>(static_cast<uint32_t>(h) << 16);
+}
 
 // To nearest, ties to even; NaN stays NaN.
 constexpr uint16_t to_bf16(float f) {

@@ -1,5 +1,6 @@
-// Reads checkpoint tensors as fp32, whatever their type, strides and alignment. Called by model.cpp for
-// vectors and by the backends when they pack matrices; never owns the bytes it reads.
+// Reads checkpoint tensors as fp32, whatever their type, strides and alignment. Called by
+// model.cpp for vectors and by the backends when they pack matrices; never owns the bytes it
+// reads.
 #include "tensor.h"
 
 #include "half.h"

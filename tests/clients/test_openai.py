@@ -33,11 +33,21 @@ def test_chat(client: openai.OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_the_demo_model_answers(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(
-        model="any", messages=[{"role": "user", "content": "What is 2 plus 3?"}], temperature=0
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is the capital of France?", "Paris"),
+        ("What is the opposite of hot?", "cold"),
+        ("What colour is grass?", "green"),
+        ("How many legs does a spider have?", "8"),
+    ],
+)
+def test_the_demo_model_answers(client: openai.OpenAI, question: str, answer: str) -> None:
+    got = client.chat.completions.create(
+        model="any", messages=[{"role": "user", "content": question}], temperature=0
     )
-    assert "5" in (answer.choices[0].message.content or "")
+    assert answer in (got.choices[0].message.content or "")
+    assert got.choices[0].finish_reason == "stop"
 
 
 def test_all_the_usual_options(client: openai.OpenAI) -> None:

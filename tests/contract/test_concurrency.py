@@ -19,8 +19,8 @@ def question(i: int) -> dict[str, object]:
     return {
         "messages": [{"role": "user", "content": f"What is {i} plus {i * 7 % 13}?"}],
         "max_tokens": TOKENS,
-        "temperature": 1.5,
-        "top_p": 0.95,
+        "temperature": 2.5,  # varied texts
+        "top_p": 1,
         "seed": i,
         "stop": [],
         "logit_bias": {"0": -100},

@@ -46,10 +46,10 @@ def test_a_request_that_fits_only_in_part_leaves_nothing_behind(narrow: Server) 
     wait_until(narrow.is_idle)
 
 
-def test_the_queue_is_served_in_order(narrow: Server) -> None:
-    """Six requests on two slots: all are answered."""
+def test_all_that_fit_the_queue_are_answered(narrow: Server) -> None:
+    """Four at once, however late the two slots take the first of them."""
     body = {"prompt": "x", "max_tokens": 30, "logit_bias": {"0": -100}}
-    bodies = [{**body, "seed": seed} for seed in range(6)]
-    with ThreadPoolExecutor(6) as pool:
+    bodies = [{**body, "seed": seed} for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda one: narrow.post("/completions", one), bodies))
     assert all(a["usage"]["completion_tokens"] == 30 for a in answers)

@@ -1,5 +1,5 @@
-// Which kernels are chosen: RWKV_CPU_ISA, names that are unknown or that this machine cannot run, and
-// the number of threads that a machine is worth.
+// Which kernels are chosen: RWKV_CPU_ISA, names that are unknown or that this machine cannot run,
+// and the number of threads that a machine is worth.
 #include "backend.h"
 #include "check.h"
 #include "cpu/isa.h"
@@ -52,7 +52,7 @@ void test_unknown() {
         setenv("RWKV_CPU_ISA", name, 1);
         CHECK_THROWS(cpu_isa(), "baseline");
         CHECK_THROWS(cpu_isa(), name);
-        CHECK_THROWS(open_backend("cpu", 1), "not a known instruction set");
+        CHECK_THROWS(open_backend("cpu", 1), "not a known name");
         try {
             cpu_isa();
         } catch (const Error &error) {

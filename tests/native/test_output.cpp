@@ -163,7 +163,7 @@ void test_random() {
         Strings stops(random() % 4);
         for (std::string &stop : stops) {
             stop = text(&alphabet == &alphabets[3] ? Strings{unknown, "a", "\xc3\xa9"} : valid,
-                        1 + random() % 4);
+                        1 + random() % 8);
         }
         compare(stops, text(alphabet, random() % 30), random);
         if (failures) {
@@ -196,6 +196,7 @@ void test_stops() {
     check({"aab"}, {"a", "a", "a", "b"}, "a", true);
     check({"abab", "abac"}, {"ababx"}, "", true);
     check({"abac"}, {"aba", "bac!"}, "ab", true);
+    check({"aabaaac"}, {"aabaaabaaac"}, "aaba", true);
     check({"a"}, {"a"}, "", true);
     // stops are matched on the text after replacement, also at the very end
     check({unknown + "x"}, {"a\xff", "x"}, "a", true);

@@ -329,6 +329,38 @@ void test_weights_and_slopes() {
     CHECK(probabilities(extreme, Floats{0, 0})[1] == 1);
 }
 
+// The float sums of many blocks keep what rounding z to float lost, and ties at the cut.
+void test_many_blocks() {
+    constexpr size_t blocks = 100;
+    Floats x(64 * blocks, -20.f);
+    SamplingOptions o;
+    o.presence_penalty = 0.1234567;
+    Sampler sampler(o, {});
+    for (size_t b = 0; b < blocks; ++b) {
+        x[64 * b + b % 64] = 20;
+        if (b % 2) {
+            sampler.count(static_cast<int32_t>(64 * b + b % 64));
+        }
+    }
+    const auto p = probabilities(sampler, x);
+    CHECK_NEAR(std::log(p[0] / p[65]), 0.1234567, 3e-7);
+    CHECK_NEAR(std::log(p[0] / p[128 + 2]), 0, 1e-12);
+
+    for (const double top_p : {0.9, 0.3}) {  // a fifth has z = 4, of the rest every fourth 3
+        Floats ties(6400, 0.f);
+        double sum = 0;
+        for (size_t i = 0; i < ties.size(); ++i) {
+            ties[i] = i % 5 == 0 ? 4.f : i % 4 == 0 ? 3.f : 0.f;
+            sum += ties[i] == 4 || (ties[i] == 3 && top_p > 0.5) ? std::exp(ties[i]) : 0;
+        }
+        const auto q = probabilities(law(1, top_p, 0), ties);
+        for (size_t i = 0; i < ties.size(); ++i) {
+            const bool lives = ties[i] == 4 || (ties[i] == 3 && top_p > 0.5);
+            CHECK_NEAR(q[i], lives ? std::exp(ties[i]) / sum : 0, 1e-9);
+        }
+    }
+}
+
 void test_bans() {
     const Floats x{1, 2, 3, 4};
     SamplingOptions o;
@@ -646,6 +678,7 @@ int main() {
     test_oracle();
     test_penalties();
     test_weights_and_slopes();
+    test_many_blocks();
     test_bans();
     test_greedy();
     test_errors();

@@ -22,6 +22,7 @@ import rwkv_native as rn
 from web.cli import main
 
 COMMAND = Path(sys.executable).with_name("rwkv-native")
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("RWKV_NATIVE_")}
 
 
 def run(*args: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +31,7 @@ def run(*args: str, stdin: str = "", **environment: str) -> subprocess.Completed
         input=stdin,
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
+        env={**CLEAN, **environment},
         timeout=120,
     )
 
@@ -51,6 +52,7 @@ def server(*args: str, cwd: Path | None = None) -> Iterator[tuple[subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
         cwd=cwd,
+        env=CLEAN,
         start_new_session=True,
     )
     try:

@@ -1,7 +1,7 @@
 """Each instruction set's object exports its table and nothing else.
 
-A weak symbol in an object compiled for AVX-512 may be the copy that the linker keeps for everybody, and
-old CPUs then crash; see design decision 4.7.
+A weak symbol in an object compiled for AVX-512 may be the copy that the linker keeps for
+everybody, and old CPUs then crash; see design decision 4.7.
 """
 
 from __future__ import annotations

@@ -9,14 +9,12 @@ import msgspec
 
 from web.runtime import Runtime
 
-JSON = falcon.MEDIA_JSON
-
 
 class RootResource:
     """`{"Hello":"World!"}`: RWKV Runner's clients poll it to see that the server is up."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = JSON
+        resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"Hello":"World!"}'
 
     on_head = on_get
@@ -44,7 +42,7 @@ class StatusResource:
         progress = runtime.progress
         if progress is not None:
             answer["progress"] = round(progress, 4)
-        resp.content_type = JSON
+        resp.content_type = falcon.MEDIA_JSON
         resp.set_header("Cache-Control", "no-store")
         resp.data = msgspec.json.encode(answer)
 

@@ -13,9 +13,9 @@ namespace {
 
 constexpr std::align_val_t kLine{64};
 
-// Up to here every thread prepares the inputs of a product for itself, when it needs them: for 8 rows
-// of 768 channels that takes a few microseconds, about what a barrier costs. Beyond, a run of its own
-// shares that work out.
+// Up to here every thread prepares the inputs of a product for itself, when it needs them: for 8
+// rows of 768 channels that takes a few microseconds, about what a barrier costs. Beyond, a run of
+// its own shares that work out.
 constexpr int64_t kFewRows = 8;
 
 }  // namespace
@@ -26,7 +26,8 @@ float *Scratch::reserve(int64_t count) {
     if (count > count_) {
         data_.reset();
         count_ = 0;
-        data_.reset(static_cast<float *>(::operator new(static_cast<size_t>(count) * sizeof(float), kLine)));
+        const size_t bytes = static_cast<size_t>(count) * sizeof(float);
+        data_.reset(static_cast<float *>(::operator new(bytes, kLine)));
         count_ = count;
     }
     return data_.get();
@@ -44,9 +45,13 @@ Buffer CpuBackend::floats(size_t count) {
     return {static_cast<float *>(data), count, std::move(owner)};
 }
 
-void CpuBackend::upload(float *to, std::span<const float> from) { copy(to, from.data(), from.size()); }
+void CpuBackend::upload(float *to, std::span<const float> from) {
+    copy(to, from.data(), from.size());
+}
 
-void CpuBackend::download(std::span<float> to, const float *from) { copy(to.data(), from, to.size()); }
+void CpuBackend::download(std::span<float> to, const float *from) {
+    copy(to.data(), from, to.size());
+}
 
 void CpuBackend::copy(float *to, const float *from, size_t count) {
     if (count != 0) std::memcpy(to, from, count * sizeof(float));
@@ -368,9 +373,10 @@ void CpuBackend::wkv7(const Wkv7 &op, const Batch &batch) {
         task.width = D;
         task.rows = groups_[static_cast<size_t>(i % groups + 1)] - first;
         task.r = op.r + at, task.k = op.k + at, task.v = op.v + at;
-        const auto low_rank = [&](const Matrix *w, const float *z, Panels &panels, const float *&rows_z) {
+        const auto low_rank = [&](const Matrix *w, const float *z, Panels &panels,
+                                  const float *&rows_of_z) {
             panels = w ? panels_of(*w) : Panels{};
-            rows_z = w ? z + first * w->in : nullptr;
+            rows_of_z = w ? z + first * w->in : nullptr;
         };
         low_rank(op.w2, op.zw, task.w2, task.zw);
         low_rank(op.a2, op.za, task.a2, task.za);

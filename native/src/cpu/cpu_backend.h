@@ -1,6 +1,7 @@
-// The CPU as a Backend: splits every operation of backend.h into tasks for the thread pool, at most one
-// run (barrier) per operation while a step has few rows. Opened by backend.cpp. The arithmetic is in the
-// kernels; this class decides who computes what, and owns the scratch memory for it.
+// The CPU as a Backend: splits every operation of backend.h into tasks for the thread pool, at
+// most one run (barrier) per operation while a step has few rows. Opened by backend.cpp. The
+// arithmetic is in the kernels; this class decides who computes what, and owns the scratch memory
+// for it.
 #pragma once
 
 #include "backend.h"

@@ -43,9 +43,8 @@ const Kernels &chosen_kernels() {
     }
     const std::string name = forced;
     const bool known = name == "avx2" || name == "avx512";
-    throw unsupported("RWKV_CPU_ISA=" + name +
-                      (known ? " is not usable on this machine" : " is not a known instruction set") +
-                      "; usable here: " + names);
+    const char *fault = known ? " is not usable on this machine" : " is not a known name";
+    throw unsupported("RWKV_CPU_ISA=" + name + fault + "; usable here: " + names);
 }
 
 }  // namespace rwkv::cpu

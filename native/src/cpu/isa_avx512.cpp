@@ -1,4 +1,7 @@
-// The kernels for avx512: see kernels.inl. Compiled with that instruction set's flags, so it may include
-// nothing else.
+// The kernels for avx512: see kernels.inl. Compiled with that instruction set's flags, so it may
+// include nothing else.
 #define RWKV_ISA avx512
+// GCC 12 warns inside its own AVX-512 headers (bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include "cpu/kernels.inl"

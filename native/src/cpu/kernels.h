@@ -1,7 +1,7 @@
-// What one instruction set offers: a table of functions over raw pointers, compiled once per ISA from
-// kernels.inl. Filled in by isa_*.cpp, chosen by isa.cpp, called by the operations of cpu_backend.cpp.
-// Plain C types only: nothing here may instantiate a template or an inline function in those objects,
-// because the linker would be free to keep the AVX copy for everybody.
+// What one instruction set offers: a table of functions over raw pointers, compiled once per ISA
+// from kernels.inl. Filled in by isa_*.cpp, chosen by isa.cpp, called by the operations of
+// cpu_backend.cpp. Plain C types only: nothing here may instantiate a template or an inline
+// function in those objects, because the linker would be free to keep the AVX copy for everybody.
 #pragma once
 
 #include <stddef.h>
@@ -9,15 +9,16 @@
 
 namespace rwkv::cpu {
 
-// Matrices are packed in panels of 16 outputs. A panel holds its inputs in order, 16 outputs each, so
-// that a vector register is filled with outputs and every sum runs over the inputs from first to last in
-// one accumulator: whatever the blocking over rows, panels or threads, the bits are the same.
+// Matrices are packed in panels of 16 outputs. A panel holds its inputs in order, 16 outputs each,
+// so that a vector register is filled with outputs and every sum runs over the inputs from first
+// to last in one accumulator: whatever the blocking over rows, panels or threads, the bits are the
+// same.
 //   f32, f16   [panel][in][16]
 //   bf16       [panel][in / 2][16][2], so that one word widens with one shift and one mask
 // `in` is padded to an even number, `out` to whole panels, both with zeros.
 constexpr int64_t kPanel = 16;
-// Rows that enter a product start every `stride_of(in)` floats: never a multiple of 4 KiB apart (12 rows
-// would then share one set of the first-level cache), and with room for the padding.
+// Rows that enter a product start every `stride_of(in)` floats: never a multiple of 4 KiB apart
+// (12 rows would then share one set of the first-level cache), and with room for the padding.
 constexpr int64_t stride_of(int64_t in) { return (in + 15) / 16 * 16 + 16; }
 
 enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2 };                       // as DType
@@ -66,8 +67,8 @@ struct Wkv6Task {
     float *scratch;              // wkv6_scratch(...) floats
 };
 
-// The time mixing of one head of version 7 for `rows` rows; see wkv7.inl. Pointers [rows, D] and [D]
-// point at the head's first channel, [rows, rank] at the first row.
+// The time mixing of one head of version 7 for `rows` rows; see wkv7.inl. Pointers [rows, D] and
+// [D] point at the head's first channel, [rows, rank] at the first row.
 struct Wkv7Task {
     int64_t head, head_size, width, rows;
     const float *r, *k, *v;

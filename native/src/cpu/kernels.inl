@@ -1,5 +1,5 @@
-// The kernels of one instruction set. isa_<name>.cpp defines RWKV_ISA as its name and includes this; the
-// table is the only symbol that leaves the object.
+// The kernels of one instruction set. isa_<name>.cpp defines RWKV_ISA as its name and includes
+// this; the table is the only symbol that leaves the object.
 #pragma once
 
 #include "cpu/kernels.h"

@@ -1,5 +1,5 @@
-// Elementary functions over vectors, within 2 units in the last place of fp32 (tests measure it), and
-// the activations of products. Included by kernels.inl only.
+// Elementary functions over vectors, within 2 units in the last place of fp32 (tests measure it),
+// and the activations of products. Included by kernels.inl only.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -10,10 +10,11 @@ namespace {
 using rwkv::cpu::Act;
 using rwkv::cpu::Type;
 
-// exp(x) = 2^n · exp(x − n·ln 2), |x − n·ln 2| <= ln 2 / 2; the polynomial is the one of Cephes' expf.
+// exp(x) = 2^n · exp(x − n·ln 2), |x − n·ln 2| <= ln 2 / 2; the polynomial is the one of Cephes'
+// expf.
 RWKV_INLINE F exp(F x) {
     x = at_least(at_most(x, splat(89.0f)), splat(-104.0f));
-    const F magic = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer in the low bits
+    const F magic = splat(12582912.0f);  // 1.5 · 2^23: the sum's low bits are the nearest integer
     const F shifted = fma(x, splat(1.44269504088896341f), magic);
     const F n = shifted - magic;
     F t = fma(n, splat(-0.693359375f), x);
@@ -28,7 +29,8 @@ RWKV_INLINE F exp(F x) {
     // Two factors, because n runs from -150 (subnormal results) to 128 (infinity).
     const I exponent = reinterpret_cast<I>(bits(shifted) - bits(magic));
     const I half = exponent >> 1, rest = exponent - half;
-    const F a = reinterpret_cast<F>((half + 127) << 23), b = reinterpret_cast<F>((rest + 127) << 23);
+    const F a = reinterpret_cast<F>((half + 127) << 23);
+    const F b = reinterpret_cast<F>((rest + 127) << 23);
     return p * a * b;
 }
 

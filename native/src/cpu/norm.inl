@@ -1,4 +1,5 @@
-// Layer norm, the time-shift mix, and rounding of the rows that enter products. Included by kernels.inl.
+// Layer norm, the time-shift mix, and rounding of the rows that enter products. Included by
+// kernels.inl.
 #pragma once
 
 #include "cpu/math.inl"
@@ -7,7 +8,8 @@ namespace {
 
 // y = (x − mean) / sqrt(var + eps) ⊙ weight + bias; the biased variance in a second pass over the
 // differences, because a residual stream whose mean is large would cancel in E[x²] − mean².
-void layer_norm(float *y, const float *x, const float *weight, const float *bias, int64_t n, float eps) {
+void layer_norm(float *y, const float *x, const float *weight, const float *bias, int64_t n,
+                float eps) {
     F s[4] = {};
     int64_t i = 0;
     for (; i + 4 * V <= n; i += 4 * V)

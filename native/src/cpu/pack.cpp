@@ -32,7 +32,8 @@ void read_words(uint16_t *out, std::vector<float> &wide, const Tensor &tensor, i
         if (tensor.stride[1] == 1) {
             std::memcpy(out, data, static_cast<size_t>(n) * 2);
         } else {
-            for (int64_t i = 0; i < n; ++i) std::memcpy(out + i, data + i * tensor.stride[1] * 2, 2);
+            const int64_t step = tensor.stride[1] * 2;
+            for (int64_t i = 0; i < n; ++i) std::memcpy(out + i, data + i * step, 2);
         }
         return;
     }
@@ -48,23 +49,25 @@ void read_words(uint16_t *out, std::vector<float> &wide, const Tensor &tensor, i
 template <class Word>
 void pack_panels(Word *packed, const Tensor &tensor, DType stored, int64_t first, int64_t last) {
     const int64_t out = tensor.shape[0], in = tensor.shape[1], even = (in + 1) / 2 * 2;
-    std::vector<Word> lines(static_cast<size_t>(kPanel * even));
+    // One cache line more than needed: rows a multiple of 4 KiB apart would share a cache set.
+    const int64_t length = even + 64 / static_cast<int64_t>(sizeof(Word));
+    std::vector<Word> lines(static_cast<size_t>(kPanel * length));
     std::vector<float> wide;
     for (int64_t panel = first; panel < last; ++panel) {
         std::fill(lines.begin(), lines.end(), Word{});
         for (int64_t o = 0; o < kPanel && panel * kPanel + o < out; ++o)
-            read_words(lines.data() + o * even, wide, tensor, panel * kPanel + o, stored);
+            read_words(lines.data() + o * length, wide, tensor, panel * kPanel + o, stored);
         Word *to = packed + panel * kPanel * even;
         const Word *from = lines.data();
         if (stored == DType::bf16) {
             for (int64_t k = 0; k < even; k += 2)
                 for (int64_t o = 0; o < kPanel; ++o) {
-                    to[k * kPanel + 2 * o] = from[o * even + k];
-                    to[k * kPanel + 2 * o + 1] = from[o * even + k + 1];
+                    to[k * kPanel + 2 * o] = from[o * length + k];
+                    to[k * kPanel + 2 * o + 1] = from[o * length + k + 1];
                 }
         } else {
             for (int64_t k = 0; k < even; ++k)
-                for (int64_t o = 0; o < kPanel; ++o) to[k * kPanel + o] = from[o * even + k];
+                for (int64_t o = 0; o < kPanel; ++o) to[k * kPanel + o] = from[o * length + k];
         }
     }
 }
@@ -73,7 +76,8 @@ void pack_panels(Word *packed, const Tensor &tensor, DType stored, int64_t first
 
 Matrix pack(const Tensor &weights, DType compute, bool transposed, Arena &arena, Pool &pool) {
     require_matrix(weights);
-    if (compute == DType::f64) throw unsupported(weights.name + ": products are not computed in fp64");
+    if (compute == DType::f64)
+        throw unsupported(weights.name + ": products are not computed in fp64");
     Tensor tensor = weights;
     if (transposed) {
         std::swap(tensor.shape[0], tensor.shape[1]);
@@ -121,10 +125,11 @@ Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool) {
         std::vector<float> unused;
         const int64_t first = matrix.out * task / tasks, last = matrix.out * (task + 1) / tasks;
         for (int64_t row = first; row < last; ++row) {
+            const int64_t at = row * matrix.in;
             if (matrix.stored == DType::f32)
-                read_row(static_cast<float *>(matrix.data) + row * matrix.in, rows, row);
+                read_row(static_cast<float *>(matrix.data) + at, rows, row);
             else
-                read_words(static_cast<uint16_t *>(matrix.data) + row * matrix.in, unused, rows, row,
+                read_words(static_cast<uint16_t *>(matrix.data) + at, unused, rows, row,
                            matrix.stored);
         }
     });

@@ -1,5 +1,5 @@
-// Lays matrices out for the kernels: panels of 16 outputs (kernels.h), converted to the type in which
-// they are stored. Called by CpuBackend while a model is loaded.
+// Lays matrices out for the kernels: panels of 16 outputs (kernels.h), converted to the type in
+// which they are stored. Called by CpuBackend while a model is loaded.
 #pragma once
 
 #include "backend.h"

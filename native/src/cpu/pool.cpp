@@ -8,10 +8,10 @@ namespace rwkv::cpu {
 
 namespace {
 
-// How long to spin before sleeping. The budget doubles when the wait ended in time and halves when it
-// did not: within a decoding step the gaps between runs are a few microseconds, between steps they are
-// not worth burning a core for. Waking a sleeper costs 5 us on bare metal and some 50 on a virtual
-// machine whose halted core must first be scheduled again.
+// How long to spin before sleeping. The budget doubles when the wait ended in time and halves when
+// it did not: within a decoding step the gaps between runs are a few microseconds, between steps
+// they are not worth burning a core for. Waking a sleeper costs 5 us on bare metal and some 50 on
+// a virtual machine whose halted core must first be scheduled again.
 constexpr int kMinSpinUs = 4, kMaxSpinUs = 64;
 
 void relax() {
@@ -80,7 +80,7 @@ void Pool::run_erased(int64_t count, Call call, void *context) {
     tasks_.store(tasks, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     claim_.store(static_cast<uint64_t>(epoch) << 32 | tasks, std::memory_order_release);
-    epoch_.store(epoch);  // sequentially consistent, as are the accesses of a worker that goes to sleep
+    epoch_.store(epoch);  // sequentially consistent, like the accesses of a worker that lies down
     if (sleepers_.load() > 0) epoch_.notify_all();
     work(0);
     wait_until_done(tasks);

@@ -1,10 +1,10 @@
 // The thread pool: persistent workers that share the tasks of one run() at a time. Used by the CPU
 // backend for every operation and for packing weights. Knows nothing of models.
 //
-// A run is over when all TASKS are done, not when all workers have arrived: a worker that lost its core
-// before it claimed anything delays nobody, and whoever is awake does the rest. Idle workers and a
-// waiting caller spin for some tens of microseconds and then sleep on a futex, so that a busy neighbour
-// process costs its share of the machine and not whole time slices per barrier.
+// A run is over when all TASKS are done, not when all workers have arrived: a worker that lost its
+// core before it claimed anything delays nobody, and whoever is awake does the rest. Idle workers
+// and a waiting caller spin for some tens of microseconds and then sleep on a futex, so that a
+// busy neighbour process costs its share of the machine and not whole time slices per barrier.
 #pragma once
 
 #include <atomic>
@@ -30,9 +30,9 @@ public:
     // Runs so far.
     uint64_t barriers() const { return barriers_.load(std::memory_order_relaxed); }
 
-    // Calls body(task, thread) once for every task in [0, tasks), thread in [0, threads()), and returns
-    // when all have returned; afterwards throws the first exception that a body threw. Callers from
-    // several threads take turns; a body must not call run().
+    // Calls body(task, thread) once for every task in [0, tasks), thread in [0, threads()), and
+    // returns when all have returned; afterwards throws the first exception that a body threw.
+    // Callers from several threads take turns; a body must not call run().
     template <class Body>
     void run(int64_t tasks, Body &&body) {
         run_erased(tasks, [](void *context, int64_t task, int thread) {
@@ -56,9 +56,9 @@ private:
     std::exception_ptr error_;
     int caller_spin_us_;
 
-    // The job. Written only while no task is left and none is running; a worker reads it between a load
-    // of claim_ that shows a task and the compare-exchange that proves that claim_ has not moved since:
-    // what it read then belongs to that epoch, however late the worker is.
+    // The job. Written only while no task is left and none is running; a worker reads it between a
+    // load of claim_ that shows a task and the compare-exchange that proves that claim_ has not
+    // moved since: what it read then belongs to that epoch, however late the worker is.
     std::atomic<Call> call_{nullptr};
     std::atomic<void *> context_{nullptr};
     std::atomic<uint32_t> tasks_{0};

@@ -1,6 +1,6 @@
-// Vectors of fp32 for whichever instruction set the file that includes this is compiled for: 16 lanes
-// with AVX-512, 8 with AVX2, otherwise 4 (SSE2 on x86-64, the compiler's own on other machines). Included
-// by kernels.inl only. Everything is local to the object: see kernels.h.
+// Vectors of fp32 for whichever instruction set the file that includes this is compiled for: 16
+// lanes with AVX-512, 8 with AVX2, otherwise 4 (SSE2 on x86-64, the compiler's own on other
+// machines). Included by kernels.inl only. Everything is local to the object: see kernels.h.
 //
 // GCC's vector extensions carry arithmetic, comparisons and selection; intrinsics appear where they
 // cannot say it: fused multiply-add, conversion of halves, rounding.
@@ -69,6 +69,16 @@ RWKV_INLINE F fma(F a, F b, F c) {
 #endif
 }
 
+// sum += a * b where it stands. GCC 12 likes to put the result of an accumulation where b was,
+// which costs moves, and spills when all registers hold sums.
+RWKV_INLINE void accumulate(F &sum, F a, F b) {
+#if defined(__FMA__)
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#else
+    sum = fma(a, b, sum);
+#endif
+}
+
 RWKV_INLINE F select(I mask, F yes, F no) { return mask ? yes : no; }
 // NaN in x stays NaN.
 RWKV_INLINE F at_most(F x, F limit) { return x > limit ? limit : x; }
@@ -91,15 +101,28 @@ RWKV_INLINE F square_root(F x) {
 
 // The sum of the lanes, by halves: lane i + lane i + V/2 first.
 RWKV_INLINE float sum(F v) {
+#if defined(__x86_64__)
+#if defined(__AVX512F__)
+    const __m256 h = _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1);
+    __m128 q = _mm256_castps256_ps128(h) + _mm256_extractf128_ps(h, 1);
+#elif defined(__AVX2__)
+    __m128 q = _mm256_castps256_ps128(v) + _mm256_extractf128_ps(v, 1);
+#else
+    __m128 q = v;
+#endif
+    q += _mm_movehl_ps(q, q);
+    return q[0] + q[1];
+#else
     float lane[V];
     __builtin_memcpy(lane, &v, sizeof lane);
     for (int half = V / 2; half > 0; half /= 2)
         for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
     return lane[0];
+#endif
 }
 
-// V halves, widened. Without F16C: the exponent of a half is moved into place and 2^112 corrects its bias,
-// which is exact for subnormals too; infinity and NaN need their exponent filled up.
+// V halves, widened. Without F16C: the exponent of a half is moved into place and 2^112 corrects
+// its bias, which is exact for subnormals too; infinity and NaN need their exponent filled up.
 RWKV_INLINE F widen_f16(const uint16_t *p) {
 #if defined(__AVX512F__)
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));

@@ -6,8 +6,9 @@
 //   S ← S diag(w) + (S (−κ)) ⊗ (κ ⊙ a) + v ⊗ k             S [value][key]
 //   y = (GroupNorm(S r) + (Σ r ⊙ k ⊙ r_k) v) ⊙ g           eps 64e-5
 //
-// The low-rank products are computed for up to kWkv7Rows rows at a time, so that their weights are read
-// once; the recurrence then runs row by row. The head's S (16 KiB for N = 64) stays in the first level.
+// The low-rank products are computed for up to kWkv7Rows rows at a time, so that their weights are
+// read once; the recurrence then runs row by row. The head's S (16 KiB for N = 64) stays in the
+// first level.
 #pragma once
 
 #include "cpu/low_rank.inl"
@@ -41,33 +42,44 @@ RWKV_INLINE void sum4(float *out, F a, F b, F c, F d) {
 #endif
 }
 
-// One step of the recurrence on S [n][stride], stride a multiple of V: y = S r after the update.
+// One step of the recurrence on S [n][stride]: y = S r after the update. stride is J · V, or any
+// multiple of V if J is 0. Fetches the S of the next row, if that is another sequence's, on the
+// way: 16 KiB that nobody has touched since the last token.
+template <int J>
 void step(float *S, float *y, const float *w, const float *nk, const float *b, const float *k,
-          const float *v, const float *r, int64_t n, int64_t stride) {
+          const float *v, const float *r, int64_t n, int64_t any_stride, const float *next) {
+    const int64_t stride = J ? J * V : any_stride;
     for (int64_t i = 0; i < n; i += 4) {
         float *s0 = S + i * stride, *s1 = s0 + stride, *s2 = s1 + stride, *s3 = s2 + stride;
+        if (next)
+            for (int64_t j = 0; j < 4 * stride; j += 16)
+                __builtin_prefetch(next + i * stride + j, 0, 2);
         F d0 = {}, d1 = {}, d2 = {}, d3 = {};
+#pragma GCC unroll 8
         for (int64_t j = 0; j < stride; j += V) {
             const F x = load(nk + j);
-            d0 = fma(load(s0 + j), x, d0);
-            d1 = fma(load(s1 + j), x, d1);
-            d2 = fma(load(s2 + j), x, d2);
-            d3 = fma(load(s3 + j), x, d3);
+            accumulate(d0, load(s0 + j), x);
+            accumulate(d1, load(s1 + j), x);
+            accumulate(d2, load(s2 + j), x);
+            accumulate(d3, load(s3 + j), x);
         }
         float sa[4];
         sum4(sa, d0, d1, d2, d3);
+        const F a0 = splat(sa[0]), a1 = splat(sa[1]), a2 = splat(sa[2]), a3 = splat(sa[3]);
+        const F v0 = splat(v[i]), v1 = splat(v[i + 1]), v2 = splat(v[i + 2]), v3 = splat(v[i + 3]);
         d0 = d1 = d2 = d3 = F{};
+#pragma GCC unroll 8
         for (int64_t j = 0; j < stride; j += V) {
             const F wj = load(w + j), bj = load(b + j), kj = load(k + j), rj = load(r + j);
-            const F t0 = fma(splat(v[i]), kj, fma(splat(sa[0]), bj, load(s0 + j) * wj));
-            const F t1 = fma(splat(v[i + 1]), kj, fma(splat(sa[1]), bj, load(s1 + j) * wj));
-            const F t2 = fma(splat(v[i + 2]), kj, fma(splat(sa[2]), bj, load(s2 + j) * wj));
-            const F t3 = fma(splat(v[i + 3]), kj, fma(splat(sa[3]), bj, load(s3 + j) * wj));
+            F t0 = load(s0 + j) * wj, t1 = load(s1 + j) * wj;
+            F t2 = load(s2 + j) * wj, t3 = load(s3 + j) * wj;
+            accumulate(t0, a0, bj), accumulate(t1, a1, bj);
+            accumulate(t2, a2, bj), accumulate(t3, a3, bj);
+            accumulate(t0, v0, kj), accumulate(t1, v1, kj);
+            accumulate(t2, v2, kj), accumulate(t3, v3, kj);
             store(s0 + j, t0), store(s1 + j, t1), store(s2 + j, t2), store(s3 + j, t3);
-            d0 = fma(t0, rj, d0);
-            d1 = fma(t1, rj, d1);
-            d2 = fma(t2, rj, d2);
-            d3 = fma(t3, rj, d3);
+            accumulate(d0, t0, rj), accumulate(d1, t1, rj);
+            accumulate(d2, t2, rj), accumulate(d3, t3, rj);
         }
         sum4(y + i, d0, d1, d2, d3);
     }
@@ -101,30 +113,33 @@ void wkv7(const Wkv7Task *given) {
     float *rounded = at;
     for (float *p = t.scratch; p < square + padded * padded; ++p) *p = 0;
 
+    // The low-rank products give the first S time to arrive.
+    for (int64_t i = 0; i < N * N; i += 16)
+        __builtin_prefetch(t.state[0] + t.head * N * N + i, 0, 2);
     float *loaded = nullptr;  // the state whose copy is in `square`
     for (int64_t first = 0; first < t.rows; first += kWkv7Rows) {
         const int64_t rows = t.rows - first < kWkv7Rows ? t.rows - first : kWkv7Rows;
-        const float *zw = low_rank(out_w, wide, rounded, t.w2, t.zw + first * t.w2.in, rows, channel, N);
-        const float *za = low_rank(out_a, wide, rounded, t.a2, t.za + first * t.a2.in, rows, channel, N);
-        const float *zg = low_rank(out_g, wide, rounded, t.g2, t.zg + first * t.g2.in, rows, channel, N);
-        const float *zv = nullptr;
-        if (t.v2.data)
-            zv = low_rank(out_v, wide, rounded, t.v2, t.zv + first * t.v2.in, rows, channel, N);
+        const auto second = [&](float *out, const Panels &w2, const float *z) {
+            return low_rank(out, wide, rounded, w2, z + first * w2.in, rows, channel, N);
+        };
+        const float *zw = second(out_w, t.w2, t.zw), *za = second(out_a, t.a2, t.za);
+        const float *zg = second(out_g, t.g2, t.zg);
+        const float *zv = t.v2.data ? second(out_v, t.v2, t.zv) : nullptr;
 
         for (int64_t m = 0; m < rows; ++m) {
             const int64_t row = (first + m) * t.width;
             F squares = {}, bonus = {};
             for (int64_t i = 0; i < N; i += V) {
                 const int64_t left = N - i;
+                const int64_t low = m * wide + i;
                 const F ki = load_upto(t.k + row + i, left), ri = load_upto(t.r + row + i, left);
-                const F ai = sigmoid(load_upto(t.a0 + i, left) + load_upto(za + m * wide + i, left));
-                const F wi = decay(load_upto(t.w0 + i, left) + load_upto(zw + m * wide + i, left));
+                const F ai = sigmoid(load_upto(t.a0 + i, left) + load_upto(za + low, left));
+                const F wi = decay(load_upto(t.w0 + i, left) + load_upto(zw + low, left));
                 const F kk = ki * load_upto(t.k_k + i, left);
                 const F ka = ki * fma(ai - splat(1.0f), load_upto(t.k_a + i, left), splat(1.0f));
                 F vi = load_upto(t.v + row + i, left);
                 if (zv) {
-                    const F mixing =
-                        sigmoid(load_upto(t.v0 + i, left) + load_upto(zv + m * wide + i, left));
+                    const F mixing = sigmoid(load_upto(t.v0 + i, left) + load_upto(zv + low, left));
                     vi = fma(load_upto(t.v_first + row + i, left) - vi, mixing, vi);
                 } else {
                     store_upto(t.v_first + row + i, vi, left);
@@ -150,7 +165,9 @@ void wkv7(const Wkv7Task *given) {
                 }
                 S = square;
             }
-            step(S, y, w, nk, b, k, v, r, N, stride);
+            const float *next = first + m + 1 < t.rows ? t.state[first + m + 1] : nullptr;
+            next = next && next != t.state[first + m] ? next + t.head * N * N : nullptr;
+            (stride == 64 ? step<64 / V> : step<0>)(S, y, w, nk, b, k, v, r, N, stride, next);
 
             const F total = splat(sum(bonus));
             layer_norm(y, y, t.ln_weight, t.ln_bias, N, 64e-5f);
