@@ -208,7 +208,7 @@ def test_the_conversation_is_what_the_server_would_render() -> None:
 
     model = rn.Model.open(rn.demo_model())
     tokenizer = rn.Tokenizer.for_model(model)
-    persona = persona_for(tokenizer.name)
+    persona = persona_for(model.info, tokenizer)
     names = Names(persona.user, persona.assistant, persona.system, persona.tool)
     sampling = rn.Sampling(temperature=0, max_tokens=60, stop=["\n\n"])
     with rn.Engine(model, tokenizer) as engine:

@@ -33,7 +33,8 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tokenizer",
         metavar="NAME",
-        help="world or world-bytes (default: what the model asks for)",
+        help="world, world-bytes, abc, midi, midi-piano, or a .json or .txt file (default: what the"
+        " model asks for)",
     )
     group.add_argument(
         "--threads",
@@ -95,7 +96,7 @@ def model_path(config: Config) -> Path:
 def tokenizer_named(name: str) -> rn.Tokenizer:
     import rwkv_native as rn
 
-    return rn.Tokenizer.named(name)
+    return rn.Tokenizer.open(name)
 
 
 @contextlib.contextmanager
