@@ -122,15 +122,15 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, r
 class LoadLine:
     """`loading X: 40 %` on a terminal, wiped when done; nothing where nobody watches."""
 
-    def __init__(self, stream: TextIO, name: str) -> None:
+    def __init__(self, stream: TextIO, name: str, doing: str = "loading") -> None:
         self._stream = stream
-        self._name = name
+        self._name = f"{doing} {name}"
         self._shown = ""
         # A small model needs no line.
         self._from = time.monotonic() + 0.2 if stream.isatty() else float("inf")
 
     def show(self, done: float, total: float) -> None:
-        text = f"loading {self._name}: {100 * done / max(total, 1):.0f} %"
+        text = f"{self._name}: {100 * done / max(total, 1):.0f} %"
         if text != self._shown and total and time.monotonic() >= self._from:
             self._shown = text
             self._stream.write(f"\r{text}\x1b[K")
