@@ -19,22 +19,21 @@ NOTE = re.compile(r"t([1-9]|[1-9]\d|1[01]\d|12[0-5])|[a-z]{1,2}:(0|[1-7]?[0-9a-f
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """A random RWKV-7 with so many rows."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a small random model with so many rows, of version 7 unless another is named."""
     spec = importlib.util.spec_from_file_location(
-        "random_model", ROOT / "benchmarks/random_model.py"
+        "random_checkpoint", ROOT / "tests/golden/random_checkpoint.py"
     )
     assert spec and spec.loader
-    random_model = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = random_model  # where dataclass() looks it up
-    spec.loader.exec_module(random_model)
+    random_checkpoint = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = random_checkpoint  # where dataclass() looks it up
+    spec.loader.exec_module(random_checkpoint)
     folder = tmp_path_factory.mktemp("families")
 
-    def write(rows: int) -> Path:
-        path = folder / f"random-{rows}.safetensors"
-        small = {"layers": 2, "width": 32, "ffn": 64, "head_size": 32}
-        ranks = {f"rank_{letter}": 8 for letter in "wavg"}
-        random_model.write(path, random_model.Shape(vocab=rows, **small, **ranks), seed=1)
+    def write(rows: int, version: str = "7") -> Path:
+        path = folder / f"random-{version}-{rows}.safetensors"
+        shape = random_checkpoint.Shape(version, 2, 1, 32, 64, rows)
+        random_checkpoint.write(path, shape, seed=1)
         return path
 
     return write
@@ -45,7 +44,7 @@ def opened(path: Path, **settings: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def midi(made: Callable[[int], Path]) -> Iterator[Server]:
+def midi(made: Callable[..., Path]) -> Iterator[Server]:
     with opened(made(20096)) as server:
         yield server
 
@@ -92,13 +91,13 @@ def test_music_does_not_chat(midi: Server) -> None:
     assert midi.is_idle()
 
 
-def test_piano(made: Callable[[int], Path]) -> None:
+def test_piano(made: Callable[..., Path]) -> None:
     with opened(made(2176)) as server:
         words = "".join(pieces(server, max_tokens=60, logit_bias={"0": -100, "2": -100})).split()
     assert all(re.fullmatch(r"t\d+|p:[0-7]?[0-9a-f]:[0-9a-f]", word) for word in words)
 
 
-def test_abc(made: Callable[[int], Path]) -> None:
+def test_abc(made: Callable[..., Path]) -> None:
     with opened(made(128)) as server:
         body = {"prompt": "", "max_tokens": 100, "logit_bias": {"3": -100}}
         text = server.post("/v1/completions", body)["choices"][0]["text"]
@@ -109,7 +108,7 @@ def test_abc(made: Callable[[int], Path]) -> None:
         assert "ASCII" in wrong["detail"]
 
 
-def test_remi(made: Callable[[int], Path], tmp_path: Path) -> None:
+def test_remi(made: Callable[..., Path], tmp_path: Path) -> None:
     words = ["PAD_None", "BOS_None", "EOS_None", *(f"word_{n}" for n in range(297))]
     file = tmp_path / "remi.json"
     file.write_text(
@@ -125,17 +124,25 @@ def test_remi(made: Callable[[int], Path], tmp_path: Path) -> None:
         assert "ids from 0 to 299" in wrong["detail"]
 
 
-def test_raven_s_names(made: Callable[[int], Path], tmp_path: Path) -> None:
-    """A text vocabulary of fewer than 65536 rows: the conversation is between Bob and Alice."""
+@pytest.mark.parametrize(
+    ("version", "prompt"),
+    [("6.0", "Bob: a\r\n\r\nb \n\nAlice:"), ("4", "Bob: a\nb\n\nAlice:")],
+)
+def test_raven(version: str, prompt: str, made: Callable[..., Path], tmp_path: Path) -> None:
+    """A text vocabulary of fewer than 65536 rows: the conversation is between Bob and Alice. One
+    token per byte, so that the length of the prompt shows."""
     file = tmp_path / "ascii.txt"
     file.write_text("".join(f"{b + 1} {chr(b)!a} 1\n" for b in range(128)))
-    with opened(made(300), tokenizer=file) as server:
-        body = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
+    with opened(made(300, version), tokenizer=file) as server:
+        body = {"messages": [{"role": "user", "content": "a\r\n\r\nb "}], "max_tokens": 1}
         answer = server.post("/v1/chat/completions", body)
-        assert answer["usage"]["prompt_tokens"] == len("Bob: hello\n\nAlice:")
+        assert answer["usage"]["prompt_tokens"] == len(prompt)
+        body["messages"][0]["raw"] = True
+        answer = server.post("/v1/chat/completions", body)
+        assert answer["usage"]["prompt_tokens"] == len("Bob: a\r\n\r\nb \n\nAlice:")
 
 
-def test_a_tokenizer_that_needs_a_file(made: Callable[[int], Path]) -> None:
+def test_a_tokenizer_that_needs_a_file(made: Callable[..., Path]) -> None:
     server = Server(ready=False, model=made(300), threads=1)
     try:
         wait_until(lambda: "the tokenizer REMI" in server.log(), 60)
