@@ -240,6 +240,18 @@ def test_the_writers_here_write_good_files(tmp_path: Path) -> None:
     for raw in (legacy(GOOD), gguf_file(), gguf_file(version=2)):
         path.write_bytes(raw)
         assert np.array_equal(checkpoint.read(path).tensors["emb.weight"].to_numpy(), wanted)
+    made = tensor(of=old_storage())
+    by_type = (
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._utils\n_rebuild_parameter\n"
+        b"ctorch.nn.parameter\nParameter\n(" + made + b"\x88Nt}tR"
+    )
+    with_state = b"ctorch._utils\n_rebuild_parameter_with_state\n(" + made + b"\x88N}tR"
+    wrapped = b"}" + text("base_model.model.emb.weight") + made + b"s"
+    for value in (by_type, with_state):
+        path.write_bytes(legacy(state_dict(value)))
+        assert np.array_equal(checkpoint.read(path).tensors["emb.weight"].to_numpy(), wanted)
+    path.write_bytes(legacy(state_dict(wrapped, "model_state_dict")))
+    assert np.array_equal(checkpoint.read(path).tensors["emb.weight"].to_numpy(), wanted)
     path.write_bytes(gguf_file(words(b"<s>", rb"\x00\n\'", "ü".encode(), b"[PAD3]")))
     assert checkpoint.read(path).tokenizer_tokens == [b"", b"\0\n'", "ü".encode(), b""]
 

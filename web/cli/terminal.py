@@ -24,7 +24,9 @@ class Refused(Exception):
 def model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", metavar="PATH", help=".pth or .safetensors file (default: the demo model)"
+        "--model",
+        metavar="PATH",
+        help=".pth, .safetensors, .st or .gguf file, or a folder (default: the demo model)",
     )
     group.add_argument(
         "--strategy",
