@@ -11,8 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from rwkv_native.formats import layouts
-from rwkv_native.formats.tensor import DTYPES
 from web.cli.terminal import model_path
 from web.config import Config
 
@@ -55,13 +53,16 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(found: Checkpoint) -> dict[str, Any]:
     """Facts that the index holds; sizes that it does not tell are left out."""
+    from rwkv_native.formats.layouts import OFFICIAL
+    from rwkv_native.formats.tensor import DTYPES
+
     tensors = found.tensors
     counts: dict[str, int] = {}
     for tensor in tensors.values():
         counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
     parameters = sum(counts.values())
     files = {t.path for t in tensors.values()}
-    layout = "" if found.layout == layouts.OFFICIAL else f", names of {found.layout}"
+    layout = "" if found.layout == OFFICIAL else f", names of {found.layout}"
     facts: dict[str, Any] = {
         "file": found.path,
         "format": found.format + layout,
