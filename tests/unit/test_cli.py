@@ -75,7 +75,9 @@ def status(url: str) -> int:
 # -- the parser
 
 
-@pytest.mark.parametrize("command", ["", "serve", "chat", "generate", "convert", "info", "tokenize"])
+@pytest.mark.parametrize(
+    "command", ["", "serve", "chat", "generate", "convert", "info", "tokenize"]
+)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])
