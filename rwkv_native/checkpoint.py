@@ -121,7 +121,7 @@ def _sharded(index: Checkpoint, names: dict[str, set[str]]) -> Checkpoint:
             found, nested = _container(path)
         except Refused as refusal:
             raise Refused(f"its file {file}: {refusal}") from None
-        if nested is not None or found.format not in ("pth", "safetensors"):
+        if nested is not None or found.format == "gguf":
             raise Refused(f"its file {file} is neither a .pth nor a .safetensors file")
         if found.tensors.keys() != expected:
             odd = min(found.tensors.keys() ^ expected)

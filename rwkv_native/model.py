@@ -20,7 +20,7 @@ import numpy as np
 from . import checkpoint
 from ._ffi import check, ffi, float_pointer, id_array, lib, text
 from .errors import CheckpointError, InvalidError, Stopped, UnsupportedError
-from .state import State, tuned_arrays
+from .state import State, tuned_state
 
 _DTYPES = {
     "F32": lib.RWKV_F32,
@@ -34,7 +34,7 @@ _DTYPES = {
 class ModelInfo:
     """What a loaded model is."""
 
-    version: str  #: "7"
+    version: str  #: "4", "5.0", "5.1", "5.2", "6.0", "7", "7a", "7b" or "8rc"
     layers: int  #: L
     width: int  #: D
     heads: int  #: H
@@ -50,7 +50,7 @@ class ModelInfo:
     isa: str  #: instruction set of the CPU kernels, e.g. "avx2"
     threads: int
     path: str
-    metadata: Mapping[str, str] = field(default_factory=dict)  #: of a .safetensors file
+    metadata: Mapping[str, str] = field(default_factory=dict)  #: of .safetensors and GGUF
 
 
 class Loading:
@@ -60,6 +60,7 @@ class Loading:
         found = checkpoint.read(path)
         self._path = found.path
         self._metadata = found.metadata
+        self._tokens = found.tokenizer_tokens
         self._handle: Any = None
         self._model: Model | None = None
         self._lock = threading.Lock()
@@ -118,6 +119,7 @@ class Loading:
                 status = lib.rwkv_load_finish(out, handle)
                 self._raise(status)
                 self._model = Model._adopt(out[0], self._path, self._metadata)
+                self._model.tokenizer_tokens = self._tokens
             return self._model
 
     def _raise(self, status: int) -> None:
@@ -168,6 +170,8 @@ class Model:
     """Weights in memory; immutable, usable from every thread. Made by Model.open or Model.load."""
 
     info: ModelInfo
+    #: the bytes of every id, where the file carries a World-style vocabulary (GGUF); else None
+    tokenizer_tokens: list[bytes] | None = None
 
     def __init__(self) -> None:
         raise TypeError("use rn.Model.open(path) or rn.Model.load(path)")
@@ -226,7 +230,7 @@ class Model:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Model:
-        """Opens a .pth (zip) or .safetensors checkpoint of RWKV-7.
+        """Opens a checkpoint: .pth, .safetensors, .st, .gguf, or a folder or index of several.
 
         strategy: "cpu fp32", "cpu fp16", "cpu bf16" or "auto" (the file's own type on the CPU).
         threads: None for the least of physical cores, affinity and the cgroup's CPU quota.
@@ -282,17 +286,13 @@ class Model:
         return State._zero(self)
 
     def load_tuned_state(self, path: str | os.PathLike[str]) -> State:
-        """A state-tuned file (.pth or .safetensors) as a start state.
+        """A state-tuned file (.pth, .safetensors or web-rwkv's .st) as a start state.
 
         The file holds `blocks.i.att.time_state` [H, value, key] for every layer; the shift vectors
-        are zero. Raises CheckpointError if its shapes are not this model's.
+        are zero. Raises CheckpointError if its shapes are not this model's, or if the version has
+        no such states (4).
         """
-        info = self.info
-        shape = (info.layers, info.heads, info.head_size, info.head_size)
-        zeros = np.zeros((info.layers, info.width), np.float32)
-        return State.from_numpy(
-            self, {"att_x": zeros, "ffn_x": zeros, "wkv": tuned_arrays(path, shape)}
-        )
+        return tuned_state(self, path)
 
     def barriers(self) -> int:
         """Dispatches to the thread pool so far: what tests of the engine count."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import checkpoint
 from ._ffi import check, ffi, float_pointer, lib, text
-from .errors import CheckpointError, InvalidError
+from .errors import CheckpointError, InvalidError, UnsupportedError
 
 if TYPE_CHECKING:
     from .model import Model
@@ -63,7 +63,8 @@ class State:
     def to_numpy(self) -> dict[str, np.ndarray]:
         """Copies of the parts, float32: "att_x" and "ffn_x" [L, D], "wkv" [L, H, N, N].
 
-        wkv of RWKV-7 is [value][key], as the official package holds it.
+        wkv is as the official package holds it: [value][key] from RWKV-7 on, [key][value] in 5 and
+        6. RWKV-4 has "aa", "bb" and "pp" [L, A] in its place. The cache of 7b is not among them.
         """
         arrays = {}
         for i, (name, shape) in enumerate(_parts(self._model).items()):
@@ -96,8 +97,16 @@ class State:
         return state
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a .safetensors file; load() continues exactly where this state stands."""
+        """Writes a .safetensors file; load() continues exactly where this state stands.
+
+        Raises UnsupportedError for RWKV-7b, whose past is more than the parts of to_numpy().
+        """
         info = self._model.info
+        if info.version == "7b":
+            raise UnsupportedError(
+                "a state of RWKV-7b also holds a cache that grows with the text, which files of"
+                " states do not have; keep its tokens and run them again, or clone() it"
+            )
         metadata = {"rwkv.kind": KIND, "rwkv.version": info.version}
         checkpoint.write_safetensors(path, self.to_numpy(), metadata)
 
@@ -124,9 +133,11 @@ class State:
                         f"the part {name!r} has shape {list(tensor.shape)};"
                         f" this model needs {list(parts[name])}"
                     )
-            return cls.from_numpy(
-                model, {n: t.to_numpy() if n in parts else None for n, t in found.tensors.items()}
-            )
+            arrays = {n: t.to_numpy() if n in parts else None for n, t in found.tensors.items()}
+            for name, array in arrays.items():
+                if array is not None and not np.isfinite(array).all():
+                    raise InvalidError(f"the part {name!r} holds a NaN or an infinity")
+            return cls.from_numpy(model, arrays)
         except InvalidError as error:
             raise CheckpointError(f"{found.path}: {error}") from None
 
@@ -143,11 +154,23 @@ def _parts(model: Model) -> dict[str, tuple[int, ...]]:
     return cached
 
 
-def tuned_arrays(path: str | os.PathLike[str], shape: tuple[int, ...]) -> np.ndarray:
-    """wkv [L, H, N, N] of a state-tuned file of RWKV-7, which stores [value][key] as we do."""
-    if os.fspath(path).endswith(".st"):
-        # web-rwkv's converter stores [key][value], and nothing inside the file says so.
-        raise CheckpointError(f"{path}: .st state files are transposed; give the original .pth")
+def tuned_state(model: Model, path: str | os.PathLike[str]) -> State:
+    """The state of Model.load_tuned_state."""
+    info = model.info
+    if "wkv" not in _parts(model):
+        raise CheckpointError(
+            f"{os.fspath(path)}: there are no tuned states for RWKV-{info.version}, which has no"
+            " matrix state; versions 5, 6 and 7 have them"
+        )
+    wkv = tuned_wkv(path, (info.layers, info.heads, info.head_size, info.head_size))
+    if info.version[0] in "56":  # their recurrence holds [key][value], the file never does
+        wkv = wkv.swapaxes(2, 3)
+    parts = {name: np.zeros(shape, np.float32) for name, shape in _parts(model).items()}
+    return State.from_numpy(model, parts | {"wkv": wkv})
+
+
+def tuned_wkv(path: str | os.PathLike[str], shape: tuple[int, ...]) -> np.ndarray:
+    """[L, H, value, key] of a state-tuned file, whatever its version and container."""
     found = checkpoint.read(path)
     layers, *head_shape = shape
     names = [f"blocks.{i}.att.time_state" for i in range(layers)]
@@ -167,4 +190,6 @@ def tuned_arrays(path: str | os.PathLike[str], shape: tuple[int, ...]) -> np.nda
                 f" this model needs {head_shape}"
             )
         wkv[i] = tensor.to_numpy()
+        if not np.isfinite(wkv[i]).all():
+            raise CheckpointError(f"{found.path}: {name} holds a NaN or an infinity")
     return wkv

@@ -174,7 +174,11 @@ class Tokenizer:
             )
         if (tokens := getattr(model, "tokenizer_tokens", None)) is not None:
             # Id 0 ends a document in every RWKV vocabulary, whatever such a file calls it.
-            return cls._of(Vocabulary(_name_of(tokens, "gguf"), [b"", *tokens[1:]]))
+            vocabulary = Vocabulary(_name_of(tokens, "gguf"), [b"", *tokens[1:]])
+            try:
+                return cls._of(vocabulary)
+            except InvalidError as problem:
+                raise InvalidError(f"the tokens in {info.path}: {problem}") from None
         rows = info.vocab
         name = next((name for limit, name in _BY_ROWS if rows < limit), "world")
         if name in NAMES:

@@ -43,7 +43,7 @@ class Config:
     access_log: bool = True
     model: str | None = None  # path; None: the demo model; "none": serve without a model
     strategy: str = "auto"
-    tokenizer: str | None = None  # None: the one that the model asks for
+    tokenizer: str | None = None  # name or path; None: the one that the model asks for
     threads: int = 0  # 0: the least of physical cores, affinity and CPU quota
     max_batch: int = 64
     prefill_chunk: int = 256

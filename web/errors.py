@@ -97,6 +97,16 @@ def model_not_found(name: str) -> Refusal:
     )
 
 
+def no_chat(family: str) -> Refusal:
+    """400: nothing that a client sends makes a music model talk."""
+    return Refusal(
+        falcon.HTTP_400,
+        f"the loaded model makes music ({family}) and cannot chat: use /v1/completions",
+        param="model",
+        code="model_cannot_chat",
+    )
+
+
 def queue_full() -> Refusal:
     return Refusal(
         falcon.HTTP_429,

@@ -59,7 +59,10 @@ def sampling_for(
     persona: Persona, asked: SamplingFields, stops: Sequence[str] | None = None
 ) -> rn.Sampling:
     """The engine's sampling from the request's fields, over the model's defaults."""
-    use = effective(asked, persona.defaults)
+    use = effective(asked, persona)
+    bias = dict(asked.logit_bias)
+    for id, value in persona.bias.items():
+        bias[id] = bias.get(id, 0.0) + value
     return rn.Sampling(
         max_tokens=use.max_tokens,
         temperature=use.temperature,
@@ -73,7 +76,10 @@ def sampling_for(
         seed=None if asked.seed is None else asked.seed % 2**64,
         stop=(asked.stop or ()) if stops is None else stops,
         stop_token_ids=asked.stop_token_ids,
-        logit_bias=asked.logit_bias,
+        logit_bias=bias,
+        bias_slopes=persona.slopes,
+        count_weights=persona.weights,
+        end_token_ids=persona.end_ids,
         no_repeat_token_ids=persona.no_repeat,
         exempt_token_ids=persona.exempt,
     )
@@ -100,7 +106,7 @@ class Generation:
         self._watch = self._hangups.watch(sock, self._on_hang_up)
         try:
             for index, prompt in enumerate(prompts):
-                ids = _encode(serving.tokenizer, prompt)
+                ids = _encode(serving, prompt)
                 self._index[self._bridge.submit(ids, sampling, self._mailbox)] = index
         except rn.QueueFull:
             self.close()
@@ -181,9 +187,13 @@ class Generation:
         self._mailbox.hang_up()
 
 
-def _encode(tokenizer: rn.Tokenizer, prompt: str | list[int]) -> str | list[int]:
-    if isinstance(prompt, str) and len(prompt) > _LONG_PROMPT:
-        return in_thread(tokenizer.encode, prompt)
+def _encode(serving: Serving, prompt: str | list[int]) -> str | list[int]:
+    if not isinstance(prompt, str):
+        return prompt
+    if serving.persona.start is not None and not prompt.strip():
+        return serving.tokenizer.encode_prompt(serving.persona.start)
+    if len(prompt) > _LONG_PROMPT:
+        return in_thread(serving.tokenizer.encode_prompt, prompt)
     return prompt
 
 

@@ -1,40 +1,24 @@
 """What a model family is called, how it samples by default, and which of its tokens are special.
 
-Owns the names of the roles, RWKV Runner's default sampling, and the ids behind two rules of its
-World models: marks that cannot follow themselves, and characters that `global_penalty` leaves out.
-Called by `web/runtime.py` (which persona a model has) and `web/generation.py`. Never renders a
-prompt: that is `web/prompts/`.
+Owns RWKV Runner's families and their rules: names of the roles, default sampling, penalties, ends,
+marks that cannot follow themselves, characters that `global_penalty` leaves out. Called by
+`web/runtime.py` (which persona a model has), `web/generation.py` and the commands. Never renders a
+prompt: that is `web/prompts/`. Text glue, such as the blank before each word of music, is part of
+the tokenizer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
+import rwkv_native as rn
 from web.schemas.sampling import SamplingFields
 
-# The full-width comma, colon, question and exclamation mark: none can follow itself.
-_WORLD_NO_REPEAT = (19137, 19151, 19156, 19126)
-
-# Punctuation, digits, blank and new line, ASCII and full width: frequent by nature, so a prompt
-# full of them says nothing about what to avoid. Of 33..65 only 40 (an apostrophe) is not exempt.
-_WORLD_EXEMPT = tuple(
-    sorted(
-        {
-            11,
-            *(i for i in range(33, 66) if i != 40),
-            *range(92, 98),
-            *range(124, 128),
-            9822,
-            9823,
-            10080,
-            19126,
-            19137,
-            19151,
-            19152,
-            19156,
-        }
-    )
-)
+WORLD_ROWS = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,57 +36,180 @@ class Defaults:
     global_penalty: bool = False
 
 
+_PENALTIES = ("presence_penalty", "frequency_penalty", "penalty_decay", "global_penalty")
+
+
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """One model family."""
+    """One model family, fitted to one model by `persona_for`."""
 
     family: str
-    user: str
-    assistant: str
-    system: str
-    tool: str
-    defaults: Defaults
+    user: str = "User"
+    assistant: str = "Assistant"
+    system: str = "System"
+    tool: str = "Observation"
+    defaults: Defaults = Defaults()
+    chats: bool = True
+    prompt: Literal["world", "version 4"] = "world"  # the form of its chats
+    thinks: bool = False  # answers begin with <think> ... </think>, which later turns do not repeat
+    fixed: tuple[str, ...] = ()  # fields of a request that have no effect
+    start: str | None = None  # what a blank prompt means; None: itself
+    end_ids: tuple[int, ...] | None = None  # None: those of the tokenizer
+    no_repeat: tuple[int, ...] = ()
+    exempt: tuple[int, ...] = ()
+    bias: Mapping[int, float] = field(default_factory=dict)
+    slopes: Mapping[int, float] = field(default_factory=dict)
+    weights: Mapping[int, float] = field(default_factory=dict)
+
+
+WORLD = Persona("world")
+
+# Reasoning models speak as World does and stop where it does. The prompt ends in `Assistant:`; a
+# last message `<think` with `prefix` makes them think, as their makers advise.
+G1 = replace(WORLD, family="g1", thinks=True)
+
+# Pile and its Raven tunes: a conversation between two people.
+RAVEN = Persona("raven", user="Bob", assistant="Alice")
+
+# Music. The ids of both MIDI vocabularies: 0 <pad>, 2 <end>, 3 to 127 waits, then notes. Waits
+# count less than notes (the last one, a whole second, as a note, but it is held down); the end
+# becomes likelier, from -4 at the start to 0 at 2000 tokens. RWKV Runner goes on after <end>: here
+# a piece ends with it.
+MIDI = Persona(
+    "midi",
+    chats=False,
+    defaults=Defaults(top_p=0.8, top_k=8, frequency_penalty=0.5, penalty_decay=0.997),
+    fixed=_PENALTIES,
+    start="<pad>",
+    end_ids=(0, 2),
+    bias={0: -4.0, 127: -1.0},
+    slopes={0: 1 / 500},
+    weights=dict.fromkeys(range(127), 0.3),
+)
+MIDI_PIANO = replace(MIDI, family="midi-piano")
+ABC = Persona(
+    "abc",
+    chats=False,
+    defaults=Defaults(top_p=0.8, top_k=8, frequency_penalty=0.0),
+    fixed=_PENALTIES,
+    start="\x02",  # the id that begins a tune
+)
+REMI = Persona(
+    "remi",
+    chats=False,
+    defaults=Defaults(max_tokens=1000, top_p=0.8, frequency_penalty=0.0),
+    fixed=_PENALTIES,
+    start="",  # the tokenizer's begin id
+)
+
+FAMILIES = {p.family: p for p in (WORLD, G1, RAVEN, MIDI, MIDI_PIANO, ABC, REMI)}
+_ALSO = {"pile": "raven", "midipiano": "midi-piano"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ids:
+    """The tokens of one text vocabulary that rules speak of."""
+
     no_repeat: tuple[int, ...] = ()
     exempt: tuple[int, ...] = ()
 
 
-WORLD = Persona(
-    family="world",
-    user="User",
-    assistant="Assistant",
-    system="System",
-    tool="Observation",
-    defaults=Defaults(),
-    no_repeat=_WORLD_NO_REPEAT,
-    exempt=_WORLD_EXEMPT,
+def _ids(*parts: int | range) -> tuple[int, ...]:
+    """Single ids and ranges (their last id included) as one sorted list."""
+    lists: Iterable[Iterable[int]] = ((p,) if isinstance(p, int) else p for p in parts)
+    return tuple(sorted(id for ids in lists for id in ids))
+
+
+# no_repeat: the full-width comma, colon, question and exclamation mark; none can follow itself.
+# exempt: punctuation, digits, blank and new line, ASCII and full width: frequent by nature, so a
+# prompt full of them says nothing about what to avoid.
+_WORLD_IDS = _Ids(
+    (19137, 19151, 19156, 19126),
+    _ids(
+        *(11, range(33, 40), range(41, 66), range(92, 98), range(124, 128)),
+        *(9822, 9823, 10080, 19126, 19137, 19151, 19152, 19156),
+    ),
 )
-
-# World's words over a vocabulary of bytes (the demo model), with the same ids for single bytes.
-# Letters come back all the time, so a penalty on what has been drawn already would forbid
-# spelling: penalties are off by default.
-WORLD_BYTES = replace(
-    WORLD,
-    defaults=Defaults(frequency_penalty=0.0),
-    no_repeat=(),
-    exempt=tuple(i for i in _WORLD_EXEMPT if i <= 256),
-)
-
-# Another vocabulary: World's words, but none of its ids.
-_WORLD_WORDS = replace(WORLD, no_repeat=(), exempt=())
-
-
-def persona_for(tokenizer: str) -> Persona:
-    """The persona of a model, by the name of its tokenizer."""
-    return {"world": WORLD, "world-bytes": WORLD_BYTES}.get(tokenizer, _WORLD_WORDS)
+_TEXT_IDS = {
+    "world": _WORLD_IDS,
+    # The same ids for single bytes.
+    "world-bytes": _Ids(exempt=tuple(id for id in _WORLD_IDS.exempt if id <= 256)),
+    "20B": _Ids(
+        (6238, 18140, 26443, 26680),
+        _ids(
+            *(range(2, 8), range(9, 34), range(60, 66), range(92, 96)),
+            *(187, 209, 668, 1628, 4340, 6238, 18140, 26443, 26680),
+        ),
+    ),
+}
 
 
-def effective(asked: SamplingFields, defaults: Defaults) -> Defaults:
-    """The request's values over the defaults. A temperature below 0.1 acts as 0.1, as in RWKV
-    Runner, except 0, which is greedy."""
+def persona_for(info: rn.ModelInfo, tokenizer: rn.Tokenizer) -> Persona:
+    """The persona of a model: the family that its metadata `rwkv.family` names, else by its
+    tokenizer, its rows and its file's name."""
+    persona = FAMILIES[_family(info, tokenizer)]
+    if persona.chats:
+        ids = _TEXT_IDS.get(tokenizer.name, _Ids())
+        persona = replace(persona, no_repeat=ids.no_repeat, exempt=ids.exempt)
+        if tokenizer.name == "world-bytes":
+            # Letters come back all the time, so a penalty on what has been drawn already would
+            # forbid spelling: penalties are off by default.
+            persona = replace(persona, defaults=replace(persona.defaults, frequency_penalty=0.0))
+        if info.version.startswith("4"):
+            persona = replace(persona, prompt="version 4")
+    return _within(persona, info.vocab)
+
+
+def _family(info: rn.ModelInfo, tokenizer: rn.Tokenizer) -> str:
+    named = info.metadata.get("rwkv.family", "").lower()
+    if (known := _ALSO.get(named, named)) in FAMILIES:
+        return known
+    name = tokenizer.name.lower()
+    if name in FAMILIES and not FAMILIES[name].chats:
+        return name
+    # Runner's rule for files of one's own.
+    if "piano" in name and "midi" in name:
+        return "midi-piano"
+    if "music" in name or "midi" in name:
+        return "midi"
+    if "abc" in name:
+        return "abc"
+    if info.vocab < WORLD_ROWS and name not in ("world", "world-bytes"):
+        return "raven"
+    if info.version.startswith("7") and _G1.search(Path(info.path).stem.lower()):
+        return "g1"
+    return "world"
+
+
+# rwkv7-g1-1.5b, rwkv-g1k-13b-5228, RWKV7-G0-7.2B: the generations of reasoning models.
+_G1 = re.compile(r"(?<![a-z0-9])g[0-9][a-z]?(?![a-z0-9])")
+
+
+def _within(persona: Persona, rows: int) -> Persona:
+    """Without ids that the model lacks: a tokenizer may be chosen that is larger than it."""
+
+    def known(table: Mapping[int, float]) -> dict[int, float]:
+        return {id: value for id, value in table.items() if id < rows}
+
+    ends = persona.end_ids
+    return replace(
+        persona,
+        no_repeat=tuple(id for id in persona.no_repeat if id < rows),
+        exempt=tuple(id for id in persona.exempt if id < rows),
+        end_ids=None if ends is None else tuple(id for id in ends if id < rows),
+        bias=known(persona.bias),
+        slopes=known(persona.slopes),
+        weights=known(persona.weights),
+    )
+
+
+def effective(asked: SamplingFields, persona: Persona) -> Defaults:
+    """The request's values over the persona's defaults. A temperature below 0.1 acts as 0.1, as in
+    RWKV Runner, except 0, which is greedy."""
 
     def pick(name: str) -> float:
-        value = getattr(asked, name)
-        return getattr(defaults, name) if value is None else value
+        value = None if name in persona.fixed else getattr(asked, name)
+        return getattr(persona.defaults, name) if value is None else value
 
     values = {name: pick(name) for name in Defaults.__dataclass_fields__}
     if 0 < values["temperature"] < 0.1:

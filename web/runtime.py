@@ -170,7 +170,7 @@ class Runtime:
             name=name,
             info=model.info,
             created=int(time.time()),
-            persona=persona_for(tokenizer.name),
+            persona=persona_for(model.info, tokenizer),
             tokenizer=tokenizer,
             engine=engine,
             bridge=Bridge(engine),
@@ -180,10 +180,7 @@ class Runtime:
 
 def _tokenizer_for(model: rn.Model, name: str | None) -> rn.Tokenizer:
     """The configured tokenizer, or the one that the model asks for."""
-    if name is None:
-        return rn.Tokenizer.for_model(model)
-    # RWKV Runner's name for the World vocabulary.
-    return rn.Tokenizer.named("world" if name == "rwkv_vocab_v20230424" else name)
+    return rn.Tokenizer.for_model(model) if name is None else rn.Tokenizer.open(name)
 
 
 def _unexpected(problem: Exception) -> bool:

@@ -64,12 +64,14 @@ Strategy parse_strategy(const std::string &text) {
         std::smatch match;
         if (!std::regex_match(part, match, form)) {
             throw invalid("'" + text + "' is no strategy: '" + part +
-                          "' is not 'DEVICE TYPE' with an optional '*LAYERS' or '*LAYERS+'; " + usable);
+                          "' is not 'DEVICE TYPE' with an optional '*LAYERS' or '*LAYERS+'; " +
+                          usable);
         }
         Stage stage{type_of(match[2]), -1, match[5].matched};
         if (match[4].matched) stage.layers = std::stol(match[4]);
         if (stage.streamed && streamed) {
-            throw invalid("'" + text + "' is no strategy: only one stage can be streamed ('*LAYERS+')");
+            throw invalid("'" + text +
+                          "' is no strategy: only one stage can be streamed ('*LAYERS+')");
         }
         streamed |= stage.streamed;
         strategy.stages.push_back(stage);
@@ -78,14 +80,16 @@ Strategy parse_strategy(const std::string &text) {
             lacking = "the device " + match[1].str() + ", which this build lacks";
         }
         if (match[3].matched && lacking.empty()) {
-            lacking = "quantised weights (" + match[3].str() + "), which this version does not offer";
+            lacking =
+                "quantised weights (" + match[3].str() + "), which this version does not offer";
         }
         alternative += (alternative.empty() ? "cpu " : " -> cpu ") + match[2].str();
         if (match[4].matched) alternative += " *" + match[4].str() + match[5].str();
     }
     if (!lacking.empty()) {
         if (alternative != "cpu fp32") alternative += "' or 'cpu fp32";
-        throw unsupported("the strategy '" + text + "' needs " + lacking + "; use '" + alternative + "'");
+        throw unsupported("the strategy '" + text + "' needs " + lacking + "; use '" + alternative +
+                          "'");
     }
     return strategy;
 }
@@ -96,8 +100,8 @@ std::vector<DType> Strategy::place(int64_t layers, DType file_dtype) const {
         const DType type = file_dtype == DType::f64 ? DType::f32 : file_dtype;
         return std::vector<DType>(static_cast<size_t>(total), type);
     }
-    // First the counts, cut off where the layers end; then what they leave goes to the streamed stage or
-    // in equal parts to those without a count, or to the last stage.
+    // First the counts, cut off where the layers end; then what they leave goes to the streamed
+    // stage or in equal parts to those without a count, or to the last stage.
     std::vector<int64_t> share;
     int64_t left = total, sharers = 0;
     size_t taker = stages.size() - 1;
@@ -128,7 +132,8 @@ std::string strategy_text(const std::vector<DType> &types) {
     for (auto from = types.begin(); from != types.end();) {
         const auto to = std::find_if(from, types.end(), [&](DType t) { return t != *from; });
         text += (text.empty() ? "cpu " : " -> cpu ") + std::string(name_of(*from));
-        if (to - from != static_cast<int64_t>(types.size())) text += " *" + std::to_string(to - from);
+        if (to - from != static_cast<int64_t>(types.size()))
+            text += " *" + std::to_string(to - from);
         from = to;
     }
     return text;

@@ -1,5 +1,5 @@
-// The strategy string: which layers run on which device and in which type. Parsed when a load starts,
-// placed by model.cpp once the number of layers is known.
+// The strategy string: which layers run on which device and in which type. Parsed when a load
+// starts, placed by model.cpp once the number of layers is known.
 #pragma once
 
 #include "tensor.h"
@@ -21,15 +21,15 @@ struct Stage {
 struct Strategy {
     std::vector<Stage> stages;
 
-    // The compute type of every layer and, as the last element, of the head: layers + 1 elements. "auto"
-    // takes the file's type.
+    // The compute type of every layer and, as the last element, of the head: layers + 1 elements.
+    // "auto" takes the file's type.
     std::vector<DType> place(int64_t layers, DType file_dtype) const;
 };
 
-// "auto" or "", or stages joined by "->", each `DEVICE TYPE[Q] [*N[+]]` with the devices cuda, cuda:K, cpu,
-// mps, dml, the types fp32, fp16, bf16 and the quantisations i8, i4, i3. Throws Error: RWKV_INVALID for
-// what is no strategy, RWKV_UNSUPPORTED, naming an alternative with the same types, for what this build
-// cannot serve.
+// "auto" or "", or stages joined by "->", each `DEVICE TYPE[Q] [*N[+]]` with the devices cuda,
+// cuda:K, cpu, mps, dml, the types fp32, fp16, bf16 and the quantisations i8, i4, i3. Throws Error:
+// RWKV_INVALID for what is no strategy, RWKV_UNSUPPORTED, naming an alternative with the same
+// types, for what this build cannot serve.
 Strategy parse_strategy(const std::string &text);
 
 // A placement as a string that would lead to it: "cpu fp32", "cpu fp32 *2 -> cpu bf16 *11".

@@ -231,7 +231,10 @@ _GGUF_7 = {
     "time_mix_r_k": ("att.r_k", False), "channel_mix_lerp_k": ("ffn.x_k", False),
 }  # fmt: skip
 LERP_6 = "wkvrg"
-_FUSED = "time_mix_lerp_fused"
+_LERP = "time_mix_lerp"
+_FUSED = f"{_LERP}_fused"
+_UNUSED = {"att.v0", "att.v1", "att.v2"}  # in block 0
+_BLOCK = re.compile(r"^blocks\.(\d{1,6})\.")
 _RESCALED = {"att.output", "ffn.value"}
 ARCHITECTURES = {"rwkv6": _GGUF_6, "rwkv7": _GGUF_7}
 
@@ -262,7 +265,7 @@ def from_gguf(found: Contents) -> tuple[str, Tensors]:
                 _put(out, row.renamed(f"{block}{stem}{letter}"))
         elif part in parts:
             plain, exchanged = parts[part]
-            if seven and number == 0 and plain in ("att.v0", "att.v1", "att.v2"):
+            if seven and number == 0 and plain in _UNUSED:
                 continue  # copies of a0, a1, a2 that fill a gap of llama.cpp
             tensor = tensor.swapped() if exchanged else tensor
             if plain == "att.r_k":
@@ -275,6 +278,53 @@ def from_gguf(found: Contents) -> tuple[str, Tensors]:
                 tensor = tensor.scaled(2.0 ** min(number // every, 64))
             _put(out, tensor.renamed(f"{block}{plain}.{leaf}"))
     return f"GGUF {architecture}", out
+
+
+def to_gguf(tensors: Tensors, version: str) -> dict[str, list[Tensor]]:
+    """GGUF names, each with its tensor or, for a fused one, its parts; views as llama.cpp wants.
+
+    tensors: by official names, of version "6.0" or "7".
+    """
+    seven = version == "7"
+    letters, stem = (LERP_7, "att.x_") if seven else (LERP_6, "att.time_maa_")
+    rest = dict(tensors)
+    out: dict[str, list[Tensor]] = {}
+
+    def take(name: str) -> Tensor:
+        if name not in rest:
+            raise Refused(f"the tensor {name!a} is missing")
+        return rest.pop(name)
+
+    for name, plain in _GGUF_TOP.items():
+        out[name] = [take(plain)]
+    layers = 1 + max((int(m[1]) for n in tensors if (m := _BLOCK.match(n))), default=-1)
+    for number in range(layers):
+        block, blk = f"blocks.{number}.", f"blk.{number}."
+        out[f"{blk}{_FUSED}.weight"] = [_flat(take(f"{block}{stem}{c}")) for c in letters]
+        for part, plain in _GGUF_PARTS.items():
+            for leaf in ("weight", "bias"):
+                if f"{block}{plain}.{leaf}" in rest:
+                    out[f"{blk}{part}.{leaf}"] = [take(f"{block}{plain}.{leaf}")]
+        for part, (plain, exchanged) in ARCHITECTURES["rwkv7" if seven else "rwkv6"].items():
+            if part.startswith(f"{_LERP}_") and part[-1] in letters:
+                continue  # fused above
+            if seven and number == 0 and plain in _UNUSED:
+                rest.pop(block + plain, None)
+                found = tensors[block + plain.replace("v", "a")]  # taken above, so it is there
+            else:
+                found = take(block + plain)
+            if exchanged:
+                found = found.swapped()
+            elif plain != "att.time_faaaa":
+                found = _flat(found)
+            out[f"{blk}{part}.weight"] = [found]
+    if rest:
+        raise Refused(f"GGUF has no place for the tensor {min(rest)!a}")
+    return out
+
+
+def _flat(vector: Tensor) -> Tensor:
+    return vector if len(vector.shape) == 1 else vector.reshaped(vector.count)
 
 
 def _heads(r_k: Tensor, head_size: int) -> Tensor:

@@ -5,93 +5,35 @@ The pickles are written opcode by opcode, so that they hold exactly what an atta
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import struct
-import time
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from writers import (
+    CANARY,
+    GOOD_PICKLE,
+    TOUCH,
+    archive,
+    call,
+    entry,
+    refused,
+    safetensors,
+    sequence,
+    state_dict,
+    storage,
+    tensor,
+    text,
+)
 
 import rwkv_native as rn
 from rwkv_native import checkpoint
 from rwkv_native.formats import pickles
-
-# -- a writer of pickles
-
-
-def text(value: str) -> bytes:
-    raw = value.encode()
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def number(value: int) -> bytes:
-    if 0 <= value < 256:
-        return b"K" + bytes([value])
-    if -(2**31) <= value < 2**31:
-        return b"J" + struct.pack("<i", value)
-    raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
-    return b"\x8a" + bytes([len(raw)]) + raw
-
-
-def sequence(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(number(v) for v in values) + b"t"
-
-
-def call(name: str, args: bytes) -> bytes:
-    module, _, function = name.rpartition(".")
-    return f"c{module}\n{function}\n".encode() + args + b"R"
-
-
-def storage(kind: str = "FloatStorage", key: str = "0", numel: int = 6) -> bytes:
-    return (
-        b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu")
-        + number(numel) + b"tQ"
-    )  # fmt: skip
-
-
-def tensor(
-    shape: tuple[int, ...] = (2, 3),
-    strides: tuple[int, ...] = (3, 1),
-    offset: int = 0,
-    of: bytes | None = None,
-) -> bytes:
-    args = (of or storage()) + number(offset) + sequence(shape) + sequence(strides)
-    hooks = call("collections.OrderedDict", b")")
-    return call("torch._utils._rebuild_tensor_v2", b"(" + args + b"\x89" + hooks + b"t")
-
-
-def state_dict(value: bytes, name: str = "emb.weight") -> bytes:
-    return b"\x80\x02}" + text(name) + value + b"s."
-
-
-# -- a writer of zips
-
-
-def archive(
-    data: bytes,
-    *,
-    numbers: bytes = bytes(24),
-    extra: dict[str, bytes] | None = None,
-    compression: int = zipfile.ZIP_STORED,
-) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", compression) as file:
-        file.writestr("archive/data.pkl", data)
-        file.writestr("archive/byteorder", b"little")
-        file.writestr("archive/data/0", numbers)
-        file.writestr("archive/version", b"3\n")
-        for name, content in (extra or {}).items():
-            file.writestr(name, content)
-    return out.getvalue()
-
-
-GOOD_PICKLE = state_dict(tensor())
 
 
 def patched(raw: bytes, signature: bytes, which: int, at: int, value: bytes) -> bytes:
@@ -143,23 +85,7 @@ def zip64_zip(size: int) -> bytes:
     return raw[:first] + directory + bytes(end)
 
 
-# -- safetensors
-
-
-def safetensors(header: object, data: bytes = bytes(24), length: int | None = None) -> bytes:
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw) if length is None else length) + raw + data
-
-
-def entry(
-    dtype: object = "F32", shape: object = (2, 3), offsets: object = (0, 24)
-) -> dict[str, object]:
-    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-
-
 # -- the attacks: (file, words of the refusal)
-
-CANARY = "CANARY"  # a file in the current folder that no attack may create
 
 
 def runs(command: bytes) -> bytes:
@@ -167,7 +93,6 @@ def runs(command: bytes) -> bytes:
     return archive(b"\x80\x02" + command + b".")
 
 
-TOUCH = f"touch {CANARY}"
 PICKLES = {
     "os.system": (b"cos\nsystem\n" + text(TOUCH) + b"\x85R", "asks for os.system"),
     "posix.system": (b"cposix\nsystem\n" + text(TOUCH) + b"\x85R", "asks for posix.system"),
@@ -429,19 +354,6 @@ ATTACKS = FILES | {
     f"pickle: {name}": (archive(b"\x80\x02" + raw + (b"" if name == "no STOP" else b".")), words)
     for name, (raw, words) in PICKLES.items()
 }
-
-
-def refused(path: Path, words: str) -> None:
-    start = time.perf_counter()
-    with pytest.raises(rn.Error) as caught:
-        checkpoint.read(path)
-    took = time.perf_counter() - start
-    assert isinstance(caught.value, rn.CheckpointError) and isinstance(caught.value, ValueError)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "damaged file (" not in message
-    assert any(w in message for w in words.split("|")), message
-    assert len(message) < len(str(path)) + 700 and message.isprintable()
-    assert took < 10, f"took {took:.1f} s"  # at most 0.5 s on an idle core; the bound has slack
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -34,7 +34,8 @@ void test_one_stage() {
         CHECK(placed(automatic, 2, DType::f64) == "cpu fp32");
     }
     // Whatever a single stage asks for, it gets all layers.
-    for (const char *text : {"cpu fp16 *1", "cpu fp16 *4", "cpu fp16 *99", "cpu fp16 *1+", "cpu fp16 *0"})
+    for (const char *text :
+         {"cpu fp16 *1", "cpu fp16 *4", "cpu fp16 *99", "cpu fp16 *1+", "cpu fp16 *0"})
         CHECK(placed(text, 3) == "cpu fp16");
 }
 
@@ -66,12 +67,32 @@ void test_several_stages() {
 
 void test_refusals() {
     // no strategies
-    for (const char *text :
-         {"cpu", "fp32", "gpu fp32", "cpu fp64", "cpu  fp32 fp32", "cpu fp32i5", "cpu fp32 i8",
-          "cpu fp32 *", "cpu fp32 *-1", "cpu fp32 *+", "cpu fp32 *1++", "cpu fp32 * 1", "cpu fp32*1",
-          "cpu fp32 *9999999", "cpu fp32 ->", "-> cpu fp32", "cpu fp32 -> -> cpu fp32", "->", "cpu:0 fp32",
-          "cuda: fp16", "CPU fp32", "auto fp32", "auto -> cpu fp32", "cpu fp32 *1+ -> cpu bf16 *1+",
-          "cpu fp32;", "cpu fp32 > cpu fp16"}) {
+    for (const char *text : {"cpu",
+                             "fp32",
+                             "gpu fp32",
+                             "cpu fp64",
+                             "cpu  fp32 fp32",
+                             "cpu fp32i5",
+                             "cpu fp32 i8",
+                             "cpu fp32 *",
+                             "cpu fp32 *-1",
+                             "cpu fp32 *+",
+                             "cpu fp32 *1++",
+                             "cpu fp32 * 1",
+                             "cpu fp32*1",
+                             "cpu fp32 *9999999",
+                             "cpu fp32 ->",
+                             "-> cpu fp32",
+                             "cpu fp32 -> -> cpu fp32",
+                             "->",
+                             "cpu:0 fp32",
+                             "cuda: fp16",
+                             "CPU fp32",
+                             "auto fp32",
+                             "auto -> cpu fp32",
+                             "cpu fp32 *1+ -> cpu bf16 *1+",
+                             "cpu fp32;",
+                             "cpu fp32 > cpu fp16"}) {
         std::string message;
         CHECK(code_of(text, &message) == RWKV_INVALID);
         CHECK(message.find("strategy") != std::string::npos);

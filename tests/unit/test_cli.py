@@ -77,7 +77,9 @@ def status(url: str) -> int:
 # -- the parser
 
 
-@pytest.mark.parametrize("command", ["", "serve", "chat", "generate", "info", "tokenize"])
+@pytest.mark.parametrize(
+    "command", ["", "serve", "chat", "generate", "convert", "info", "tokenize"]
+)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])
@@ -210,7 +212,7 @@ def test_the_conversation_is_what_the_server_would_render() -> None:
 
     model = rn.Model.open(rn.demo_model())
     tokenizer = rn.Tokenizer.for_model(model)
-    persona = persona_for(tokenizer.name)
+    persona = persona_for(model.info, tokenizer)
     names = Names(persona.user, persona.assistant, persona.system, persona.tool)
     sampling = rn.Sampling(temperature=0, max_tokens=60, stop=["\n\n"])
     with rn.Engine(model, tokenizer) as engine:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import rwkv_native as rn
+from rwkv_native import checkpoint
 
 SOURCE = "v70_L3_D32_fp32.pth"
 
@@ -154,11 +155,25 @@ def test_missing_file(tmp_path: Path) -> None:
         rn.Model.open(tmp_path / "nothing.pth")
 
 
-@pytest.mark.parametrize("name", ["v4_L2_D64_bf16", "v52_L3_D32_fp32", "v60_L3_D32_fp32"])
-def test_other_versions_are_refused_by_name(name: str, shared: Path) -> None:
-    with pytest.raises(ValueError) as caught:
-        rn.Model.open(shared / "golden" / f"{name}.pth")
-    assert f"RWKV-{name[1]}" in str(caught.value) or f"version {name[1]}" in str(caught.value)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("att.time_mix", "RWKV-2"),
+        ("rosa.x_q", "ROSA"),
+        ("qkv.kk.weight", "RWKV-8 hybrid"),
+        ("att.gate_w1", r"RWKV-6 \(experimental\)"),
+    ],
+)
+def test_research_forms_are_refused_by_name(
+    name: str, words: str, golden: Path, tmp_path: Path
+) -> None:
+    found = checkpoint.read(golden / "v70_L3_D32_fp32.pth").tensors
+    arrays = {n: t.to_numpy() for n, t in found.items()}
+    path = tmp_path / "x.safetensors"
+    extra = {f"blocks.0.{name}": np.ones((2, 2), np.float32)}
+    checkpoint.write_safetensors(path, arrays | extra, {})
+    with pytest.raises(rn.UnsupportedError, match=words):
+        rn.Model.open(path)
 
 
 def test_a_file_that_is_no_model(golden: Path) -> None:

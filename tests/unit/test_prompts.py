@@ -1,20 +1,21 @@
-"""Prompts: byte for byte what RWKV Runner feeds its models, and where answers end."""
+"""Prompts: byte for byte what RWKV Runner feeds its models, or means to; and where answers end."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from web.personas import WORLD, WORLD_BYTES, effective, persona_for
+from web.personas import G1, RAVEN, WORLD
 from web.prompts import world
+from web.prompts.formats import chat_prompt
 from web.prompts.stops import DEFAULT_STOPS, chat_stops
 from web.schemas.chat import chat_request
 from web.schemas.completions import completion_request
 from web.schemas.fields import Fields
-from web.schemas.sampling import SamplingFields
 
 DATA = Path(__file__).parents[1] / "contract" / "data" / "chat-prompts.json"
 CASES = json.loads(DATA.read_text())["cases"]
@@ -104,32 +105,140 @@ def test_own_stops_keep_the_turns_apart() -> None:
     assert chat_stops(("\n\n",), NAMES) == ["\n\n"]
 
 
+def test_raven_turns() -> None:
+    assert chat_stops(None, RAVEN_NAMES) == list(DEFAULT_STOPS)
+    assert chat_stops(("END",), RAVEN_NAMES) == ["END", "\n\nBob:", "\n\nAlice:"]
+
+
 def test_names_of_ones_own_end_turns() -> None:
     names = world.Names("Max", "Moritz", "System", "Observation")
     assert chat_stops(None, names) == [*DEFAULT_STOPS, "\n\nMax:", "\n\nMoritz:"]
 
 
-def test_defaults_and_what_a_request_changes() -> None:
-    use = effective(SamplingFields(), WORLD.defaults)
-    assert (use.max_tokens, use.temperature, use.top_p, use.top_k) == (500, 1, 0.3, 0)
-    assert (use.presence_penalty, use.frequency_penalty, use.penalty_decay) == (0, 1, 0.996)
-    assert use.global_penalty is False
-    assert effective(SamplingFields(), WORLD_BYTES.defaults).frequency_penalty == 0
-    use = effective(SamplingFields(temperature=0.05, top_p=0.0, max_tokens=3), WORLD.defaults)
-    assert (use.temperature, use.top_p, use.max_tokens) == (0.1, 0, 3)
-    assert effective(SamplingFields(temperature=0.0), WORLD.defaults).temperature == 0
+# -- RWKV-4
 
 
-def test_special_tokens_belong_to_their_vocabulary() -> None:
-    assert persona_for("world").no_repeat == (19137, 19151, 19156, 19126)
-    assert len(persona_for("world").exempt) == 51
-    assert persona_for("world-bytes").no_repeat == ()
-    assert max(persona_for("world-bytes").exempt) <= 256
-    assert persona_for("another").exempt == ()
+RAVEN_NAMES = world.Names("Bob", "Alice", "System", "Observation")
 
 
-def test_exempt_tokens_are_the_documented_characters() -> None:
-    """Single bytes have id byte + 1 in the World vocabulary."""
-    characters = '\n,.:?!"<>[]{}/\\|;~`@#$%^&*()_+-=0123456789 '
-    single = {ord(c) + 1 for c in characters}
-    assert {i for i in WORLD.exempt if i <= 256} == single
+def version4_of(messages: list[dict[str, Any]], raven: bool = True, **options: Any) -> str:
+    request = chat_request(Fields({"messages": messages, **options}))
+    persona = RAVEN if raven else WORLD
+    names = world.names_for(persona, request)
+    return chat_prompt(
+        replace(persona, prompt="version 4"), request.messages, names, request.presystem
+    )
+
+
+def s(content: str, **more: Any) -> dict[str, Any]:
+    return {"role": "system", "content": content, **more}
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "prompt"),
+    [
+        ([u("hello")], {}, "Bob: hello\n\nAlice:"),
+        ([u("hi"), a("yo"), u("so")], {}, "Bob: hi\n\nAlice: yo\n\nBob: so\n\nAlice:"),
+        ([s("Be kind.\n"), u("hi")], {}, "Be kind.\n\nBob: hi\n\nAlice:"),
+        # CR LF and CR become LF, one pass of double new lines, then outer white space goes.
+        ([u(" a\r\n\r\nb\rc\n\n\n\nd \n")], {}, "Bob:  a\nb\nc\n\nd\n\nAlice:"),
+        (
+            [{**u(" a\r\n\r\nb "), "raw": True}, u(" x ")],
+            {},
+            "Bob:  a\r\n\r\nb \n\nBob:  x\n\nAlice:",
+        ),
+        ([s("a\n\nb", raw=True), u("x")], {}, "a\n\nb\n\nBob: x\n\nAlice:"),
+        (
+            [u("hi")],
+            {"user_name": "Max", "assistant_name": "Moritz"},
+            "Max: hi\n\nMoritz:",
+        ),
+        ([u("hi"), a(None), u("again")], {}, "Bob: hi\n\nBob: again\n\nAlice:"),
+        ([u("hi"), a("Well,", prefix=True)], {}, "Bob: hi\n\nAlice: Well,"),
+        ([a("x", prefix=True), u("y")], {}, "Alice: x\n\nBob: y\n\nAlice:"),
+        ([u("hi"), a("yo")], {}, "Bob: hi\n\nAlice: yo\n\nAlice:"),
+        (
+            [u("x"), {"role": "tool", "tool_call_id": "c", "content": "42"}],
+            {},
+            "Bob: x\n\nObservation: 42\n\nAlice:",
+        ),
+    ],
+)
+def test_version_4(messages: list[dict[str, Any]], options: dict[str, Any], prompt: str) -> None:
+    assert version4_of(messages, **options) == prompt
+
+
+@pytest.mark.parametrize("messages", [[u("hello")], [u("hi"), u("there")]])
+def test_version_4_keeps_what_runner_loses(messages: list[dict[str, Any]]) -> None:
+    """Recorded: "\\n\\nAlice:" for one message, whatever it says."""
+    assert all(message["content"] in version4_of(messages) for message in messages)
+
+
+def test_version_4_openings() -> None:
+    raven = version4_of([u("hello")], presystem=True)
+    assert raven.startswith("\nBelow is ") and raven.endswith(".\n\nBob: hello\n\nAlice:")
+    assert "a girl named Alice and her friend Bob" in raven
+    spoken = version4_of([u("hello")], raven=False, presystem=True)
+    assert spoken == world.opening(NAMES) + "User: hello\n\nAssistant:"
+    named = version4_of([u("x")], presystem=True, user_name="Max", assistant_name="Eve")
+    assert "Eve and her friend Max" in named and "Alice" not in named and "Bob" not in named
+
+
+@pytest.mark.parametrize(
+    ("system", "first_person", "raven"),
+    [
+        ("You are a cat.", "I am a cat.", "Alice is a cat."),
+        ("If you're sad, you are sad.", "If I'm sad, I am sad.", "If Alice is sad, Alice is sad."),
+        ("You like\nyour fish\r\n", "I like my fish", "Alice like Alice's fish"),
+        ("Your name is Tom", "My name is Tom", "Alice's name is Tom"),
+        ("You're late; you know.", "I'm late; I know.", "Alice is late; Alice know."),
+        ("\u4f60\u662f\u732b", "\u6211\u662f\u732b", "Alice\u662f\u732b"),
+        (" a\n\nb\nc ", "a b c", "a b c"),
+    ],
+)
+def test_version_4_introductions(system: str, first_person: str, raven: str) -> None:
+    """The system's words to the model become the model's about itself, or those about Alice."""
+    assert version4_of([s(system), u("hi")], raven=False, presystem=True) == (
+        f"User: hi\n\nAssistant: Hi. {first_person}\n\nUser: hi\n\nAssistant:"
+    )
+    told = version4_of([s(system), u("hi")], presystem=True)
+    assert told.startswith("Below is ") and "Alice and her friend Bob. " in told
+    assert told.endswith(f". {raven}\n\nBob: hi\n\nAlice:")
+    assert "Hi." not in version4_of([s(system), u("hi")], raven=False)
+
+
+def test_version_4_of_nothing() -> None:
+    assert version4_of([]) == "Alice:" and version4_of([a(None, prefix=True)]) == "Alice:"
+    assert version4_of([s("You are")], presystem=True).endswith("Alice is\n\nAlice:")
+
+
+# -- reasoning models
+
+
+def g1_of(messages: list[dict[str, Any]]) -> str:
+    request = chat_request(Fields({"messages": messages}))
+    return chat_prompt(G1, request.messages, NAMES)
+
+
+def test_thoughts_are_for_one_turn() -> None:
+    assert g1_of([u("hi")]) == "User: hi\n\nAssistant:"
+    thinking = a(" <think>\nA </think> B\n</think>\n\nHello.")
+    assert g1_of([u("hi"), thinking, u("so")]) == (
+        "User: hi\n\nAssistant: Hello.\n\nUser: so\n\nAssistant:"
+    )
+    quoted = u("what is </think>?")
+    assert g1_of([quoted]) == "User: what is </think>?\n\nAssistant:"
+    assert g1_of([u("hi"), a("plain  ")]) == "User: hi\n\nAssistant: plain  \n\nAssistant:"
+
+
+@pytest.mark.parametrize("begun", ["<think", "<think>", "<think>\n</think", "<think></think>"])
+def test_thinking_is_asked_for_by_a_prefix(begun: str) -> None:
+    assert g1_of([u("hi"), a(begun, prefix=True)]) == f"User: hi\n\nAssistant: {begun}"
+
+
+def test_other_families_keep_everything() -> None:
+    said = a("<think>x</think>y")
+    request = chat_request(Fields({"messages": [said]}))
+    assert chat_prompt(WORLD, request.messages, NAMES) == (
+        "Assistant: <think>x</think>y\n\nAssistant:"
+    )

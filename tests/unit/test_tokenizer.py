@@ -181,7 +181,7 @@ def model_with(vocab: int, tokens: list[bytes] | None = None, **metadata: str) -
         (model_with(257, **{"rwkv.tokenizer": "world"}), "world"),
         (model_with(257, **{"rwkv.tokenizer": "rwkv_vocab_v20230424"}), "world"),
         (model_with(65536, [b"<s>", b"a", b"b"]), "gguf"),
-        (model_with(65536, [b"<s>"], **{"rwkv.tokenizer": "abc"}), "abc"),
+        (model_with(65536, [b"<s>", b"a"], **{"rwkv.tokenizer": "abc"}), "abc"),
     ],
 )
 def test_for_model(model: object, name: str) -> None:
@@ -212,6 +212,12 @@ def test_tokens_that_a_file_carries(world: rn.Tokenizer) -> None:
     tokenizer = rn.Tokenizer.for_model(model_with(65536, whole))
     assert tokenizer.name == "world" and tokenizer.vocab_size == 65536
     assert tokenizer.encode("Hello, world!") == world.encode("Hello, world!")
+
+
+@pytest.mark.parametrize("tokens", [[], [b"<s>"], [b"<s>", b""]])
+def test_a_file_without_words(tokens: list[bytes]) -> None:
+    with pytest.raises(rn.InvalidError, match=r"the tokens in m\.pth: the vocabulary is empty"):
+        rn.Tokenizer.for_model(model_with(9, tokens))
 
 
 # -- by name or file

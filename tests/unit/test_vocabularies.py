@@ -89,6 +89,13 @@ def test_printed_specials(midi: rn.Tokenizer) -> None:
     assert printed(midi, [1, 13311, 2, 0, 3]) == "  pi:4a:7  t1"
 
 
+def test_a_recorded_stream(midi: rn.Tokenizer) -> None:
+    """chat-vectors.json, midi_stream: what RWKV Runner sends, piece by piece."""
+    ids = midi.encode("p:24:a p:2a:a t14 p:24:0 <end> p:30:b")
+    told = [printed(midi, [id]) for id in ids]
+    assert told == [" p:24:a", " p:2a:a", " t14", " p:24:0", " ", " p:30:b"]
+
+
 def test_abc() -> None:
     abc = rn.Tokenizer.named("abc")
     assert (abc.name, abc.vocab_size, abc.end_ids) == ("abc", 128, (3,))

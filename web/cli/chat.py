@@ -13,10 +13,11 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from web.cli.terminal import model_flags, opened, sampling_flags, sampling_of
+from web.cli.terminal import Refused, model_flags, opened, sampling_flags, sampling_of
 
 if TYPE_CHECKING:
     import rwkv_native as rn
+    from web.personas import Persona
     from web.prompts.world import Names
 
 SUMMARY = "talk to a model in the terminal"
@@ -41,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
     from web.prompts.world import Names
 
     with opened(args) as (model, tokenizer, engine):
-        persona = persona_for(tokenizer.name)
+        persona = persona_for(model.info, tokenizer)
+        if not persona.chats:
+            raise Refused(f"this model makes music ({persona.family}): use rwkv-native generate")
         names = Names(
             user=args.user_name or persona.user,
             assistant=args.assistant_name or persona.assistant,
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             tool=persona.tool,
         )
         sampling = sampling_of(args, persona, chat_stops(None, names))
-        conversation = Conversation(model, tokenizer, engine, names, args.system)
+        conversation = Conversation(model, tokenizer, engine, names, args.system, persona)
         watched = sys.stdin.isatty()
         if watched:
             with contextlib.suppress(ImportError):
@@ -92,7 +95,10 @@ def _print(pieces: Generator[str, None, None]) -> None:
 
 
 class Conversation:
-    """What has been said, as a state and the few tokens that it has not seen."""
+    """What has been said, as a state and the few tokens that it has not seen.
+
+    The state remembers all of it: unlike the server, this keeps what a reasoning model thought.
+    """
 
     def __init__(
         self,
@@ -101,12 +107,16 @@ class Conversation:
         engine: rn.Engine,
         names: Names,
         system: str | None,
+        persona: Persona | None = None,
     ) -> None:
+        from web.personas import WORLD
+
         self._model = model
         self._tokenizer = tokenizer
         self._engine = engine
         self._names = names
         self._system = system
+        self._persona = persona or WORLD
         self.forget()
 
     def forget(self) -> None:
@@ -114,15 +124,20 @@ class Conversation:
         self._unseen: list[int] = []  # the token that the last answer began with
         self._said = ""  # the last answer
         if self._system:
-            self._said = f"{self._names.system}: {self._system}"
+            self._said = self._render("system", self._system).removesuffix(
+                f"\n\n{self._names.assistant}:"
+            )
+
+    def _render(self, role: str, text: str) -> str:
+        from web.prompts.formats import chat_prompt
+        from web.schemas.chat import Message
+
+        return chat_prompt(self._persona, [Message(role, text)], self._names)
 
     def answer(self, text: str, sampling: rn.Sampling) -> Generator[str, None, None]:
         """The pieces of the answer to one turn. What has been yielded counts as said, also when the
         caller stops early."""
-        from web.prompts.world import render
-        from web.schemas.chat import Message
-
-        turn = render([Message("user", text)], self._names)
+        turn = self._render("user", text)
         prompt = f"{self._said}\n\n{turn}" if self._said else turn
         ids = self._unseen + self._tokenizer.encode(prompt)
         # The engine does not hand out states, so all but the last token run here, once.

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if args.prompt in (None, "-") else args.prompt
     if not prompt:
         raise Refused("the prompt is empty")
-    with opened(args) as (_, tokenizer, engine):
-        sampling = sampling_of(args, persona_for(tokenizer.name), args.stop)
+    with opened(args) as (model, tokenizer, engine):
+        sampling = sampling_of(args, persona_for(model.info, tokenizer), args.stop)
         begun = time.monotonic()
         text: list[str] = [prompt] if args.echo else []
         ids: list[int] = []

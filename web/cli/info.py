@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from web.cli.terminal import model_path
@@ -19,18 +20,11 @@ if TYPE_CHECKING:
 SUMMARY = "say what a checkpoint is, without loading it"
 EPILOG = ""
 
-# The tensor that tells a generation, newest first. The loader looks closer and has the last word.
-_GENERATIONS = (
-    ("blocks.0.att.r_k", "7"),
-    ("blocks.0.att.time_maa_x", "6"),
-    ("blocks.0.att.ln_x.weight", "5"),
-    ("blocks.0.att.time_mix_k", "4"),
-)
-_SUPPORTED = {"7"}
-
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", nargs="?", help="checkpoint (default: the demo model)")
+    parser.add_argument(
+        "path", nargs="?", help="checkpoint or folder of one (default: the demo model)"
+    )
     parser.add_argument("--tensors", action="store_true", help="list every tensor, too")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
@@ -59,21 +53,24 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(found: Checkpoint) -> dict[str, Any]:
     """Facts that the index holds; sizes that it does not tell are left out."""
+    from rwkv_native.formats.layouts import OFFICIAL
+    from rwkv_native.formats.tensor import DTYPES
+
     tensors = found.tensors
     counts: dict[str, int] = {}
     for tensor in tensors.values():
-        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + math.prod(tensor.shape)
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.count
     parameters = sum(counts.values())
-    version = next((v for name, v in _GENERATIONS if name in tensors), None)
+    files = {t.path for t in tensors.values()}
+    layout = "" if found.layout == OFFICIAL else f", names of {found.layout}"
     facts: dict[str, Any] = {
         "file": found.path,
-        "file_size": _bytes(Path(found.path).stat().st_size),
-        "version": "no RWKV that is known here" if version is None else f"RWKV-{version}",
+        "format": found.format + layout,
+        "file_size": _bytes(sum(Path(f).stat().st_size for f in files)),
+        "version": _version(found),
         "parameters": f"{parameters:,}",
         "types": ", ".join(f"{k} {n / parameters:.1%}" for k, n in sorted(counts.items())),
     }
-    if version is not None and version not in _SUPPORTED:
-        facts["version"] += " (this version of rwkv-native runs RWKV-7 only)"
     layers = 1 + max((int(m[1]) for n in tensors if (m := _BLOCK.match(n))), default=-1)
     emb = tensors.get("emb.weight")
     if layers and emb is not None and len(emb.shape) == 2:
@@ -81,25 +78,73 @@ def describe(found: Checkpoint) -> dict[str, Any]:
         facts |= {"layers": layers, "width": width, "vocabulary": vocab}
         if (key := tensors.get("blocks.0.ffn.key.weight")) is not None:
             facts["ffn"] = key.shape[0]
-        if (r_k := tensors.get("blocks.0.att.r_k")) is not None and len(r_k.shape) == 2:
-            heads, size = r_k.shape
-            facts["heads"] = f"{heads} of {size}"
-            # fp32: two rows that shift, and one matrix per head.
-            facts["state"] = (
-                _bytes(4 * layers * (2 * width + heads * size * size)) + " per sequence"
-            )
+        floats = 5 * width  # version 4: rows that shift, and the sums of its recurrence
+        if (heads := _heads(found)) is not None:
+            facts["heads"] = f"{heads[0]} of {heads[1]}"
+            floats = 2 * width + heads[0] * heads[1] * heads[1]
+        if heads is not None or found.version == "4":
+            facts["state"] = _bytes(4 * layers * floats) + " per sequence"
         # The embedding stays as it is in the file; 16-bit types are never widened in memory.
-        facts["memory"] = _bytes(sum(t.nbytes for t in tensors.values())) + " for the weights"
+        facts["memory"] = _bytes(sum(t.count * DTYPES[t.dtype] for t in tensors.values()))
+        facts["memory"] += " for the weights"
+        facts["tokenizer"] = _tokenizer(found, vocab)
     if found.metadata:
         facts["metadata"] = dict(found.metadata)
     return facts
+
+
+def _version(found: Checkpoint) -> str:
+    if found.version is not None:
+        return f"RWKV-{found.version}"
+    if (kind := found.metadata.get("rwkv.kind")) == "state":
+        return f"none: a state of RWKV-{found.metadata.get('rwkv.version', '?')}"
+    if kind == "tuned-state" or all(n.endswith(".att.time_state") for n in found.tensors):
+        return "none: a tuned state"
+    return "no RWKV that is known here"
+
+
+def _heads(found: Checkpoint) -> tuple[int, int] | None:
+    """(number, size) of the heads, where the version has them and the shapes tell them."""
+    tensors, version = found.tensors, found.version or "4"
+    if version == "4":
+        return None
+    name = {"5": "time_decay", "6": "time_faaaa"}.get(version[0], "r_k")
+    tensor, key = (tensors.get(f"blocks.0.att.{n}") for n in (name, "key.weight"))
+    if tensor is None or key is None:
+        return None
+    if version in ("5.0", "5.1"):  # one number per head
+        return tensor.count, key.shape[0] // tensor.count
+    return (tensor.shape[0], tensor.shape[1]) if len(tensor.shape) == 2 else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Unloaded:
+    """As much of a model as the choice of a tokenizer looks at."""
+
+    info: SimpleNamespace
+    tokenizer_tokens: list[bytes] | None
+
+
+def _tokenizer(found: Checkpoint, vocab: int) -> str:
+    import rwkv_native as rn
+
+    facts = SimpleNamespace(vocab=vocab, metadata=found.metadata, path=found.path)
+    try:
+        name = rn.Tokenizer.for_model(_Unloaded(facts, found.tokenizer_tokens)).name
+    except rn.Error as problem:
+        return f"unknown: {problem}"
+    tokens = found.tokenizer_tokens
+    return name if tokens is None else f"{name}, {len(tokens)} ids from the file"
 
 
 _BLOCK = re.compile(r"blocks\.(\d{1,6})\.")
 
 
 def _bytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    for size, unit in ((1e9, "GB"), (1e6, "MB")):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 def _machine() -> dict[str, str]:

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from web.cli.terminal import LoadLine, Refused, model_flags, model_path
+from web.cli.terminal import LoadLine, Refused, model_flags, model_path, tokenizer_named
 from web.config import Config
 
 SUMMARY = "serve a model over HTTP"
@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         from rwkv_native import checkpoint
 
         checkpoint.read(model_path(config))  # the index alone
+        if config.tokenizer is not None:
+            tokenizer_named(config.tokenizer)
     _check_port(config)
     # The worker reads its settings from the environment, as it does under bare gunicorn.
     os.environ.update(config.to_environment())

@@ -24,7 +24,9 @@ class Refused(Exception):
 def model_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(
-        "--model", metavar="PATH", help=".pth or .safetensors file (default: the demo model)"
+        "--model",
+        metavar="PATH",
+        help=".pth, .safetensors, .st or .gguf file, or a folder (default: the demo model)",
     )
     group.add_argument(
         "--strategy",
@@ -33,7 +35,8 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tokenizer",
         metavar="NAME",
-        help="world or world-bytes (default: what the model asks for)",
+        help="world, world-bytes, abc, midi, midi-piano, or a .json or .txt file (default: what the"
+        " model asks for)",
     )
     group.add_argument(
         "--threads",
@@ -95,7 +98,7 @@ def model_path(config: Config) -> Path:
 def tokenizer_named(name: str) -> rn.Tokenizer:
     import rwkv_native as rn
 
-    return rn.Tokenizer.named(name)
+    return rn.Tokenizer.open(name)
 
 
 @contextlib.contextmanager
@@ -121,15 +124,15 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, r
 class LoadLine:
     """`loading X: 40 %` on a terminal, wiped when done; nothing where nobody watches."""
 
-    def __init__(self, stream: TextIO, name: str) -> None:
+    def __init__(self, stream: TextIO, name: str, doing: str = "loading") -> None:
         self._stream = stream
-        self._name = name
+        self._name = f"{doing} {name}"
         self._shown = ""
         # A small model needs no line.
         self._from = time.monotonic() + 0.2 if stream.isatty() else float("inf")
 
     def show(self, done: float, total: float) -> None:
-        text = f"loading {self._name}: {100 * done / max(total, 1):.0f} %"
+        text = f"{self._name}: {100 * done / max(total, 1):.0f} %"
         if text != self._shown and total and time.monotonic() >= self._from:
             self._shown = text
             self._stream.write(f"\r{text}\x1b[K")

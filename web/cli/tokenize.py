@@ -19,7 +19,10 @@ examples:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", nargs="*", help="text, or ids with --decode; none: standard input")
     parser.add_argument(
-        "--tokenizer", default="world", metavar="NAME", help="world (the default) or world-bytes"
+        "--tokenizer",
+        default="world",
+        metavar="NAME",
+        help="world (the default), world-bytes, abc, midi, midi-piano, or a .json or .txt file",
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--decode", action="store_true", help="token ids to text")

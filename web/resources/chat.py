@@ -11,8 +11,9 @@ import msgspec
 from web import errors
 from web.generation import Generation, sampling_for
 from web.middleware import read_body
-from web.prompts import world
+from web.prompts.formats import chat_prompt
 from web.prompts.stops import chat_stops
+from web.prompts.world import names_for
 from web.runtime import Runtime
 from web.schemas import fields
 from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, usage
@@ -33,8 +34,10 @@ class ChatCompletionsResource:
             raise errors.Refusal(
                 falcon.HTTP_400, "messages not found", param="messages", code="invalid_value"
             )
-        names = world.names_for(serving.persona, request)
-        prompt = world.render(request.messages, names, request.presystem)
+        if not serving.persona.chats:
+            raise errors.no_chat(serving.persona.family)
+        names = names_for(serving.persona, request)
+        prompt = chat_prompt(serving.persona, request.messages, names, request.presystem)
         sampling = sampling_for(
             serving.persona, request.sampling, chat_stops(request.sampling.stop, names)
         )

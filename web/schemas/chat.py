@@ -23,6 +23,7 @@ class Message(msgspec.Struct, frozen=True):
     role: str  # system, user, assistant or tool
     content: str | None  # None only for an assistant that said nothing
     prefix: bool = False  # the model continues this text, if it is the last message
+    raw: bool = False  # for RWKV-4: this text stays as it is
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +90,8 @@ def _message(value: Any, path: str) -> Message:
     content = _content(fields)
     if content is None and role != "assistant":
         raise fields.wrong("content", "must be a string or an array of text parts")
-    return Message(role, content, role == "assistant" and bool(fields.boolean("prefix")))
+    prefix, raw = fields.boolean("prefix"), fields.boolean("raw")
+    return Message(role, content, role == "assistant" and bool(prefix), bool(raw))
 
 
 def _content(fields: Fields) -> str | None:

@@ -37,7 +37,8 @@ Norm WeightReader::norm(const std::string &name, int64_t count) {
 
 // The type of the layer that a tensor belongs to; everything outside the layers goes with the head.
 DType WeightReader::compute_of(const std::string &name) const {
-    const size_t layer = name.starts_with("blocks.") ? std::stoul(name.substr(7)) : types_.size() - 1;
+    const size_t layer =
+        name.starts_with("blocks.") ? std::stoul(name.substr(7)) : types_.size() - 1;
     return types_.at(layer);
 }
 
@@ -57,9 +58,7 @@ Matrix WeightReader::factor(const std::string &name, int64_t in, int64_t out) {
     return pack(table_.matrix(name, in, out), true);
 }
 
-Matrix WeightReader::part(const Tensor &view, bool transposed) {
-    return pack(view, transposed);
-}
+Matrix WeightReader::part(const Tensor &view, bool transposed) { return pack(view, transposed); }
 
 Matrix WeightReader::lookup(const std::string &name, int64_t rows, int64_t columns) {
     const Tensor &t = table_.matrix(name, rows, columns);

@@ -1,5 +1,6 @@
-// How every version takes its weights: vectors widened to floats, matrices packed by the backend. Counts
-// what it packs and reports progress. Used by the load() of each version; knows no equations.
+// How every version takes its weights: vectors widened to floats, matrices packed by the backend.
+// Counts what it packs and reports progress. Used by the load() of each version; knows no
+// equations.
 #pragma once
 
 #include "backend.h"
@@ -13,11 +14,14 @@ namespace rwkv {
 
 class WeightReader {
 public:
-    // `types` holds the compute type of every layer and, last, of the head. `done` is called with every
-    // matrix that has been packed.
+    // `types` holds the compute type of every layer and, last, of the head. `done` is called with
+    // every matrix that has been packed.
     WeightReader(Backend &backend, TensorTable &table, std::vector<DType> types,
                  std::function<void(const Tensor &)> done)
-        : backend_(backend), table_(table), types_(std::move(types)), done_(std::move(done)) {}
+        : backend_(backend),
+          table_(table),
+          types_(std::move(types)),
+          done_(std::move(done)) {}
 
     TensorTable &table() { return table_; }
 

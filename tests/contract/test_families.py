@@ -1,0 +1,151 @@
+"""Servers of other families than World, with small random models: music, and Raven's names."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import ROOT, Server, completion_texts, serving, wait_until
+
+# What the browser UI of RWKV Runner sends for music (runner-api 6.8).
+WEBUI = {"prompt": "<pad>", "stream": True, "model": "rwkv", "temperature": 1, "top_p": 0.8}
+NOTE = re.compile(r"t([1-9]|[1-9]\d|1[01]\d|12[0-5])|[a-z]{1,2}:(0|[1-7]?[0-9a-f]):[0-9a-b]")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes a small random model with so many rows, of version 7 unless another is named."""
+    spec = importlib.util.spec_from_file_location(
+        "random_checkpoint", ROOT / "tests/golden/random_checkpoint.py"
+    )
+    assert spec and spec.loader
+    random_checkpoint = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = random_checkpoint  # where dataclass() looks it up
+    spec.loader.exec_module(random_checkpoint)
+    folder = tmp_path_factory.mktemp("families")
+
+    def write(rows: int, version: str = "7") -> Path:
+        path = folder / f"random-{version}-{rows}.safetensors"
+        shape = random_checkpoint.Shape(version, 2, 1, 32, 64, rows)
+        random_checkpoint.write(path, shape, seed=1)
+        return path
+
+    return write
+
+
+def opened(path: Path, **settings: Any) -> Any:
+    return serving(model=path, threads=1, access_log=0, **settings)
+
+
+@pytest.fixture(scope="module")
+def midi(made: Callable[..., Path]) -> Iterator[Server]:
+    with opened(made(20096)) as server:
+        yield server
+
+
+def pieces(server: Server, **body: Any) -> list[str]:
+    events = server.stream("/v1/completions", {**WEBUI, **body})
+    return [c["text"] for e in events if e != "[DONE]" for c in e["choices"] if c["text"]]
+
+
+def test_a_piece_of_music(midi: Server) -> None:
+    """Words with a blank before each, so that the pieces of a stream join to valid MIDI text."""
+    told = pieces(midi, max_tokens=300, logit_bias={"0": -100, "2": -100}, seed=1)
+    assert all(piece.startswith(" ") for piece in told)
+    words = "".join(told).split(" ")[1:]
+    assert len(words) == 300
+    assert all(NOTE.fullmatch(word) for word in words if word), words
+    assert len(set(words)) > 50
+
+
+def test_a_piece_ends(midi: Server) -> None:
+    for end in ("0", "2"):
+        answer = midi.post(
+            "/v1/completions", {**WEBUI, "stream": False, "logit_bias": {end: 100}, "top_k": 1}
+        )
+        assert (answer["choices"][0]["text"], answer["choices"][0]["finish_reason"]) == ("", "stop")
+        assert answer["usage"]["completion_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens"),
+    [("<pad>", 1), ("", 1), (" \n", 1), (None, 1), ("<start> PI:3C:A t125\nwhat", 4), ([0, 1], 2)],
+)
+def test_prompts_of_music(prompt: Any, tokens: int, midi: Server) -> None:
+    answer = midi.post("/completions", {"prompt": prompt, "max_tokens": 2, "frequency_penalty": 2})
+    assert answer["usage"]["prompt_tokens"] == tokens
+
+
+def test_music_does_not_chat(midi: Server) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    for stream in (False, True):
+        answer = midi.post("/v1/chat/completions", {**body, "stream": stream}, expect=400)
+        assert answer["error"]["code"] == "model_cannot_chat"
+        assert "makes music (midi)" in answer["detail"] and "/v1/completions" in answer["detail"]
+    assert midi.is_idle()
+
+
+def test_piano(made: Callable[..., Path]) -> None:
+    with opened(made(2176)) as server:
+        words = "".join(pieces(server, max_tokens=60, logit_bias={"0": -100, "2": -100})).split()
+    assert all(re.fullmatch(r"t\d+|p:[0-7]?[0-9a-f]:[0-9a-f]", word) for word in words)
+
+
+def test_abc(made: Callable[..., Path]) -> None:
+    with opened(made(128)) as server:
+        body = {"prompt": "", "max_tokens": 100, "logit_bias": {"3": -100}}
+        text = server.post("/v1/completions", body)["choices"][0]["text"]
+        assert len(text) == 100 and text.isascii() and min(map(ord, text)) > 3
+        ended = server.post("/v1/completions", {**body, "logit_bias": {"3": 100}, "top_k": 1})
+        assert (ended["choices"][0]["text"], ended["choices"][0]["finish_reason"]) == ("", "stop")
+        wrong = server.post("/v1/completions", {"prompt": "é"}, expect=400)
+        assert "ASCII" in wrong["detail"]
+
+
+def test_remi(made: Callable[..., Path], tmp_path: Path) -> None:
+    words = ["PAD_None", "BOS_None", "EOS_None", *(f"word_{n}" for n in range(297))]
+    file = tmp_path / "remi.json"
+    file.write_text(
+        json.dumps({"tokenization": "REMI", "_vocab_base": {w: id for id, w in enumerate(words)}})
+    )
+    with opened(made(300), tokenizer=file) as server:
+        body = {"prompt": "", "max_tokens": 50, "logit_bias": {"2": -100}}
+        events = server.stream("/v1/completions", body)
+        assert re.fullmatch(r"(, \d{1,3}){50}", completion_texts(events)[0])
+        answer = server.post("/v1/completions", {**body, "prompt": "5, 17,299"})
+        assert answer["usage"]["prompt_tokens"] == 3
+        wrong = server.post("/v1/completions", {"prompt": "5, x"}, expect=400)
+        assert "ids from 0 to 299" in wrong["detail"]
+
+
+@pytest.mark.parametrize(
+    ("version", "prompt"),
+    [("6.0", "Bob: a\r\n\r\nb \n\nAlice:"), ("4", "Bob: a\nb\n\nAlice:")],
+)
+def test_raven(version: str, prompt: str, made: Callable[..., Path], tmp_path: Path) -> None:
+    """A text vocabulary of fewer than 65536 rows: the conversation is between Bob and Alice. One
+    token per byte, so that the length of the prompt shows."""
+    file = tmp_path / "ascii.txt"
+    file.write_text("".join(f"{b + 1} {chr(b)!a} 1\n" for b in range(128)))
+    with opened(made(300, version), tokenizer=file) as server:
+        body = {"messages": [{"role": "user", "content": "a\r\n\r\nb "}], "max_tokens": 1}
+        answer = server.post("/v1/chat/completions", body)
+        assert answer["usage"]["prompt_tokens"] == len(prompt)
+        body["messages"][0]["raw"] = True
+        answer = server.post("/v1/chat/completions", body)
+        assert answer["usage"]["prompt_tokens"] == len("Bob: a\r\n\r\nb \n\nAlice:")
+
+
+def test_a_tokenizer_that_needs_a_file(made: Callable[..., Path]) -> None:
+    server = Server(ready=False, model=made(300), threads=1)
+    try:
+        wait_until(lambda: "the tokenizer REMI" in server.log(), 60)
+        assert "--tokenizer" in server.log() and server.status()["status"] == 0
+    finally:
+        server.stop()

@@ -1,0 +1,40 @@
+"""`rwkv-native convert`: any checkpoint as .safetensors with official names, or as GGUF."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from web.cli.terminal import LoadLine, Refused
+
+SUMMARY = "write a checkpoint as .safetensors (or GGUF) with official names"
+EPILOG = """\
+The source may be a .pth (old or new), .safetensors, .st or .gguf file, an index.json of several
+files, or a folder of one. The suffix of the target decides what is written. A .safetensors file
+written here loads without conversion.
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="IN", help="checkpoint or tuned state to read")
+    parser.add_argument("target", metavar="OUT", help="file to write: .safetensors or .gguf")
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "fp16", "bf16"),
+        help="type of the weights (default: as they are; in GGUF that of most)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    target = Path(args.target)
+    if target.suffix not in (".safetensors", ".gguf"):
+        raise Refused(f"{target}: a target must end in .safetensors or .gguf")
+    from rwkv_native import convert
+
+    write = convert.to_gguf if target.suffix == ".gguf" else convert.to_safetensors
+    with LoadLine(sys.stderr, Path(args.source).name, "converting") as line:
+        write(args.source, target, args.dtype, force=args.force, progress=line.show)
+    print(f"{target}: {target.stat().st_size:,} bytes")
+    return 0

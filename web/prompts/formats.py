@@ -1,0 +1,43 @@
+"""Which form a model's chats have.
+
+Called by `resources/chat.py` and `rwkv-native chat`. RWKV-4 has a form of its own, whatever its
+tokenizer; reasoning models do not see their earlier thoughts again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from web.personas import Persona
+from web.prompts import version4, world
+from web.prompts.world import Names
+from web.schemas.chat import Message
+
+
+def chat_prompt(
+    persona: Persona, messages: Sequence[Message], names: Names, presystem: bool = False
+) -> str:
+    """The text that a model is fed for a conversation."""
+    if persona.prompt == "version 4":
+        return version4.render(messages, names, presystem, raven=persona.family == "raven")
+    if persona.thinks:
+        messages = without_thoughts(messages)
+    return world.render(messages, names, presystem)
+
+
+def without_thoughts(messages: Sequence[Message]) -> list[Message]:
+    """Of an answer only what follows `</think>`: thoughts are for one turn. A last message that the
+    model continues stays whole."""
+    return [
+        message
+        if message.role != "assistant"
+        or message.content is None
+        or "</think>" not in message.content
+        or (message.prefix and message is messages[-1])
+        else msgspec.structs.replace(
+            message, content=message.content.rpartition("</think>")[2].lstrip()
+        )
+        for message in messages
+    ]

@@ -1,0 +1,88 @@
+"""The chat format of RWKV-4: messages joined by a blank line, each without blank lines of its own.
+
+Called by `prompts/formats.py`. The format is the one that RWKV Runner means (runner-api 2.6); since
+August 2024 its program loses the content of every message instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from web.prompts.world import Names
+from web.prompts.world import opening as world_opening
+from web.schemas.chat import Message
+
+
+def render(
+    messages: Sequence[Message], names: Names, presystem: bool = False, raven: bool = False
+) -> str:
+    """`<label>: <content>` of users and assistants, the bare text of the system, then
+    `<assistant>:`. A last message with `prefix` is left open for the model to continue."""
+    begun = ""
+    if presystem:
+        if messages and messages[0].role == "system":
+            begun = _introduction(messages[0], names, raven)
+            messages = messages[1:]
+        else:
+            begun = _raven_opening(names) if raven else world_opening(names)
+    labels = {"user": names.user, "assistant": names.assistant, "tool": names.tool}
+    parts = []
+    for message in messages:
+        if message.content is not None:
+            label = labels.get(message.role)
+            text = message.content if label is None else f"{label}: {message.content}"
+            parts.append(text if message.raw else _tidy(text))
+    last = messages[-1] if messages else None
+    if last is None or not last.prefix or last.content is None:
+        parts.append(f"{names.assistant}:")
+    return begun + "\n\n".join(parts)
+
+
+def _tidy(text: str) -> str:
+    """Blank lines would end a turn: one pass takes most of them out."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").replace("\n\n", "\n").strip()
+
+
+def _raven_opening(names: Names) -> str:
+    return (
+        f"\nBelow is a long and friendly talk between a girl named {names.assistant} and her friend"
+        f" {names.user}. {names.assistant} is very intelligent, creative and friendly. She likes to"
+        f" tell {names.user} about herself and what she thinks, hardly ever asks questions, and"
+        f" gives {names.user} kind, helpful and detailed advice.\n\n"
+    )
+
+
+def _introduction(message: Message, names: Names, raven: bool) -> str:
+    """The system's words to the assistant, in its own mouth, or in Raven's case about her."""
+    text = message.content or ""
+    if not message.raw:
+        text = _tidy(text).replace("\n", " ")
+    for said, meant in _about(names.assistant) if raven else _FIRST_PERSON:
+        text = text.replace(said, meant)
+    if raven:
+        return (
+            f"Below is a long and friendly talk between a girl named {names.assistant} and her"
+            f" friend {names.user}. {text}\n\n"
+        )
+    return f"{names.user}: hi\n\n{names.assistant}: Hi. {text}\n\n"
+
+
+# "Your" comes before "You", which would make it "Ir", as it does in RWKV Runner.
+_FIRST_PERSON = (
+    ("You are", "I am"),
+    ("you are", "I am"),
+    ("You're", "I'm"),
+    ("you're", "I'm"),
+    ("Your", "My"),
+    ("your", "my"),
+    ("You", "I"),
+    ("you", "I"),
+    ("\u4f60", "\u6211"),
+)
+
+
+def _about(name: str) -> tuple[tuple[str, str], ...]:
+    """The same, about someone with a name."""
+    meant = (f"{name} is", f"{name} is", f"{name} is", f"{name} is", f"{name}'s", f"{name}'s")
+    meant += (name, name, name)
+    return tuple((said, own) for (said, _), own in zip(_FIRST_PERSON, meant, strict=True))
