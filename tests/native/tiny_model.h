@@ -1,5 +1,5 @@
-// A random RWKV-7 of any small shape, made in memory and loaded by Model::load like a checkpoint; and
-// the byte vocabulary that goes with it. Deterministic: the shape and the seed say everything.
+// A random RWKV-7 of any small shape, made in memory and loaded by Model::load like a checkpoint;
+// and the byte vocabulary that goes with it. Deterministic: the shape and the seed say everything.
 #pragma once
 
 #include "model.h"
