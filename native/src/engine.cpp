@@ -307,8 +307,11 @@ uint64_t Engine::submit(Request request) {
     auto sequence = std::make_unique<Sequence>(std::move(request));
     std::unique_lock lock(core.mutex);
     if (core.stopping) throw Error(RWKV_STOPPED, "the engine has stopped");
-    if (core.stats.waiting >= core.options.max_queue)
-        throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(core.stats.waiting) +
+    // Those who will find a slot before the next step do not wait for one.
+    const EngineStats &now = core.stats;
+    const int64_t free = core.options.max_batch - now.prefilling - now.running;
+    if (now.waiting - free >= core.options.max_queue)
+        throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(now.waiting) +
                                    " requests are waiting");
     const uint64_t id = sequence->id = ++core.last_id;
     core.inbox.push_back(std::move(sequence));

@@ -17,7 +17,7 @@ namespace rwkv {
 struct EngineOptions {
     int32_t max_batch = 64;       // slots
     int32_t prefill_chunk = 256;  // prompt rows of one step
-    int32_t max_queue = 1024;     // waiting requests
+    int32_t max_queue = 1024;     // requests beyond the free slots
     void (*ring)(void *payload) = nullptr;
     void *payload = nullptr;
 };

@@ -468,6 +468,18 @@ void test_queue_limit() {
     for (uint64_t id : {ids[0], ids[2], ids[3]}) CHECK(client.wait(id).finish == Finish::length);
 }
 
+// Free slots are not part of the queue, even if the engine comes to fill them only after a step.
+void test_queue_limit_beside_free_slots() {
+    Client client(options_of(4, 16, 2));
+    client.close();
+    std::vector<uint64_t> ids{client.submit(request_of(1, 5))};
+    client.wait_until_held();
+    for (int i = 0; i < 5; ++i) ids.push_back(client.submit(request_of(3, 2)));
+    CHECK_THROWS(client.submit(request_of(3, 2)), "the queue is full: 5 requests are waiting");
+    client.open();
+    for (uint64_t id : ids) CHECK(client.wait(id).finish == Finish::length);
+}
+
 // A long prompt does not stop a stream: it has a token in every step.
 void test_long_prompt_beside_a_stream() {
     Client client(options_of(4));
@@ -760,6 +772,7 @@ int main() {
     test_cancel_while_decoding();
     test_cancel_at_the_end();
     test_queue_limit();
+    test_queue_limit_beside_free_slots();
     test_long_prompt_beside_a_stream();
     test_events_are_merged_until_polled();
     test_polls_beside_the_ring();
