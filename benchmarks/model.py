@@ -3,13 +3,14 @@
 `python benchmarks/model.py` runs random weights of the 0.1B shape with every CPU strategy. Two
 paths are timed: `Model.forward` (one sequence, no sampling) and `Engine` (continuous batching,
 sampling and text included, as a server uses it). Shares are of the best bandwidth and multiply-add
-rate seen right before and after: a decoded token must read every weight once, a prefilled one is
-bound by arithmetic.
+rate seen right before and after each row: a decoded token must read every weight once, a prefilled
+one is bound by arithmetic.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import select
 import statistics
@@ -41,10 +42,11 @@ class Row:
     gigaflops: float
 
     def show(self, read: float, fma: float) -> str:
+        moved, computed = self.gigabytes_per_second, self.gigaflops
         return (
             f"| {self.strategy} | {self.work} | {self.tokens_per_second:.1f} "
-            f"| {self.gigabytes_per_second:.1f} | {self.gigabytes_per_second / read:.0%} "
-            f"| {self.gigaflops:.0f} | {self.gigaflops / fma:.0%} |"
+            f"| {moved:.1f} | {moved / read:.0%} of {read:.0f} "
+            f"| {computed:.0f} | {computed / fma:.0%} of {fma:.0f} |"
         )
 
 
@@ -160,24 +162,21 @@ def engine_rows(model: rn.Model, strategy: str, cost: Cost, steps: int) -> Itera
 def run(path: Path, strategies: list[str], threads: int | None, steps: int) -> None:
     print("| strategy | work | tok/s | GB/s | of limit | GFLOP/s | of limit |")
     print("|---|---|---|---|---|---|---|")
-    notes = []
     for strategy in strategies:
         model = rn.Model.open(path, strategy=strategy, threads=threads)
         cost = cost_of(model)
         before = limits.measure(model.info.threads)
-        rows = [
-            *forward_rows(model, strategy, cost, steps),
-            *engine_rows(model, strategy, cost, steps),
-        ]
-        after = limits.measure(model.info.threads)
-        read = max(before.read_best_gbs, after.read_best_gbs)
-        fma = max(before.fma_best_gflops, after.fma_best_gflops)
-        for row in rows:
+        # Rows are measured as they are asked for: each stands between two looks at the limits.
+        for row in itertools.chain(
+            forward_rows(model, strategy, cost, steps), engine_rows(model, strategy, cost, steps)
+        ):
+            after = limits.measure(model.info.threads)
+            read = max(before.read_best_gbs, after.read_best_gbs)
+            fma = max(before.fma_best_gflops, after.fma_best_gflops)
             print(row.show(read, fma), flush=True)
-        notes.append(f"{strategy} ({model.info.isa}): before {before}; after {after}")
-        del model
-    print()
-    print("\n".join(notes))
+            before = after
+    info = model.info
+    print(f"\nkernels {info.isa}, {info.threads} threads; last {before}")
     print(f"load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores")
 
 

@@ -5,7 +5,7 @@ tools/train_demo.py (training and evaluation) and tests/unit/test_demo_corpus.py
 anything outside the standard library. The same seed always gives the same text.
 
 A question is held out by a hash of its words, so no wording of it that differs only in case or
-punctuation is trained on either. Kinds in NEW_FACT_SHARE also hold back whole facts: for these, no
+punctuation is trained on either. Kinds in Stage.new_facts also hold back whole facts: of these, no
 wording at all of the same sum, range or word is in the training text.
 """
 
@@ -23,36 +23,110 @@ SEED = 7
 DOCUMENTS = 100_000
 QUESTION_HELD_OUT = 8  # one wording in so many is held out
 
-# Kind -> one fact in so many is held out in every wording and evaluated as its own kind.
-NEW_FACT_SHARE = {
-    "sum": 16,
-    "difference": 16,
-    "count": 8,
-    "neighbour": 10,
-    "larger": 10,
-    "spelling": 10,
-}
-
-# Kind -> share of the checkable turns in the training text.
-SHARES = {
-    "sum": 0.20,
-    "difference": 0.15,
-    "product": 0.08,
-    "count": 0.10,
-    "neighbour": 0.06,
-    "larger": 0.10,
-    "capital": 0.08,
-    "spelling": 0.08,
-    "opposite": 0.03,
-    "colour": 0.02,
-    "legs": 0.02,
-    "measure": 0.02,
-    "plural": 0.02,
-    "calendar": 0.02,
-    "letter": 0.02,
-}
-
 EVALUATED_PER_KIND = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one stage of the training asks about.
+
+    `shares`: kind -> share of the checkable turns. `new_facts`: kind -> one fact in so many is held
+    out in every wording and evaluated as a kind of its own. Counting starts at 0..count_start, ends
+    at count_top at most and adds 2..count_span; `compared`: numbers compared are below this.
+    """
+
+    shares: dict[str, float]
+    new_facts: dict[str, int]
+    count_start: int
+    count_top: int
+    count_span: int
+    compared: int
+
+
+# The first stages have wider ranges than a model of this size masters in the time; the later ones
+# narrow them and shift the shares to what is learnt last. The held-out questions are those of the
+# last stage; the hashes are the same, so the earlier stages leave them out too.
+STAGES = (
+    Stage(
+        shares={
+            "sum": 0.20,
+            "difference": 0.15,
+            "product": 0.08,
+            "count": 0.10,
+            "neighbour": 0.06,
+            "larger": 0.10,
+            "capital": 0.08,
+            "spelling": 0.08,
+            "opposite": 0.03,
+            "colour": 0.02,
+            "legs": 0.02,
+            "measure": 0.02,
+            "plural": 0.02,
+            "calendar": 0.02,
+            "letter": 0.02,
+        },
+        new_facts={
+            "sum": 16,
+            "difference": 16,
+            "count": 8,
+            "neighbour": 10,
+            "larger": 10,
+            "spelling": 10,
+        },
+        count_start=30,
+        count_top=40,
+        count_span=12,
+        compared=100,
+    ),
+    Stage(
+        shares={
+            "sum": 0.17,
+            "difference": 0.18,
+            "product": 0.09,
+            "count": 0.14,
+            "neighbour": 0.05,
+            "larger": 0.10,
+            "capital": 0.06,
+            "spelling": 0.06,
+            "opposite": 0.03,
+            "colour": 0.02,
+            "legs": 0.01,
+            "measure": 0.01,
+            "plural": 0.02,
+            "calendar": 0.03,
+            "letter": 0.03,
+        },
+        new_facts={"sum": 16, "count": 8, "neighbour": 10, "larger": 10, "spelling": 10},
+        count_start=15,
+        count_top=20,
+        count_span=10,
+        compared=31,
+    ),
+    Stage(
+        shares={
+            "sum": 0.17,
+            "difference": 0.15,
+            "product": 0.09,
+            "count": 0.14,
+            "neighbour": 0.05,
+            "larger": 0.09,
+            "capital": 0.06,
+            "spelling": 0.07,
+            "opposite": 0.05,
+            "colour": 0.02,
+            "legs": 0.015,
+            "measure": 0.015,
+            "plural": 0.02,
+            "calendar": 0.03,
+            "letter": 0.03,
+        },
+        new_facts={"sum": 16, "count": 8, "neighbour": 10, "larger": 10, "spelling": 10},
+        count_start=8,
+        count_top=10,
+        count_span=10,
+        compared=21,
+    ),
+)
 
 
 def _words(text: str) -> list[str]:
@@ -498,9 +572,9 @@ def _arithmetic() -> Iterator[Item]:
                 )
 
 
-def _numbers() -> Iterator[Item]:
-    for a in range(31):
-        for b in range(a + 2, min(a + 13, 41)):
+def _numbers(stage: Stage) -> Iterator[Item]:
+    for a in range(stage.count_start + 1):
+        for b in range(a + 2, min(a + stage.count_span, stage.count_top) + 1):
             up = ", ".join(str(n) for n in range(a, b + 1)) + "."
             down = ", ".join(str(n) for n in range(b, a - 1, -1)) + "."
             yield from _items(
@@ -550,7 +624,7 @@ def _numbers() -> Iterator[Item]:
                     f"What is the number before {n}?",
                 ],
             )
-        for m in range(100):
+        for m in range(stage.compared if n < stage.compared else 0):
             if m == n:
                 continue
             low, high = min(m, n), max(m, n)
@@ -708,9 +782,9 @@ def _tables() -> Iterator[Item]:
         yield from _spelling(word)
 
 
-def all_items() -> list[Item]:
-    """Every checkable question with its answer, in a fixed order."""
-    return [*_arithmetic(), *_numbers(), *_sequences(), *_tables()]
+def all_items(stage: Stage = STAGES[-1]) -> list[Item]:
+    """Every checkable question of a stage with its answer, in a fixed order."""
+    return [*_arithmetic(), *_numbers(stage), *_sequences(), *_tables()]
 
 
 def normal_form(question: str) -> str:
@@ -723,9 +797,9 @@ def _bucket(seed: int, text: str, count: int) -> int:
     return int.from_bytes(digest[:8], "little") % count
 
 
-def evaluation_kind(item: Item, seed: int = SEED) -> str | None:
+def evaluation_kind(item: Item, seed: int = SEED, stage: Stage = STAGES[-1]) -> str | None:
     """The kind a held-out question is evaluated as, or None if it may be trained on."""
-    share = NEW_FACT_SHARE.get(item.kind)
+    share = stage.new_facts.get(item.kind)
     if share is not None and _bucket(seed, f"{item.kind} {item.fact}", share) == 0:
         return f"{item.kind} (unseen)"
     if _bucket(seed, normal_form(item.question), QUESTION_HELD_OUT) == 0:
@@ -771,19 +845,20 @@ def _varied(question: str, rng: random.Random) -> str:
 class Writer:
     """Draws turns and documents; every question that is held out is left out."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, stage: Stage) -> None:
         self.seed = seed
+        self.stage = stage
         self.rng = random.Random(seed)
-        self.items: dict[str, list[Item]] = {kind: [] for kind in SHARES}
-        for item in all_items():
-            if evaluation_kind(item, seed) is None:
+        self.items: dict[str, list[Item]] = {kind: [] for kind in stage.shares}
+        for item in all_items(stage):
+            if evaluation_kind(item, seed, stage) is None:
                 self.items[item.kind].append(item)
-        self.kinds = list(SHARES)
-        self.weights = [SHARES[kind] for kind in self.kinds]
+        self.kinds = list(stage.shares)
+        self.weights = list(stage.shares.values())
         self.held_words = {
             word
             for word in WORDS
-            if _bucket(seed, f"spelling {word}", NEW_FACT_SHARE["spelling"]) == 0
+            if _bucket(seed, f"spelling {word}", stage.new_facts["spelling"]) == 0
         }
 
     def checkable(self) -> Item:
@@ -798,7 +873,7 @@ class Writer:
             word = _pseudo_word(self.rng)
             if len(word) > 1 and word not in self.held_words:
                 item = self.rng.choice(list(_spelling(word)))
-                if evaluation_kind(item, self.seed) is None:
+                if evaluation_kind(item, self.seed, self.stage) is None:
                     return item
 
     def word(self) -> str:
@@ -870,9 +945,11 @@ class Writer:
         return text
 
 
-def training_documents(seed: int = SEED, count: int = DOCUMENTS) -> list[str]:
-    """The training text; the trainer puts token 0 between documents."""
-    writer = Writer(seed)
+def training_documents(
+    seed: int = SEED, count: int = DOCUMENTS, stage: Stage = STAGES[-1]
+) -> list[str]:
+    """The training text of one stage; the trainer puts token 0 between documents."""
+    writer = Writer(seed, stage)
     return [writer.document() for _ in range(count)]
 
 

@@ -28,6 +28,8 @@ HEAD = 64
 CHUNK = 64
 END = 0
 USER_WEIGHT = 0.1  # weight of bytes that are not an answer: they are mostly random
+SEPARATOR_WEIGHT = 4.0  # of "," and "." in counting: where to stop is what is hard about it
+COUNTED = re.compile(rb" \d+(, \d+)+\.\n\n")
 RESET = 0.25  # chance per window that a row starts a new document with an empty state
 METADATA = {
     "rwkv.tokenizer": "world-bytes",
@@ -54,17 +56,20 @@ quantisation shows as a wrong answer in a test. License: Apache-2.0 (weights and
 | file | `demo.safetensors`, bfloat16, official tensor names |
 | seed | {options.seed} |
 | documents | {options.documents} |
-| text | {facts.corpus} tokens with the ends of documents |
-| trained | {facts.steps} steps of {options.batch} x {options.length} = {facts.tokens} tokens |
-| time | {minutes:.1f} minutes on one core of an x86-64 machine, {speed:.0f} tokens/s |
-| optimiser | AdamW (0.9, 0.99), rate {options.rate} to {options.last_rate} (cosine), clip 1.0, \
-weight decay 0.1 on matrices |
+| text | {facts.corpus} tokens with the ends of documents, in the last stage |
+{first}| {stage_name} | {facts.steps} steps of {options.batch} x {options.length} = {facts.tokens} \
+tokens, {minutes:.0f} minutes, {speed:.0f} tokens/s; rate {options.rate} to {options.last_rate} \
+(cosine) |
+| machine | one thread of a two-core x86-64 machine that also did other work |
+| optimiser | AdamW (0.9, 0.99), gradient clip 1.0, weight decay 0.1 on matrices |
 | torch | {torch}, float32, one thread |
 
 Rows read on through the text with their state, or start a new document with an empty state (one
-window in four). The loss counts the bytes of an answer fully and all others {user_weight} times.
+window in four). The loss counts the bytes of an answer fully and all others {user_weight} times;
+the separators of counting {separator_weight} times.
+The stages differ in the ranges of numbers and the shares of the kinds (`STAGES` in the corpus).
 
-    {command}
+{command}
 
 ## Accuracy
 
@@ -73,9 +78,10 @@ equal. None of these questions is in the training text, nor one that differs onl
 punctuation (`tests/unit/test_demo_corpus.py` proves it).
 
 A kind without "(unseen)" asks for a fact that other wordings in the training text also ask for: it
-tests wording, not knowledge. For a kind marked "(unseen)" no wording of the same sum (in either
-order of the summands), difference, range, number, pair of numbers or word is in the training text:
-here the answer must be computed.
+tests wording, not knowledge. For a kind marked "(unseen)" the training text asks in no wording for
+the same sum (in either order of the summands), range, neighbour, comparison or spelling: here the
+answer must be worked out. The ranges of the last stage were narrowed after counting and comparing
+had scored badly in the stages before.
 
 | kind | right | asked | |
 |---|---|---|---|
@@ -84,7 +90,7 @@ here the answer must be computed.
 
 ## Loss
 
-Nats per byte of the answers, running mean over about 50 steps.
+Nats per byte of the answers in the last stage, running mean over about 50 steps.
 
 | step | seconds | loss |
 |---|---|---|
@@ -93,9 +99,9 @@ Nats per byte of the answers, running mean over about 50 steps.
 ## Limits
 
 It knows the kinds above, some small talk and a name told earlier in the dialogue; numbers in sums
-up to 20, products up to 10 x 10, counting up to 40 over at most 13 numbers. To most other questions
-it says that it does not know, and to some it gives a wrong answer with confidence: facts, numbers
-and words outside its tables are not to be trusted. It reads simple English only and ignores system
+up to 20, products up to 10 x 10, counting up to 10, comparing up to 20. To most other questions it
+says that it does not know, and to some it gives a wrong answer with confidence: facts, numbers and
+words outside its tables are not to be trusted. It reads simple English only and ignores system
 texts. Temperature 0 (greedy) is best for questions; for chat, temperature 1 with top_p 0.3.
 """
 
@@ -324,6 +330,9 @@ class Stream:
             weight = np.full(len(text) + 1, USER_WEIGHT, np.float32)
             for match in re.finditer(rb"Assistant:(.*?\n\n)", text):
                 weight[match.start(1) + 1 : match.end(1) + 1] = 1.0
+                if COUNTED.fullmatch(match[1]):
+                    for separator in re.finditer(rb"[,.]", match[1]):
+                        weight[match.start(1) + separator.start() + 1] = SEPARATOR_WEIGHT
             ids.append(row)
             weights.append(weight)
             starts.append(position)
@@ -484,7 +493,8 @@ def train(options: argparse.Namespace) -> tuple[Model, Facts]:
     if options.resume:
         model = load(options.resume)
     parameters = sum(p.numel() for p in model.parameters())
-    documents = demo_corpus.training_documents(options.seed, options.documents)
+    stage = demo_corpus.STAGES[options.stage - 1]
+    documents = demo_corpus.training_documents(options.seed, options.documents, stage)
     stream = Stream(documents, options.batch, options.length, options.seed)
     questions = demo_corpus.evaluation(options.seed)
     adam = optimiser(model)
@@ -496,12 +506,12 @@ def train(options: argparse.Namespace) -> tuple[Model, Facts]:
     while True:
         elapsed = time.monotonic() - began
         progress = max(step / options.steps, elapsed / options.seconds)
-        if progress >= 1:
+        if progress >= 1 or step == options.stop:
             break
         rate = options.last_rate + (options.rate - options.last_rate) * 0.5 * (
             1 + math.cos(math.pi * progress)
         )
-        rate *= min(1.0, (step + 1) / 10)
+        rate *= min(1.0, (step + 1) / 20)
         for group in adam.param_groups:
             group["lr"] = rate * group["scale"]
         ids, targets, weights, fresh = stream.next()
@@ -523,7 +533,7 @@ def train(options: argparse.Namespace) -> tuple[Model, Facts]:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         step += 1
-        answered = weights.view(-1) == 1
+        answered = weights.view(-1) >= 1
         value = (losses.detach() * answered).sum().item() / max(1, int(answered.sum()))
         running = value if step == 1 else 0.98 * running + 0.02 * value
         if step in (1, 10, 25, 50) or step % 100 == 0:
@@ -569,10 +579,11 @@ def card(options: argparse.Namespace, facts: Facts, score: dict[str, tuple[int, 
     curve = "\n".join(f"| {step} | {seconds:.0f} | {loss:.4f} |" for step, seconds, loss in points)
     right, asked = (sum(column) for column in zip(*score.values(), strict=True))
     command = (
-        f"python tools/train_demo.py --seed {options.seed} --documents {options.documents} "
-        f"--layers {options.layers} --width {options.width} --batch {options.batch} "
-        f"--length {options.length} --rate {options.rate} --steps {options.steps}"
+        f"    python tools/train_demo.py --stage {options.stage} --batch {options.batch} "
+        f"--length {options.length} --rate {options.rate} \\\n        --steps {facts.steps}"
     )
+    if options.resume:
+        command += " --resume FIRST"
     return CARD.format(
         options=options,
         facts=facts,
@@ -585,9 +596,11 @@ def card(options: argparse.Namespace, facts: Facts, score: dict[str, tuple[int, 
         heads=options.width // HEAD,
         hidden=4 * options.width,
         speed=facts.tokens / facts.seconds,
-        last_loss=facts.curve[-1][2],
+        stage_name="last stage" if options.resume else "trained",
+        first=f"| before it | {options.first} |\n" if options.first else "",
         command=command,
         user_weight=USER_WEIGHT,
+        separator_weight=SEPARATOR_WEIGHT,
         torch=torch.__version__.split("+")[0],
     )
 
@@ -598,6 +611,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=demo_corpus.SEED)
     parser.add_argument("--documents", type=int, default=demo_corpus.DOCUMENTS)
+    parser.add_argument(
+        "--stage", type=int, default=len(demo_corpus.STAGES), help="of demo_corpus.STAGES, from 1"
+    )
+    parser.add_argument("--stop", type=int, help="end after so many steps, whatever the schedule")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=128, help="a multiple of 64")
     parser.add_argument("--batch", type=int, default=8)
@@ -609,6 +626,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint.safetensors"))
     parser.add_argument("--save-every", type=float, default=240, help="seconds")
     parser.add_argument("--resume", type=Path, help="start from these weights")
+    parser.add_argument("--first", help="for the card: how the weights resumed from were made")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"chunked form against the loop: {check_recurrence():.1e}", flush=True)

@@ -1,6 +1,6 @@
-// What the C interface costs when C calls it: the floor under benchmarks/bindings.py, which compiles
-// this file against the engine's library and compares the same calls made from Python. The model is the
-// smallest that version 7 allows, so that what is timed is the call and not the arithmetic.
+// What the C interface costs when C calls it: the floor under benchmarks/bindings.py, which
+// compiles this file against the engine's library and makes the same calls from Python. The model
+// is the smallest that version 7 allows, so that the call is timed and not the arithmetic.
 //
 //   calls REPEATS   ->   {"forward": [us ...], "submit": [us ...], "poll": [us ...]}
 #include <rwkv.h>
@@ -38,11 +38,13 @@ public:
         const int64_t D = width;
         add("emb.weight", {vocab, D});
         add("head.weight", {vocab, D});
-        for (const char *norm : {"blocks.0.ln0", "blocks.0.ln1", "blocks.0.ln2", "blocks.0.att.ln_x", "ln_out"}) {
+        for (const char *norm : {"blocks.0.ln0", "blocks.0.ln1", "blocks.0.ln2",
+                                 "blocks.0.att.ln_x", "ln_out"}) {
             add(std::string(norm) + ".weight", {D});
             add(std::string(norm) + ".bias", {D});
         }
-        for (const char *name : {"x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a"})
+        for (const char *name :
+             {"x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "k_k", "k_a"})
             add(std::string("blocks.0.att.") + name, {1, 1, D});
         for (const char *name : {"w", "a", "g"}) {
             add(std::string("blocks.0.att.") + name + "1", {D, rank});
@@ -176,7 +178,8 @@ int main(int argc, char **argv) {
     std::vector<double> submit, poll;
     for (int i = 0; i < repeats; ++i) {
         uint64_t id = 0;
-        submit.push_back(microseconds([&] { check(rwkv_engine_submit(&id, engine, &request), "submit"); }));
+        submit.push_back(microseconds(
+            [&] { check(rwkv_engine_submit(&id, engine, &request), "submit"); }));
         if (i % 16 == 15) drain(engine, 16);
     }
     drain(engine, static_cast<size_t>(repeats % 16));

@@ -1,8 +1,9 @@
-// What this machine can do at most: bytes read per second and fp32 multiply-adds per second, by as many
-// threads as the engine uses. benchmarks/limits.py compiles and runs it right before and after every
-// measurement, since a shared machine gives a different answer every minute.
+// What this machine can do at most: bytes read per second and fp32 multiply-adds per second, by as
+// many threads as the engine uses. benchmarks/limits.py compiles and runs it right before and after
+// every measurement, since a shared machine gives a different answer every minute.
 //
-//   limits THREADS [MIB]   ->   {"isa": "avx512", "threads": 2, "read": [GB/s ...], "fma": [GFLOP/s ...]}
+//   limits THREADS [MIB]
+//     -> {"isa": "avx512", "threads": 2, "read": [GB/s ...], "fma": [GFLOP/s ...]}
 #include <algorithm>
 #include <barrier>
 #include <chrono>
@@ -14,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include <sys/mman.h>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -23,8 +26,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int rounds = 9;
-// Independent multiply-adds: at least latency (4) times units (2). Each starts from another value: equal
-// ones would be computed once.
+constexpr size_t huge_page = 2 << 20;
+// Independent multiply-adds: at least latency (4) times units (2). Each starts from another value:
+// equal ones would be computed once.
 constexpr int chains = 12;
 constexpr int64_t fma_steps = 4'000'000;
 
@@ -40,7 +44,8 @@ using Vector = float __attribute__((vector_size(16)));
 float read_baseline(const float *data, size_t count) {
     Vector sum[4] = {};
     for (size_t i = 0; i < count; i += 16)
-        for (size_t j = 0; j < 4; ++j) sum[j] += *reinterpret_cast<const Vector *>(data + i + 4 * j);
+        for (size_t j = 0; j < 4; ++j)
+            sum[j] += *reinterpret_cast<const Vector *>(data + i + 4 * j);
     const Vector all = sum[0] + sum[1] + sum[2] + sum[3];
     return all[0] + all[1] + all[2] + all[3];
 }
@@ -61,7 +66,8 @@ float fma_baseline(int64_t steps) {
 __attribute__((target("avx2,fma"))) float read_avx2(const float *data, size_t count) {
     __m256 sum[4] = {};
     for (size_t i = 0; i < count; i += 32)
-        for (size_t j = 0; j < 4; ++j) sum[j] = _mm256_add_ps(sum[j], _mm256_load_ps(data + i + 8 * j));
+        for (size_t j = 0; j < 4; ++j)
+            sum[j] = _mm256_add_ps(sum[j], _mm256_load_ps(data + i + 8 * j));
     float lanes[8];
     _mm256_storeu_ps(lanes, _mm256_add_ps(_mm256_add_ps(sum[0], sum[1]),
                                           _mm256_add_ps(sum[2], sum[3])));
@@ -82,7 +88,8 @@ __attribute__((target("avx2,fma"))) float fma_avx2(int64_t steps) {
 __attribute__((target("avx512f"))) float read_avx512(const float *data, size_t count) {
     __m512 sum[4] = {};
     for (size_t i = 0; i < count; i += 64)
-        for (size_t j = 0; j < 4; ++j) sum[j] = _mm512_add_ps(sum[j], _mm512_load_ps(data + i + 16 * j));
+        for (size_t j = 0; j < 4; ++j)
+            sum[j] = _mm512_add_ps(sum[j], _mm512_load_ps(data + i + 16 * j));
     float lanes[16];
     _mm512_storeu_ps(lanes, _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]),
                                           _mm512_add_ps(sum[2], sum[3])));
@@ -110,8 +117,8 @@ Kernels widest() {
     return {"baseline", read_baseline, fma_baseline, 4};
 }
 
-// Seconds from the first thread's start to the last one's end. The threads look at the clock themselves:
-// the one that started them may be woken much later.
+// Seconds from the first thread's start to the last one's end. The threads look at the clock
+// themselves: the one that started them may be woken much later.
 double timed(int threads, const std::function<void(int)> &work) {
     std::barrier<> ready(threads);
     std::vector<Clock::time_point> starts(static_cast<size_t>(threads)), ends(starts);
@@ -125,7 +132,8 @@ double timed(int threads, const std::function<void(int)> &work) {
         });
     for (std::thread &thread : pool) thread.join();
     const auto start = *std::min_element(starts.begin(), starts.end());
-    return std::chrono::duration<double>(*std::max_element(ends.begin(), ends.end()) - start).count();
+    const auto end = *std::max_element(ends.begin(), ends.end());
+    return std::chrono::duration<double>(end - start).count();
 }
 
 void print(const char *name, const std::vector<double> &values) {
@@ -144,12 +152,15 @@ int main(int argc, char **argv) {
         return 2;
     }
     const Kernels kernels = widest();
-    const size_t each = mib * 1024 * 1024 / sizeof(float) / static_cast<size_t>(threads) / 128 * 128;
+    // Whole huge pages: with small ones the address translation would be measured, too.
+    const size_t pages = mib * 1024 * 1024 / huge_page / static_cast<size_t>(threads);
+    const size_t each = std::max<size_t>(1, pages) * huge_page / sizeof(float);
     std::vector<float *> slices(static_cast<size_t>(threads));
     std::vector<float> sinks(static_cast<size_t>(threads));
     // Every thread touches its own slice first, so that its pages lie near it.
     timed(threads, [&](int t) {
-        float *slice = static_cast<float *>(std::aligned_alloc(64, each * sizeof(float)));
+        float *slice = static_cast<float *>(std::aligned_alloc(huge_page, each * sizeof(float)));
+        madvise(slice, each * sizeof(float), MADV_HUGEPAGE);
         for (size_t i = 0; i < each; ++i) slice[i] = 1.0f;
         slices[static_cast<size_t>(t)] = slice;
     });

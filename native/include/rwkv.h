@@ -238,8 +238,9 @@ typedef enum {
     RWKV_FINISH_ERROR = 4       /* text is the message */
 } rwkv_finish;
 
-/* What one request has to say since the last poll; the last one has finish != RWKV_RUNNING. Pointers
- * are valid until the next rwkv_engine_poll. */
+/* What one request has to say since the last poll; the last one has finish != RWKV_RUNNING. An error is
+ * an event of its own, after one with the text before it. Pointers are valid until the next
+ * rwkv_engine_poll. */
 typedef struct {
     uint64_t id;
     int32_t finish;             /* rwkv_finish */

@@ -1,7 +1,6 @@
 // The engine thread and what other threads share with it. Callers leave requests and cancellations
 // in the inbox and take events from the outbox; the thread looks at both between two steps and
-// holds no lock during one. Called by api.cpp; never knows how the model computes or what a token
-// means.
+// holds no lock during one. Called by api.cpp. Never knows what a token means: see sequence.cpp.
 #include "engine.h"
 
 #include "error.h"
@@ -27,7 +26,7 @@ struct Engine::Core {
     void sample();
     void emit();
     void tell(Sequence &sequence);
-    void end_all(const char *message);
+    void end_all(const std::exception &error);
     void forbid_undecodable(Request &request) const;
     void show_stats();
 
@@ -105,7 +104,7 @@ void Engine::Core::run() noexcept {
         } catch (const std::exception &error) {
             // Only memory can run out here. Whoever waits for an answer must hear of it.
             try {
-                end_all(error.what());
+                end_all(error);
             } catch (const std::exception &) {
                 std::lock_guard lock(mutex);
                 stopping = true;
@@ -116,15 +115,14 @@ void Engine::Core::run() noexcept {
 
 // Sleeps until there is work. False: the engine is to end.
 bool Engine::Core::receive() {
-    {
-        std::unique_lock lock(mutex);
-        work.wait(lock, [this] {
-            return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle();
-        });
-        if (stopping) return false;
-        new_sequences.swap(inbox);
-        new_cancelled.swap(cancelled);
-    }
+    std::unique_lock lock(mutex);
+    work.wait(lock, [this] {
+        return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle();
+    });
+    if (stopping) return false;
+    new_sequences.swap(inbox);
+    new_cancelled.swap(cancelled);
+    lock.unlock();
     for (auto &sequence : new_sequences) {
         scheduler.add(*sequence);
         sequences.emplace(sequence->id, std::move(sequence));
@@ -158,9 +156,9 @@ void Engine::Core::admit() {
             else if (start.empty())
                 model->reset_state(state.data);
             if (!start.empty()) model->backend().upload(state.data, start);
-            start = {};
+            std::vector<float>().swap(start);  // megabytes that are not needed again
         } catch (const std::exception &error) {
-            sequence->fail(error.what());
+            sequence->fail(error);
             scheduler.remove(*sequence);
             speakers.push_back(sequence);
         }
@@ -193,7 +191,7 @@ void Engine::Core::step() {
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
         for (auto [sequence, rows] : shares) {
-            sequence->fail(error.what());
+            sequence->fail(error);
             scheduler.remove(*sequence);
             speakers.push_back(sequence);
         }
@@ -228,15 +226,13 @@ void Engine::Core::emit() {
         ended.push_back(std::move(sequences.extract(sequence->id).mapped()));
     }
     std::lock_guard bell_lock(bell);
-    bool waiting = false;
-    {
-        std::lock_guard lock(mutex);
-        for (Sequence *sequence : speakers) tell(*sequence);
-        waiting = !outbox.empty();
-        show_stats();
-    }
+    std::unique_lock lock(mutex);
+    for (Sequence *sequence : speakers) tell(*sequence);
+    show_stats();
+    const bool must_ring = options.ring && !rung && !outbox.empty();
+    lock.unlock();
     speakers.clear();
-    if (!waiting || rung || !options.ring) return;
+    if (!must_ring) return;
     rung = true;
     options.ring(options.payload);
 }
@@ -258,15 +254,15 @@ void Engine::Core::tell(Sequence &sequence) {
     event = {};
 }
 
-// After a fault of the loop itself: every request ends with the message and the engine goes on.
-void Engine::Core::end_all(const char *message) {
+// After a fault of the loop itself: every request ends with the error, and the engine goes on.
+void Engine::Core::end_all(const std::exception &error) {
     scheduler = Scheduler(options.max_batch, options.prefill_chunk);
     for (auto &sequence : new_sequences)
         if (sequence) sequences.emplace(sequence->id, std::move(sequence));
     new_sequences.clear();
     speakers.clear();
     for (auto &[id, sequence] : sequences) {
-        if (sequence->finish == Finish::running) sequence->fail(message);
+        if (sequence->finish == Finish::running) sequence->fail(error);
         speakers.push_back(sequence.get());
     }
     emit();
@@ -298,10 +294,9 @@ Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab,
 }
 
 Engine::~Engine() {
-    {
-        std::lock_guard lock(core_->mutex);
-        core_->stopping = true;
-    }
+    std::unique_lock lock(core_->mutex);
+    core_->stopping = true;
+    lock.unlock();
     core_->work.notify_one();
     core_->thread.join();
 }
@@ -311,27 +306,27 @@ uint64_t Engine::submit(Request request) {
     check(request, core.n_vocab, core.model->state_floats());
     core.forbid_undecodable(request);
     auto sequence = std::make_unique<Sequence>(std::move(request));
-    uint64_t id = 0;
-    {
-        std::lock_guard lock(core.mutex);
-        if (core.stopping) throw Error(RWKV_STOPPED, "the engine has stopped");
-        if (core.stats.waiting >= core.options.max_queue)
-            throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(core.stats.waiting) +
-                                       " requests are waiting");
-        id = sequence->id = ++core.last_id;
-        core.inbox.push_back(std::move(sequence));
-        ++core.stats.waiting;
-        ++core.stats.submitted;
-    }
+    std::unique_lock lock(core.mutex);
+    if (core.stopping) throw Error(RWKV_STOPPED, "the engine has stopped");
+    // Those who will find a slot before the next step do not wait for one.
+    const EngineStats &now = core.stats;
+    const int64_t free = core.options.max_batch - now.prefilling - now.running;
+    if (now.waiting - free >= core.options.max_queue)
+        throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(now.waiting) +
+                                   " requests are waiting");
+    const uint64_t id = sequence->id = ++core.last_id;
+    core.inbox.push_back(std::move(sequence));
+    ++core.stats.waiting;
+    ++core.stats.submitted;
+    lock.unlock();
     core.work.notify_one();
     return id;
 }
 
 void Engine::cancel(uint64_t id) {
-    {
-        std::lock_guard lock(core_->mutex);
-        core_->cancelled.push_back(id);
-    }
+    std::unique_lock lock(core_->mutex);
+    core_->cancelled.push_back(id);
+    lock.unlock();
     core_->work.notify_one();
 }
 

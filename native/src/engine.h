@@ -1,5 +1,5 @@
-// One thread: admit -> plan -> step -> sample -> emit -> ring. The only user of the scheduler; the only
-// place where requests of different callers meet. Never knows about HTTP, Python or chat.
+// One thread: admit -> plan -> step -> sample -> emit -> ring. The only user of the scheduler; the
+// only place where requests of different callers meet. Never knows about HTTP, Python or chat.
 #pragma once
 
 #include "model.h"
@@ -15,13 +15,15 @@
 namespace rwkv {
 
 struct EngineOptions {
-    int32_t max_batch = 64, prefill_chunk = 256, max_queue = 1024;
+    int32_t max_batch = 64;       // slots
+    int32_t prefill_chunk = 256;  // prompt rows of one step
+    int32_t max_queue = 1024;     // requests beyond the free slots
     void (*ring)(void *payload) = nullptr;
     void *payload = nullptr;
 };
 
-// Every submitted request is waiting, has a slot (prefilling, running), or has ended (finished by stop,
-// length or error; cancelled).
+// Every submitted request is waiting, has a slot (prefilling, running), or has ended (finished by
+// stop, length or error; cancelled).
 struct EngineStats {
     int64_t waiting = 0, prefilling = 0, running = 0;
     int64_t submitted = 0, finished = 0, cancelled = 0;
@@ -36,11 +38,11 @@ public:
     ~Engine();  // ends the thread after the step in progress; unfinished requests vanish
 
     uint64_t submit(Request request);  // throws Error: RWKV_INVALID, RWKV_BUSY, RWKV_STOPPED
-    // Takes effect before the next step; the request then says Finish::cancel as its last word. Ids
-    // that are unknown or have ended are ignored.
+    // Takes effect before the next step; the request then says Finish::cancel as its last word.
+    // Ids that are unknown or have ended are ignored.
     void cancel(uint64_t id);
-    // Every event since the last poll, merged per request; valid until the next poll. One thread at a
-    // time. It falls before a step's events and their ring or after both.
+    // Every event since the last poll, merged per request; valid until the next poll. One thread at
+    // a time. A poll falls before a step's events and their ring or after both.
     std::span<const Event> poll();
     EngineStats stats() const;
 

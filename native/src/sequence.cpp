@@ -5,7 +5,7 @@
 #include "error.h"
 
 #include <algorithm>
-#include <exception>
+#include <new>
 
 namespace rwkv {
 
@@ -67,7 +67,7 @@ void Sequence::draw(std::span<const float> logits, const Vocab &vocab) noexcept 
     try {
         take(sampler.draw(logits), vocab);
     } catch (const std::exception &error) {
-        fail(error.what());
+        fail(error);
     }
 }
 
@@ -96,11 +96,12 @@ void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
     }
 }
 
-void Sequence::fail(const char *message) noexcept {
+void Sequence::fail(const std::exception &error) noexcept {
     finish = Finish::error;
     event = {};
     try {
-        event.text = message;
+        const bool memory = dynamic_cast<const std::bad_alloc *>(&error);
+        event.text = memory ? "out of memory" : error.what();
     } catch (const std::exception &) {
         // No memory even for the message: the finish alone must do.
     }

@@ -9,6 +9,7 @@
 #include "vocab.h"
 
 #include <cstdint>
+#include <exception>
 #include <span>
 #include <string>
 #include <vector>
@@ -79,7 +80,7 @@ struct Sequence {
     void draw(std::span<const float> logits, const Vocab &vocab) noexcept;
     // Text that was held back as a possible stop is dropped.
     void cancel() { finish = Finish::cancel; }
-    void fail(const char *message) noexcept;
+    void fail(const std::exception &error) noexcept;
 
 private:
     void take(const Drawn &drawn, const Vocab &vocab);

@@ -123,7 +123,9 @@ def test_native(kind: Kind) -> None:
     if kind.sanitize == "thread" and (setarch := shutil.which("setarch")):
         # Older compilers' ThreadSanitizer dies of newer kernels' address space randomisation.
         command = [setarch, "-R", *command]
-    out = run(command, RWKV_WORLD_VOCAB=world_vocabulary(), **kind.environment)
+    scale = "10" if os.environ.get("RWKV_SOAK") == "1" else "1"
+    environment = {"RWKV_WORLD_VOCAB": world_vocabulary(), "RWKV_TEST_SCALE": scale}
+    out = run(command, **environment, **kind.environment)
     assert "100% tests passed" in out, out[-4000:]
     # All of them skipped would also be 100 %.
     assert re.search(r"Passed\s", out), out[-4000:]

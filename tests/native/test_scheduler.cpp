@@ -1,5 +1,5 @@
-// The scheduler alone: cuts, budget, turns, admission, slots. No model and no thread takes part; the
-// tests play the engine's part by moving `prefilled` on.
+// The scheduler alone: cuts, budget, turns, admission, slots. No model and no thread takes part;
+// the tests play the engine's part by moving `prefilled` on.
 #include "check.h"
 #include "scheduler.h"
 #include "tiny_model.h"
@@ -22,7 +22,7 @@ std::unique_ptr<Sequence> sequence(int64_t prompt, int64_t max_tokens = 1) {
     return std::make_unique<Sequence>(std::move(request));
 }
 
-// What the engine does with a plan, model and sampler left out. Removes the sequences that are done.
+// What the engine does with a plan, model and sampler left out. Removes the sequences that end.
 std::vector<Sequence *> play(Scheduler &scheduler, std::span<const Share> plan) {
     std::vector<Sequence *> done;
     for (auto [s, rows] : plan) {
