@@ -6,7 +6,8 @@ drawn tokens one by one. Called by tokenizer.py for files that a user names, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidError, UnsupportedError
@@ -38,24 +39,27 @@ def vocabulary(text: str, description: dict[str, Any], name: str) -> Vocabulary:
         entry["id"]: entry for entry in description.get("added_tokens") or () if _is_added(entry)
     }
     special = {id for id, entry in added.items() if entry.get("special") is True}
-    bytes_of, by_bytes = _speller(made, description)
     tokens = [b""] * (max(words.values()) + 1)
-    for word, id in words.items():
-        if id in added:
-            tokens[id] = b"" if id in special else _utf8(added[id]["content"])
-        else:
-            tokens[id] = bytes_of(word, id)
+    with _told("cannot decode its own tokens"):
+        bytes_of, by_bytes = _speller(made, description)
+        for word, id in words.items():
+            if id in added:
+                tokens[id] = b"" if id in special else _utf8(added[id]["content"])
+            else:
+                tokens[id] = bytes_of(word, id)
     ends = {words[word] for word in _END_WORDS if words.get(word) in special}
     if 0 in special or not ends:
         ends.add(0)
     is_20b = words.get("\u010a") == _NEW_LINE and words.get("\u010a\u010a") == _TWO_NEW_LINES
 
     def encode(asked: str) -> list[int]:
-        # Whatever a template would add: a prompt says itself what it begins with.
-        return made.encode(asked, add_special_tokens=False).ids
+        # Without what a template would add: a prompt says itself what it begins with.
+        with _told("cannot encode this text"):
+            return made.encode(asked, add_special_tokens=False).ids
 
     def decode(ids: Sequence[int]) -> str:
-        return made.decode(ids, skip_special_tokens=True)
+        with _told("cannot decode these ids"):
+            return made.decode(ids, skip_special_tokens=True)
 
     return Vocabulary(
         "20B" if is_20b else name,
@@ -74,18 +78,27 @@ def _made(text: str) -> tokenizers.Tokenizer:
         raise UnsupportedError(
             "it needs the package `tokenizers`, which is not installed"
         ) from None
-    try:
+    with _told("not a tokenizer of HuggingFace"):
         return Tokenizer.from_str(text)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turns what the package raises, panics of its Rust code included, into an InvalidError."""
+    try:
+        yield
     except BaseException as problem:
-        # A panic of the Rust code is no Exception.
+        # A panic is no Exception.
         if isinstance(problem, Exception) or type(problem).__name__ == "PanicException":
-            raise InvalidError(f"not a tokenizer of HuggingFace: {problem!s:.200}") from None
+            raise InvalidError(f"{what}: {problem!s:.200}") from None
         raise
 
 
 def _is_added(entry: Any) -> bool:
     return (
-        isinstance(entry, dict) and type(entry.get("id")) is int and type(entry["content"]) is str
+        isinstance(entry, dict)
+        and type(entry.get("id")) is int
+        and type(entry.get("content")) is str
     )
 
 

@@ -219,6 +219,15 @@ def test_ends_by_name(tmp_path: Path) -> None:
     assert open_json(json.loads(plain.to_str()), tmp_path).end_ids == (0,)
 
 
+def test_files_that_load_but_cannot_work(tmp_path: Path) -> None:
+    """What the package finds out only when it encodes is told as everything else."""
+    made = Made(models.WordPiece({"play": 0, "now": 1}, unk_token="[UNK]"))
+    tokenizer = open_json(json.loads(made.to_str()), tmp_path)
+    assert tokenizer.encode("play") == [0]
+    with pytest.raises(rn.InvalidError, match=r"cannot encode this text: .*\[UNK\]"):
+        tokenizer.encode("word")
+
+
 def test_bytes_that_are_no_text(opened: rn.Tokenizer) -> None:
     with pytest.raises(rn.InvalidError, match="UTF-8"):
         opened.encode_bytes(b"a\xff")

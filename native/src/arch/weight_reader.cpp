@@ -43,10 +43,10 @@ DType WeightReader::compute_of(const std::string &name) const {
 }
 
 Matrix WeightReader::pack(const Tensor &t, bool transposed) {
+    check_(t);
     Matrix m = backend_.matrix(t, compute_of(t.name), transposed);
     bytes_ += static_cast<int64_t>(m.bytes);
     elements_ += m.out * m.in;
-    done_(t);
     return m;
 }
 
@@ -62,9 +62,8 @@ Matrix WeightReader::part(const Tensor &view, bool transposed) { return pack(vie
 
 Matrix WeightReader::lookup(const std::string &name, int64_t rows, int64_t columns) {
     const Tensor &t = table_.matrix(name, rows, columns);
-    Matrix m = backend_.table(t);
-    done_(t);
-    return m;
+    check_(t);
+    return backend_.table(t);
 }
 
 }  // namespace rwkv

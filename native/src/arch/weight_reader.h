@@ -14,14 +14,14 @@ namespace rwkv {
 
 class WeightReader {
 public:
-    // `types` holds the compute type of every layer and, last, of the head. `done` is called with
-    // every matrix that has been packed.
+    // `types` holds the compute type of every layer and, last, of the head. `check` is called with
+    // every matrix before it is packed.
     WeightReader(Backend &backend, TensorTable &table, std::vector<DType> types,
-                 std::function<void(const Tensor &)> done)
+                 std::function<void(const Tensor &)> check)
         : backend_(backend),
           table_(table),
           types_(std::move(types)),
-          done_(std::move(done)) {}
+          check_(std::move(check)) {}
 
     TensorTable &table() { return table_; }
 
@@ -50,7 +50,7 @@ private:
     Backend &backend_;
     TensorTable &table_;
     std::vector<DType> types_;
-    std::function<void(const Tensor &)> done_;
+    std::function<void(const Tensor &)> check_;
     std::vector<Buffer> vectors_;
     int64_t bytes_ = 0, elements_ = 0;
 };

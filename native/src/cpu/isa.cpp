@@ -5,6 +5,10 @@
 
 #include <cstdlib>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 extern "C" {
 const rwkv::cpu::Kernels *rwkv_kernels_baseline();
 #if defined(__x86_64__)
@@ -15,13 +19,24 @@ const rwkv::cpu::Kernels *rwkv_kernels_avx512();
 
 namespace rwkv::cpu {
 
+namespace {
+
+#if defined(__x86_64__)
+// Older compilers know no name for it. The registers are those of AVX, for which others answer.
+bool has_f16c() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
+}  // namespace
+
 std::vector<const Kernels *> usable_kernels() {
     std::vector<const Kernels *> usable;
 #if defined(__x86_64__)
     // libgcc's answers include whether the operating system saves the registers (XGETBV).
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                      __builtin_cpu_supports("f16c");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         usable.push_back(rwkv_kernels_avx512());
