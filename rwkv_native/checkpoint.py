@@ -57,7 +57,8 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         # A shard that is missing is named by its own path.
         raise MissingFileError(f"{error.filename or name}: no such file") from None
     except Refused as refusal:
-        raise CheckpointError(f"{name}: {refusal}") from None
+        # Escaped names from a hostile file can be ten times as long as they are.
+        raise CheckpointError(f"{name}: {refusal!s:.600}") from None
     except (OSError, CheckpointError):
         raise
     except Exception as error:  # the last line of defence against a file made to confuse a parser

@@ -63,7 +63,7 @@ def config(folder: Path) -> dict[str, str]:
     try:
         if not path.is_file() or path.stat().st_size > MAX_INDEX:
             return {}
-        found = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     kind = found.get("model_type") if type(found) is dict else None

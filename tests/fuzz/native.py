@@ -1,0 +1,67 @@
+"""Builds the fuzz targets in C++: for replay by the compiler at hand, for a search by clang.
+
+Called by test_replay.py and test_fuzz.py. The replay shares its folder, and so the compiled engine,
+with the native tests that run under the same sanitizers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+TARGETS = sorted(path.stem for path in HERE.glob("fuzz_*.cpp"))
+SANITIZERS = "address,undefined"
+# The allocator may fail: an absurd size is then an exception, and the claims decide.
+ENVIRONMENT = {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "allocator_may_return_null=1"}
+
+
+def tool(name: str) -> str | None:
+    """A build tool of this environment or of the machine."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+def run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **ENVIRONMENT},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+    )
+
+
+def links(compiler: str, sanitizers: str, folder: Path) -> bool:
+    """Some compilers come without the sanitizers' libraries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "probe.cpp"
+    entry = "int main() { return 0; }\n"
+    if "fuzzer" in sanitizers:
+        entry = 'extern "C" int LLVMFuzzerTestOneInput(const char *, unsigned long) { return 0; }\n'
+    source.write_text(entry)
+    flags = [f"-fsanitize={sanitizers}", str(source), "-o", str(folder / "probe")]
+    return run([*compiler.split(), *flags], 120).returncode == 0
+
+
+def build(folder: Path, *settings: str) -> None:
+    """Every target, into folder/tests/fuzz."""
+    cmake, ninja = tool("cmake"), tool("ninja")
+    assert cmake, "cmake was not found: `make` installs it"
+    generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+    flags = ["-DRWKV_FUZZ=ON", "-DRWKV_PYTHON=OFF", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", *settings]
+    jobs = str(len(os.sched_getaffinity(0)))
+    for command in (
+        [cmake, "-S", str(ROOT), "-B", str(folder), *generator, *flags],
+        [cmake, "--build", str(folder), "--parallel", jobs, "--target", *TARGETS],
+    ):
+        done = run(command, 1400)
+        assert done.returncode == 0, done.stdout[-6000:]
