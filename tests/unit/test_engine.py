@@ -541,6 +541,17 @@ except KeyboardInterrupt:
     assert done.stdout == "interrupted 0\n", done.stderr
 
 
+def test_long_prompts_pass_through_no_list(engine: rn.Engine) -> None:
+    """A list of a million ids would hold the GIL, and every greenlet with it, for 30 ms and more."""
+    ids = np.full(1_000_000, 5, np.int32)
+    took = []
+    for _ in range(5):
+        start = time.thread_time()
+        engine.cancel(engine.submit(ids, rn.Sampling(max_tokens=1)))
+        took.append(time.thread_time() - start)
+    assert min(took) < 0.02, took
+
+
 def test_it_works_under_gevent() -> None:
     """rwkv_native knows nothing of gevent, but its waiting must yield to other greenlets."""
     code = """

@@ -126,6 +126,7 @@ def test_20b_prompts(like_20b: rn.Tokenizer) -> None:
     assert (like_20b.name, like_20b.end_ids) == ("20B", (0,))
     assert like_20b.encode("\n\n") == [535] and like_20b.decode([535, 187]) == "\n\n\n"
     assert like_20b.encode_prompt("\n\n") == [187, 187]
+    assert like_20b.encode_array("\n\n").tolist() == [187, 187]
     inside = like_20b.encode("User\n\n")
     assert like_20b.encode_prompt("User\n\n") == [*inside[:-1], 187, 187] and inside[-1] == 535
     for text in ("", "User\n\nAlice:", "\n\n x"):
@@ -137,7 +138,7 @@ def test_the_engine_takes_prompts_so(like_20b: rn.Tokenizer) -> None:
 
     class Fake:
         tokenizer = type(
-            "T", (), {"encode_prompt": staticmethod(lambda text: calls.append(text) or [1])}
+            "T", (), {"encode_array": staticmethod(lambda text: calls.append(text) or [1])}
         )
         model = type("M", (), {"info": type("I", (), {"vocab": 5})})
         _end_ids = rn.engine.id_array("end_ids", [0])

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,6 +132,17 @@ def test_long_texts(world: rn.Tokenizer) -> None:
 def test_wrong_ids(ids: object, world: rn.Tokenizer) -> None:
     with pytest.raises(rn.InvalidError, match="ids"):
         world.decode(ids)
+
+
+def test_arrays_are_the_lists(world: rn.Tokenizer) -> None:
+    for tokenizer in (world, rn.Tokenizer.named("midi"), rn.Tokenizer.world_bytes()):
+        for text in ("", "pi:4a:7 t12", "Grüße, 日本\n\n"):
+            ids = tokenizer.encode_array(text)
+            assert ids.dtype == np.int32 and ids.ndim == 1
+            assert ids.tolist() == tokenizer.encode_prompt(text)
+    for wrong in ("\ud800", b"a", None):
+        with pytest.raises(rn.InvalidError, match="text"):
+            world.encode_array(wrong)
 
 
 def test_wrong_texts(world: rn.Tokenizer) -> None:
