@@ -61,7 +61,8 @@ def programs() -> Path:
         if apt is None or os.geteuid() != 0:
             pytest.skip("clang with libFuzzer is missing, and only root can install it")
         attempt(apt, "update")
-        done = attempt(apt, "install", "-y", "clang")
+        # libFuzzer itself is only recommended by Debian's package.
+        done = attempt(apt, "install", "-y", "--install-recommends", "clang")
         if done.returncode or not native.links("clang++", sanitizers, folder):
             pytest.skip(f"clang with libFuzzer cannot be installed: {done.stdout.strip()[-300:]}")
     native.build(
@@ -82,6 +83,7 @@ def search(target: str, *command: str) -> None:
             *(str(found), str(parsers.CORPUS / target)),
             *(f"-max_total_time={SECONDS}", "-max_len=4096", "-timeout=30", "-rss_limit_mb=2048"),
             *("-print_final_stats=1", f"-artifact_prefix={failed}/{target}-"),
+            f"-dict={native.HERE / 'words.dict'}",
         ],
         SECONDS + 300,
     )
