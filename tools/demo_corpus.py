@@ -33,6 +33,8 @@ class Stage:
     `shares`: kind -> share of the checkable turns. `new_facts`: kind -> one fact in so many is held
     out in every wording and evaluated as a kind of its own. Counting starts at 0..count_start, ends
     at count_top at most and adds 2..count_span; `compared`: numbers compared are below this.
+    `plain_capitals`: knows MORE_CAPITALS, never holds out "What is the capital of ...?" and asks it
+    more often than the other wordings; asks for invented countries in every wording.
     """
 
     shares: dict[str, float]
@@ -41,11 +43,13 @@ class Stage:
     count_top: int
     count_span: int
     compared: int
+    plain_capitals: bool = False
 
 
 # The first stages have wider ranges than a model of this size masters in the time; the later ones
 # narrow them and shift the shares to what is learnt last. The held-out questions are those of the
-# last stage; the hashes are the same, so the earlier stages leave them out too.
+# last stage; the hashes are the same, so the earlier stages leave them out too. Only the last stage
+# asks for all capitals in the wording everybody tries first.
 STAGES = (
     Stage(
         shares={
@@ -126,6 +130,31 @@ STAGES = (
         count_span=10,
         compared=21,
     ),
+    Stage(
+        shares={
+            "sum": 0.18,
+            "difference": 0.10,
+            "product": 0.07,
+            "count": 0.13,
+            "neighbour": 0.08,
+            "larger": 0.09,
+            "capital": 0.14,
+            "spelling": 0.08,
+            "opposite": 0.03,
+            "colour": 0.015,
+            "legs": 0.01,
+            "measure": 0.01,
+            "plural": 0.015,
+            "calendar": 0.025,
+            "letter": 0.025,
+        },
+        new_facts={"sum": 16, "count": 8, "neighbour": 10, "larger": 10, "spelling": 10},
+        count_start=8,
+        count_top=10,
+        count_span=10,
+        compared=21,
+        plain_capitals=True,
+    ),
 )
 
 
@@ -183,6 +212,14 @@ CAPITALS = {
     "Ukraine": "Kyiv",
     "Vietnam": "Hanoi",
 }
+MORE_CAPITALS = {
+    "the Netherlands": "Amsterdam",
+    "the UK": "London",
+    "the United Kingdom": "London",
+    "the United States": "Washington",
+    "the USA": "Washington",
+}
+PLAIN_CAPITAL = "What is the capital of {}?"
 
 OPPOSITES = (
     "hot cold|big small|old new|fast slow|up down|left right|day night|open closed|happy sad|"
@@ -697,14 +734,15 @@ def _spelling(word: str) -> Iterator[Item]:
     )
 
 
-def _tables() -> Iterator[Item]:
-    for country, city in CAPITALS.items():
+def _tables(stage: Stage) -> Iterator[Item]:
+    capitals = CAPITALS | MORE_CAPITALS if stage.plain_capitals else CAPITALS
+    for country, city in capitals.items():
         yield from _items(
             "capital",
             country,
             f"The capital of {country} is {city}.",
             [
-                f"What is the capital of {country}?",
+                PLAIN_CAPITAL.format(country),
                 f"What's the capital of {country}?",
                 f"Which city is the capital of {country}?",
                 f"Name the capital of {country}.",
@@ -784,7 +822,7 @@ def _tables() -> Iterator[Item]:
 
 def all_items(stage: Stage = STAGES[-1]) -> list[Item]:
     """Every checkable question of a stage with its answer, in a fixed order."""
-    return [*_arithmetic(), *_numbers(stage), *_sequences(), *_tables()]
+    return [*_arithmetic(), *_numbers(stage), *_sequences(), *_tables(stage)]
 
 
 def normal_form(question: str) -> str:
@@ -802,6 +840,8 @@ def evaluation_kind(item: Item, seed: int = SEED, stage: Stage = STAGES[-1]) -> 
     share = stage.new_facts.get(item.kind)
     if share is not None and _bucket(seed, f"{item.kind} {item.fact}", share) == 0:
         return f"{item.kind} (unseen)"
+    if stage.plain_capitals and item.question == PLAIN_CAPITAL.format(item.fact):
+        return None
     if _bucket(seed, normal_form(item.question), QUESTION_HELD_OUT) == 0:
         return item.kind
     return None
@@ -853,6 +893,11 @@ class Writer:
         for item in all_items(stage):
             if evaluation_kind(item, seed, stage) is None:
                 self.items[item.kind].append(item)
+        self.plain = [
+            item
+            for item in self.items["capital"]
+            if item.question == PLAIN_CAPITAL.format(item.fact)
+        ]
         self.kinds = list(stage.shares)
         self.weights = list(stage.shares.values())
         self.held_words = {
@@ -865,6 +910,8 @@ class Writer:
         kind = self.rng.choices(self.kinds, self.weights)[0]
         if kind == "spelling" and self.rng.random() < 0.5:
             return self.invented_spelling()
+        if kind == "capital" and self.stage.plain_capitals and self.rng.random() < 0.35:
+            return self.rng.choice(self.plain)
         return self.rng.choice(self.items[kind])
 
     def invented_spelling(self) -> Item:
@@ -903,10 +950,19 @@ class Writer:
                 ]
             )
             return pattern.format(a, b), TOO_BIG
-        if self.rng.random() < 0.15:
-            return f"What is the capital of {_pseudo_word(self.rng).capitalize()}?", UNKNOWN
+        if self.rng.random() < (0.30 if self.stage.plain_capitals else 0.15):
+            return self.invented_capital(), UNKNOWN
         pattern = self.rng.choice(UNKNOWN_PATTERNS)
         return pattern.format(w=self.word(), v=self.word()), UNKNOWN
+
+    def invented_capital(self) -> str:
+        country = _pseudo_word(self.rng).capitalize()
+        if not self.stage.plain_capitals:
+            return PLAIN_CAPITAL.format(country)
+        while country in CAPITALS:
+            country = _pseudo_word(self.rng).capitalize()
+        item = self.rng.choice(self.items["capital"])
+        return item.question.replace(item.fact, country)
 
     def turn(self) -> tuple[str, str]:
         draw = self.rng.random()
