@@ -17,15 +17,15 @@ PREFIX = "RWKV_NATIVE_"
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 
-# Setting -> smallest and largest value.
+# Setting -> smallest and largest value; those of the engine are its own.
 _RANGES = {
     "port": (0, 65535),
     "backlog": (1, 65535),
     "timeout_keep_alive": (0, 86400),
     "worker_connections": (1, 1_000_000),
-    "threads": (0, 4096),
-    "max_batch": (1, 65536),
-    "prefill_chunk": (1, 65536),
+    "threads": (0, 1024),
+    "max_batch": (1, 4096),
+    "prefill_chunk": (1, 16384),
     "max_queue": (1, 1_000_000),
     "max_body": (1024, 1 << 40),
 }

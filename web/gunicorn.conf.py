@@ -6,6 +6,7 @@ engines, of which a request that changes the server would reach only one.
 from __future__ import annotations
 
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -38,6 +39,9 @@ timeout = 120
 # What a stop leaves to running answers: 500 tokens (the default length) at 20 tokens/s take 25 s.
 graceful_timeout = 30
 
+# By default a peer on loopback, so a client as well as a proxy, may send headers that replace the
+# path of its own request.
+forwarder_headers = ""
 http_protocols = "h1"  # gunicorn serves the streams of one HTTP/2 connection one after the other
 control_socket_disable = True  # its default path is one per user: two servers would fight over it
 proc_name = "rwkv-native"
@@ -62,6 +66,9 @@ def on_starting(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """In the worker, before it accepts: waits for its turn, then starts the load."""
+    # Ctrl-C reaches the whole process group, and the master passes it on: the first of the two
+    # would end the worker with a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sole_worker.become(worker)
     stopping.watch(worker)
     worker.wsgi.runtime.start(worker.log.info)

@@ -144,6 +144,20 @@ _TEXT_IDS = {
 }
 
 
+def tokenizer_for(model: rn.Model, name: str | None) -> rn.Tokenizer:
+    """The tokenizer that is asked for by name or file, or else by the model. ValueError for one
+    whose ids the model lacks."""
+    if name is None:
+        return rn.Tokenizer.for_model(model)
+    tokenizer = rn.Tokenizer.open(name)
+    if tokenizer.vocab_size > model.info.vocab:
+        raise rn.InvalidError(
+            f"the tokenizer {name} has {tokenizer.vocab_size} ids, the model {model.info.vocab}"
+            " rows: it was made for another vocabulary"
+        )
+    return tokenizer
+
+
 def persona_for(info: rn.ModelInfo, tokenizer: rn.Tokenizer) -> Persona:
     """The persona of a model: the family that its metadata `rwkv.family` names, else by its
     tokenizer, its rows and its file's name."""

@@ -23,7 +23,7 @@ from web.config import Config
 from web.generation import Serving
 from web.hangup import Hangups
 from web.offload import in_thread
-from web.personas import persona_for
+from web.personas import persona_for, tokenizer_for
 
 log = logging.getLogger("gunicorn.error")
 
@@ -157,7 +157,7 @@ class Runtime:
             raise
         finally:
             self._loading = None
-        tokenizer = in_thread(_tokenizer_for, model, config.tokenizer)
+        tokenizer = in_thread(tokenizer_for, model, config.tokenizer)
         engine = rn.Engine(
             model,
             tokenizer,
@@ -176,11 +176,6 @@ class Runtime:
             bridge=Bridge(engine),
             hangups=self._hangups,
         )
-
-
-def _tokenizer_for(model: rn.Model, name: str | None) -> rn.Tokenizer:
-    """The configured tokenizer, or the one that the model asks for."""
-    return rn.Tokenizer.for_model(model) if name is None else rn.Tokenizer.open(name)
 
 
 def _unexpected(problem: Exception) -> bool:

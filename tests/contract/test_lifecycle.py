@@ -67,6 +67,26 @@ def test_a_missing_model_is_told() -> None:
         assert answer["detail"] == "model not loaded"
 
 
+def test_a_tokenizer_of_another_vocabulary_is_told() -> None:
+    with serving(tokenizer="world", ready=False) as server:
+        wait_until(lambda: "failed to load" in server.log())
+        log = server.log()
+        assert "the tokenizer world has 65530 ids, the model 257 rows" in log
+        assert "Traceback" not in log and server.status()["status"] == 0
+
+
+def test_ctrl_c_reaches_worker_and_master() -> None:
+    """A terminal signals the whole process group."""
+    with serving() as server:
+        worker = server.status()["pid"]
+        os.kill(worker, signal.SIGINT)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 0
+        assert "Traceback" not in server.log()
+        assert "SystemExit" not in server.log()
+
+
 def test_the_name_is_the_file_name_without_extension(tmp_path: Path) -> None:
     path = tmp_path / "RWKV-x070-mine-0.1B.safetensors"
     path.symlink_to(DEMO)

@@ -111,6 +111,13 @@ def test_help_imports_no_engine() -> None:
         (["serve", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
         (["serve", "--port", "70000"], "port must be between 0 and 65535, not 70000"),
         (["serve", "--max-batch", "0"], "max_batch must be between"),
+        (["serve", "--max-batch", "4097"], "max_batch must be between 1 and 4096"),
+        (["serve", "--prefill-chunk", "16385"], "prefill_chunk must be between 1 and 16384"),
+        (["serve", "--threads", "1025"], "threads must be between 0 and 1024"),
+        (["serve", "--strategy", "quantum fp3"], "'quantum fp3' is no strategy"),
+        (["serve", "--tokenizer", "klingon"], "no tokenizer 'klingon'"),
+        (["serve", "--model", ""], "--model needs a path"),
+        (["generate", "x", "--tokenizer", "world"], "has 65530 ids, the model 257 rows"),
         (["generate", "x", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
         (["generate", "x", "--model", "none"], "--model none: this command needs a model"),
         (["generate", "x", "--strategy", "quantum fp3"], "quantum"),
@@ -131,6 +138,20 @@ def test_wrong_requests_end_with_2_and_one_line(
     assert said.out == ""
     assert message in said.err
     assert said.err.startswith("rwkv-native: ") and said.err.count("\n") == 1
+
+
+def test_wrong_flags_show_the_usage_of_their_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["serve", "--nope"])
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith("usage: rwkv-native serve ") and "arguments: --nope" in told
+
+
+def test_an_address_of_another_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--host", "192.0.2.1"]) == 1
+    told = capsys.readouterr().err
+    assert "cannot listen on 192.0.2.1:8000" in told and "--port" not in told
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -279,9 +300,9 @@ def test_serve_says_which_port_is_in_use() -> None:
 
 
 def test_serve_ends_if_its_model_cannot_be_loaded() -> None:
-    done = run("serve", "--port", str(free_port()), "--strategy", "quantum fp3")
+    done = run("serve", "--port", str(free_port()), "--tokenizer", "world")
     assert done.returncode == 3
-    assert "quantum" in done.stderr
+    assert "has 65530 ids" in done.stderr
     assert "Traceback" not in done.stderr
 
 

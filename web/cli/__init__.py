@@ -24,7 +24,7 @@ examples:
   rwkv-native serve                                    the demo model on http://127.0.0.1:8000
   rwkv-native serve --model RWKV-x070-World-1.5B.pth --strategy "cpu bf16" --port 8001
   rwkv-native chat --model RWKV-x070-World-1.5B.pth
-  rwkv-native generate "The capital of France is" --max-tokens 20 --seed 1
+  rwkv-native generate "The capital of France is" --model RWKV-x070-World-1.5B.pth --seed 1
   rwkv-native convert RWKV-x070-World-1.5B.pth model.safetensors --dtype bf16
   rwkv-native info RWKV-x070-World-1.5B.pth
   rwkv-native tokenize "Hello world"
@@ -38,7 +38,10 @@ RWKV_CPU_ISA=baseline, avx2 or avx512 forces the kernels of one instruction set.
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
-    args = _parser().parse_args(argv)
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        # argparse itself would show the usage of rwkv-native, not that of the command.
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return args.run(args)
     except BrokenPipeError:
@@ -73,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=raw,
         )
         module.add_flags(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=command)
     return parser
 
 

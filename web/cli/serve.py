@@ -7,10 +7,10 @@ BaseApplication, unlike the `gunicorn` command, neither changes folders nor touc
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import logging
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
         raise Refused("--webui: this version has no browser UI yet; leave the flag out")
     config = Config.from_environment(**{name: getattr(args, name) for name in _SETTINGS})
     if config.model != "none":
-        from rwkv_native import checkpoint
+        import rwkv_native as rn
 
-        checkpoint.read(model_path(config))  # the index alone
+        # Reads the index and the strategy, and waits for its threads: none is left at the fork.
+        rn.Model.load(model_path(config), config.strategy, config.threads or None).cancel()
         if config.tokenizer is not None:
             tokenizer_named(config.tokenizer)
     _check_port(config)
@@ -91,7 +92,9 @@ def _check_port(config: Config) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         where = f"{config.host}:{config.port}"
-        raise OSError(f"cannot listen on {where}: {reason}; --port chooses another") from None
+        if error.errno == errno.EADDRINUSE:
+            reason += "; --port chooses another"
+        raise OSError(f"cannot listen on {where}: {reason}") from None
 
 
 def _settings() -> dict[str, Any]:
@@ -117,9 +120,6 @@ def _serve() -> None:
             start = settings["post_worker_init"]
 
             def post_worker_init(worker: Any) -> None:
-                # Ctrl-C reaches the whole process group, and the master passes it on: the second of
-                # the two would interrupt the worker's end with a traceback.
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
                 line = LoadLine(sys.stderr, _model_name())
                 if sys.stderr.isatty():
                     worker.log.error_log.addFilter(_AroundLine(line))

@@ -90,6 +90,8 @@ def model_path(config: Config) -> Path:
     """The file that `model` means."""
     import rwkv_native as rn
 
+    if config.model == "":
+        raise Refused("--model needs a path; without the flag, the demo model is used")
     if config.model == "none":
         raise Refused("--model none: this command needs a model")
     return rn.demo_model() if config.model is None else Path(config.model)
@@ -105,6 +107,7 @@ def tokenizer_named(name: str) -> rn.Tokenizer:
 def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, rn.Engine]]:
     """The model that the flags name, ready for one conversation."""
     import rwkv_native as rn
+    from web.personas import tokenizer_for
 
     config = Config.from_environment(
         model=args.model, strategy=args.strategy, tokenizer=args.tokenizer, threads=args.threads
@@ -113,10 +116,7 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, r
     with LoadLine(sys.stderr, path.name) as line:
         threads = config.threads or None
         model = rn.Model.open(path, config.strategy, threads, progress=line.show)
-    if config.tokenizer is None:
-        tokenizer = rn.Tokenizer.for_model(model)
-    else:
-        tokenizer = tokenizer_named(config.tokenizer)
+    tokenizer = tokenizer_for(model, config.tokenizer)
     with rn.Engine(model, tokenizer, max_batch=1, prefill_chunk=config.prefill_chunk) as engine:
         yield model, tokenizer, engine
 
