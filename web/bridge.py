@@ -16,6 +16,7 @@ import gevent
 from gevent.event import Event as Flag
 
 import rwkv_native as rn
+from web.schemas.completions import Prompt
 
 log = logging.getLogger("gunicorn.error")
 
@@ -59,7 +60,7 @@ class Bridge:
         self._watcher = gevent.get_hub().loop.io(engine.fileno(), 1)
         self._watcher.start(self._drain)
 
-    def submit(self, prompt: str | list[int], sampling: rn.Sampling, mailbox: Mailbox) -> int:
+    def submit(self, prompt: Prompt, sampling: rn.Sampling, mailbox: Mailbox) -> int:
         """Queues one prompt and returns its id. Raises what the engine raises."""
         # Events cannot arrive before the next line: only the hub polls, and nothing switches here.
         id = self._engine.submit(prompt, sampling)

@@ -46,6 +46,12 @@ class Refusal(falcon.HTTPError):
         return self.message
 
 
+def clip(value: Any) -> str:
+    """A value of the client's, as an error may repeat it."""
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 class ClientGone(Exception):
     """The client hung up; nobody will read an answer."""
 
@@ -86,7 +92,7 @@ def model_loading() -> Refusal:
 
 def model_not_found(name: str) -> Refusal:
     """404 with RWKV Runner's `detail`, an error object inside."""
-    message = f"The model '{name}' does not exist"
+    message = f"The model '{clip(name)}' does not exist"
     kind = {"type": "invalid_request_error", "param": "model", "code": "model_not_found"}
     return Refusal(
         falcon.HTTP_404,

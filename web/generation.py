@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gevent
+
 import rwkv_native as rn
 from web import errors
 from web.bridge import Bridge, Mailbox
 from web.hangup import Hangups
 from web.offload import in_thread
 from web.personas import Persona, effective
+from web.schemas.completions import Prompt
 from web.schemas.sampling import SamplingFields
 
 # Characters of a prompt above which encoding goes to a thread: some 10 ms of the hub.
@@ -91,7 +94,7 @@ class Generation:
     def __init__(
         self,
         serving: Serving,
-        prompts: Sequence[str | list[int]],
+        prompts: Sequence[Prompt],
         sampling: rn.Sampling,
         sock: Any,
     ) -> None:
@@ -106,6 +109,8 @@ class Generation:
         self._watch = self._hangups.watch(sock, self._on_hang_up)
         try:
             for index, prompt in enumerate(prompts):
+                if index:
+                    gevent.sleep(0)  # a thousand prompts, each with a large bias, take a minute
                 ids = _encode(serving, prompt)
                 self._index[self._bridge.submit(ids, sampling, self._mailbox)] = index
         except rn.QueueFull:
@@ -187,13 +192,13 @@ class Generation:
         self._mailbox.hang_up()
 
 
-def _encode(serving: Serving, prompt: str | list[int]) -> str | list[int]:
+def _encode(serving: Serving, prompt: Prompt) -> Prompt:
     if not isinstance(prompt, str):
         return prompt
     if serving.persona.start is not None and not prompt.strip():
         return serving.tokenizer.encode_prompt(serving.persona.start)
     if len(prompt) > _LONG_PROMPT:
-        return in_thread(serving.tokenizer.encode_prompt, prompt)
+        return in_thread(serving.tokenizer.encode_array, prompt)
     return prompt
 
 

@@ -43,7 +43,9 @@ class RequestBody:
         coding = req.get_header("Content-Encoding")
         if coding and coding.strip().lower() != "identity":
             raise errors.Refusal(
-                falcon.HTTP_415, f"content-encoding {coding} is not supported", code="bad_encoding"
+                falcon.HTTP_415,
+                f"content-encoding {errors.clip(coding)} is not supported",
+                code="bad_encoding",
             )
         if "chunked" in (req.get_header("Transfer-Encoding") or "").lower():
             self._spool(req)

@@ -191,6 +191,22 @@ def test_unknown_path_and_method(server: Server) -> None:
         assert json.loads(body)["detail"] == "Method Not Allowed"
 
 
+def test_errors_repeat_little(server: Server) -> None:
+    part = {"type": "x" * 1_000_000}
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    told = refused(server, "/chat/completions", body, "messages[0].content[0].type")
+    assert len(told) < 200 and "xxx..." in told
+    status, _, raw = server.request("GET", "/models/" + "x" * 3000)
+    assert status == 404 and len(raw) < 1000
+
+
+def test_headers_change_no_path(server: Server) -> None:
+    """gunicorn would take these from any peer on loopback."""
+    for name in ("SCRIPT_NAME", "PATH_INFO"):
+        status, _, body = server.request("GET", "/status", headers={name: "/x"})
+        assert status == 200 and json.loads(body)["status"] == 3
+
+
 def test_unknown_model(server: Server) -> None:
     for path in ("/models/nope", "/v1/models/a/b"):
         status, _, body = server.request("GET", path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from web.errors import Refusal
 from web.schemas.chat import chat_request
 from web.schemas.completions import completion_request
-from web.schemas.fields import Fields, as_integer, as_number, decode
+from web.schemas.fields import Fields, _values, as_integer, as_number, decode, read
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,62 @@ def test_stops() -> None:
             stop(wrong)
 
 
+def test_lists_are_bounded() -> None:
+    """A long list is refused before anything walks through it."""
+    for wrong, field in (
+        ({"logit_bias": {str(i): 1 for i in range(65537)}}, "logit_bias"),
+        ({"stop_token_ids": list(range(1025))}, "stop_token_ids"),
+    ):
+        with pytest.raises(Refusal, match=f"^{field} must have at most"):
+            completion_request(Fields({"prompt": "x", **wrong}))
+    for name in ("user_name", "assistant_name", "system_name"):
+        chat_request(Fields({"messages": [], name: "x" * 256}))
+        with pytest.raises(Refusal, match=f"^{name} must have at most 256"):
+            chat_request(Fields({"messages": [], name: "x" * 257}))
+
+
+@pytest.mark.parametrize(
+    "value", [{}, [], [[]], "", "a\\", '\\"[{', ["a", {"b": ["{", "[", '"']}], [1, 2, None, True]]
+)
+def test_values_of_a_body_are_counted(value: Any) -> None:
+    def count(one: Any) -> int:
+        if isinstance(one, dict):
+            return 1 + len(one) + sum(count(inner) for inner in one.values())
+        if isinstance(one, list):
+            return 1 + sum(count(inner) for inner in one)
+        return int(isinstance(one, str))
+
+    assert _values(json.dumps(value).encode()) == count(value)
+    assert _values(json.dumps(value, indent=1).encode()) == count(value)
+
+
+def test_bodies_of_millions_of_values_are_refused() -> None:
+    many = b"[]," * 600_000
+    with pytest.raises(Refusal, match=r"^body must hold at most 524288"):
+        read(b'{"prompt":"x","metadata":[' + many + b"[]]}", completion_request)
+    text = json.dumps({"prompt": '"[]{},\\' * 600_000}).encode()
+    assert read(text, completion_request).prompts == ['"[]{},\\' * 600_000]
+
+
+def test_long_lists_of_ids_become_arrays() -> None:
+    ids = [i % 60000 for i in range(100_000)]
+    (prompt,) = read(json.dumps({"prompt": ids}).encode(), completion_request).prompts
+    assert isinstance(prompt, np.ndarray) and prompt.dtype == np.int32 and prompt.tolist() == ids
+    for wrong in (-1, 2**31, 1.5, True, "x", None):
+        with pytest.raises(Refusal, match=r"^prompt must be"):
+            completion_request(Fields({"prompt": [*ids, wrong]}))
+    two = completion_request(Fields({"prompt": [ids, [5], []]})).prompts
+    assert (len(two[0]), two[1], two[2]) == (100_000, [5], "\n")
+
+
+def test_what_json_cannot_say() -> None:
+    for body in (b'{"a": "\\ud800"}', b'{"a": {"b": "\\uDBFFx"}}', b'{"a": "\\udc00"}'):
+        with pytest.raises(Refusal, match="half of a surrogate pair"):
+            decode(body)
+    assert decode(b'{"a": "\\ud83d\\ude00"}').raw("a") == "\U0001f600"
+    assert decode(b'\xef\xbb\xbf{"a": 1}').raw("a") == 1
+
+
 def test_the_last_of_two_keys_wins() -> None:
     assert decode(b'{"a": 1, "a": 2}').raw("a") == 2
 
@@ -146,9 +204,9 @@ KNOWN = st.sampled_from(
 
 @given(st.dictionaries(KNOWN, JSON))
 def test_anything_is_read_or_refused_by_name(body: dict[str, Any]) -> None:
-    for read in (chat_request, completion_request):
+    for schema in (chat_request, completion_request):
         try:
-            read(Fields(body))
+            schema(Fields(body))
         except Refusal as refusal:
             assert refusal.status.startswith("400")
             assert refusal.param and refusal.message.startswith(refusal.param)

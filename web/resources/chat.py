@@ -28,7 +28,7 @@ class ChatCompletionsResource:
         self._runtime = runtime
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        request = chat_request(fields.decode(read_body(req)))
+        request = fields.read(read_body(req), chat_request)
         serving = self._runtime.serving()
         if not request.messages:
             raise errors.Refusal(

@@ -29,7 +29,7 @@ class CompletionsResource:
         self._most_prompts = config.max_queue
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        request = completion_request(fields.decode(read_body(req)))
+        request = fields.read(read_body(req), completion_request)
         serving = self._runtime.serving()
         if len(request.prompts) > self._most_prompts:
             # 429 would make clients try again for ever.

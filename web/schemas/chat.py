@@ -17,6 +17,7 @@ _ROLES = {
     "assistant": "assistant",
     "tool": "tool",
 }
+_LONGEST_NAME = 256
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -47,9 +48,9 @@ def chat_request(fields: Fields) -> ChatRequest:
             _message(value, f"{fields.name('messages')}[{i}]")
             for i, value in enumerate(fields.items("messages") or ())
         ],
-        user_name=fields.text("user_name", 1),
-        assistant_name=fields.text("assistant_name", 1),
-        system_name=fields.text("system_name", 1),
+        user_name=fields.text("user_name", 1, _LONGEST_NAME),
+        assistant_name=fields.text("assistant_name", 1, _LONGEST_NAME),
+        system_name=fields.text("system_name", 1, _LONGEST_NAME),
         presystem=bool(fields.boolean("presystem")),
         sampling=sampling_of(fields),
         stream=stream_of(fields),
@@ -109,7 +110,7 @@ def _content(fields: Fields) -> str | None:
         inner = Fields(part, path)
         kind = inner.text("type")
         if kind != "text":
-            raise inner.refuse("type", f'must be "text": {kind} is not supported')
+            raise inner.refuse("type", f'must be "text": {errors.clip(kind)} is not supported')
         text = inner.text("text")
         if text is None:
             raise inner.wrong("text", "is required")

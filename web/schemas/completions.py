@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from web.schemas.fields import Fields
 from web.schemas.sampling import SamplingFields, StreamFields, sampling_of, stream_of
 
-Prompt = str | list[int]
+Prompt = str | Sequence[int] | np.ndarray  # text, or ids, of which many are an int32 array
+
+_PIECE = 1 << 14  # ids that are checked at a time, so that the hub can run in between
 
 # RWKV has no token for "start of text": what OpenAI means by an empty prompt is one new line here.
 _EMPTY = "\n"
@@ -44,12 +48,23 @@ def _prompts(fields: Fields) -> list[Prompt]:
     if isinstance(value, str):
         return [value or _EMPTY]
     if isinstance(value, list):
-        if _are_ids(value):
-            return [value]
-        if all(isinstance(one, str) or (isinstance(one, list) and _are_ids(one)) for one in value):
-            return [one or _EMPTY for one in value]
+        if (ids := _ids(value)) is not None:
+            return [ids]
+        prompts = [(one or _EMPTY) if isinstance(one, str) else _ids(one) for one in value]
+        if all(one is not None for one in prompts):
+            return [_EMPTY if len(one) == 0 else one for one in prompts]
     raise fields.wrong("prompt", "must be a string, an array of token ids, or an array of those")
 
 
-def _are_ids(value: list[Any]) -> bool:
-    return all(type(one) is int and 0 <= one < 2**31 for one in value)
+def _ids(value: Any) -> list[int] | np.ndarray | None:
+    """A list of token ids, as an array if it is long; None if it is something else."""
+    if not isinstance(value, list):
+        return None
+    array = np.empty(len(value), np.int32) if len(value) > _PIECE else None
+    for i in range(0, len(value), _PIECE):
+        piece = value[i : i + _PIECE]
+        if set(map(type, piece)) != {int} or min(piece) < 0 or max(piece) >= 2**31:
+            return None
+        if array is not None:
+            array[i : i + len(piece)] = piece
+    return value if array is None else array

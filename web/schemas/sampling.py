@@ -14,6 +14,8 @@ from web.schemas.fields import Fields, as_integer, as_number
 MAX_TOKENS = 102400
 _MOST_STOPS = 128
 _LONGEST_STOP = 4096
+_MOST_STOP_IDS = 1024
+_MOST_BIASES = 65536  # as many as World has rows
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,20 +105,21 @@ def _stop(fields: Fields) -> tuple[str, ...] | None:
 
 def _stop_token_ids(fields: Fields) -> tuple[int, ...]:
     ids = []
-    for value in fields.items("stop_token_ids") or ():
+    for value in fields.items("stop_token_ids", _MOST_STOP_IDS) or ():
         number = as_integer(value)
         if number is None or not 0 <= number < 2**31:
             raise fields.wrong("stop_token_ids", "must be an array of token ids")
         ids.append(number)
-    if len(ids) > 1024:
-        raise fields.wrong("stop_token_ids", "must have at most 1024 ids")
     return tuple(ids)
 
 
 def _logit_bias(fields: Fields) -> dict[int, float]:
     table = fields.table("logit_bias")
+    pairs = table.pairs() if table is not None else []
+    if len(pairs) > _MOST_BIASES:
+        raise fields.wrong("logit_bias", f"must have at most {_MOST_BIASES} entries")
     bias = {}
-    for key, value in table.pairs() if table is not None else ():
+    for key, value in pairs:
         token, amount = as_integer(key), as_number(value)
         if token is None or not 0 <= token < 2**31:
             raise fields.wrong("logit_bias", "must map token ids to numbers")
