@@ -104,29 +104,15 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self._end_ids = id_array("end_ids", tokenizer.end_ids)
-        # Guards the C poll, the routing tables, and the handle against close(). Re-entrant, because
-        # the garbage collector may drop a Generation, and so cancel, while this thread holds it.
-        self._changed = threading.Condition(threading.RLock())
+        # All under the lock of _native.
         self._owned: dict[int, deque[Event]] = {}  # of Generations, by request
         self._abandoned: set[int] = set()  # dropped Generations whose last event is still to come
         self._loose: list[Event] = []  # for poll()
-        self._leading = False  # a Generation watches the bell for all of them
-
-        self._bell = ffi.new("rn_bell *")
-        self._bell.watcher = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._bell.iterators = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        options.ring = ffi.addressof(lib, "rn_ring")
-        options.payload = self._bell
-        out = ffi.new("rwkv_engine **")
-        status = lib.rwkv_engine_new(out, model._handle, tokenizer._handle, options)
-        self._native = _Native(out[0] if status == 0 else None, self._bell)
-        # Also ends the native thread at interpreter exit, before the bell's memory goes.
-        self._finalizer = weakref.finalize(self, self._native.free)
-        if status != 0:
-            try:
-                check(status)
-            finally:
-                self._finalizer()
+        self._draining = False
+        self._native = _Native(model, tokenizer, options)
+        # Also ends the native thread at interpreter exit, before the bell's memory goes. Threads
+        # that are still at work then find it closed.
+        weakref.finalize(self, self._native.close, wait=False)
 
     # -- requests
 
@@ -144,13 +130,8 @@ class Engine:
         Raises QueueFull, or ValueError that names the field.
         """
         request, _keep = self._request(prompt, sampling, state)
-        with self._changed:
-            return self._submit(request)
-
-    def _submit(self, request: Any) -> int:
-        out = ffi.new("uint64_t *")
-        check(lib.rwkv_engine_submit(out, self._open(), request))
-        return out[0]
+        with self._native as handle:
+            return _submit(handle, request)
 
     def _request(
         self, prompt: str | Sequence[int] | np.ndarray, s: Sampling, state: State | None
@@ -192,9 +173,8 @@ class Engine:
 
         Ids that are unknown or have ended are ignored.
         """
-        with self._changed:
-            if self._native.handle is not None:
-                check(lib.rwkv_engine_cancel(self._native.handle, id))
+        with contextlib.suppress(Stopped), self._native as handle:
+            check(lib.rwkv_engine_cancel(handle, id))
 
     def generate(
         self,
@@ -210,95 +190,118 @@ class Engine:
         events of iterators. Raises as submit().
         """
         request, _keep = self._request(prompt, sampling, state)
-        with self._changed:
-            id = self._submit(request)
-            # Under the lock: no other thread can take the first event before its reader is known.
-            events = self._owned[id] = deque()
+        with self._native as handle:
+            outer, self._draining = self._draining, True
+            try:
+                id = _submit(handle, request)
+                # Nobody can take the first event before its reader is known: no other thread,
+                # because of the lock, and no signal handler, which is told that we drain.
+                events = self._owned[id] = deque()
+            finally:
+                self._draining = outer
         return Generation(self, id, events)
 
     # -- events
 
     def fileno(self) -> int:
         """A descriptor that is readable when poll() may have events; poll() clears it."""
-        self._open()
-        return self._bell.watcher
+        with self._native:
+            return self._native.bell.watcher
 
     def poll(self) -> list[Event]:
         """The events of all requests since the last poll; does not wait."""
-        with self._changed:
-            self._open()
+        native = self._native
+        with native:
             # Cleared first: a ring for what comes after the C poll must stay heard.
-            _clear(self._bell.watcher)
+            _clear(native.bell.watcher)
             if self._drain():
                 # A Generation may be watching the bell for events that are now in its queue.
-                os.eventfd_write(self._bell.iterators, 1)
-                self._changed.notify_all()
+                os.eventfd_write(native.bell.iterators, 1)
+                native.changed.notify_all()
             events, self._loose = self._loose, []
             return events
 
     def _drain(self) -> bool:
         """Moves all events from C to their readers. True if a Generation got one."""
-        events, n = ffi.new("const rwkv_event **"), ffi.new("size_t *")
-        check(lib.rwkv_engine_poll(events, n, self._open()))
-        routed = False
-        for c in ffi.unpack(events[0], n[0]) if n[0] else ():
-            event = _event(c)
-            queue = self._owned.get(event.id)
-            if queue is not None:
-                queue.append(event)
-                routed = True
-            elif event.id not in self._abandoned:
-                self._loose.append(event)
-            elif event.finish_reason is not None:
-                self._abandoned.discard(event.id)
-        return routed
+        with self._native as handle:
+            if self._draining:  # by what this signal handler or __del__ interrupts: leave it to it
+                lib.rn_ring(self._native.bell)
+                return False
+            self._draining = True
+            try:
+                events, n = ffi.new("const rwkv_event **"), ffi.new("size_t *")
+                check(lib.rwkv_engine_poll(events, n, handle))
+                routed = False
+                for c in ffi.unpack(events[0], n[0]) if n[0] else ():
+                    routed |= self._route(c)
+                return routed
+            finally:
+                self._draining = False
+
+    def _route(self, c: Any) -> bool:
+        """Gives an event to its reader. True if that is a Generation."""
+        event = _event(c)
+        queue = self._owned.get(event.id)
+        if queue is not None:
+            queue.append(event)
+            return True
+        if event.id not in self._abandoned:
+            self._loose.append(event)
+        elif event.finish_reason is not None:
+            self._abandoned.discard(event.id)
+        return False
 
     def _wait(self, queue: deque[Event]) -> Event:
         """The next event of a Generation. One waiting thread watches the bell for all."""
-        with self._changed:
+        native, me = self._native, threading.get_ident()
+        native.check_process()
+        with native.changed:
             while not queue:
-                self._open()
-                if self._leading:
-                    self._changed.wait()
+                native.check_open()
+                if self._draining:
+                    raise InvalidError("a signal handler cannot wait for the engine it interrupts")
+                if native.leader not in (None, me):
+                    native.pause()
                     continue
-                self._leading = True
+                outer, native.leader = native.leader, me
                 try:
                     self._lead(queue)
                 finally:
-                    self._leading = False
-                    self._changed.notify_all()
+                    native.leader = outer
+                    if outer is not None:  # this is a signal handler, and the bell has been cleared
+                        os.eventfd_write(native.bell.iterators, 1)
+                    native.free()
+                    native.changed.notify_all()
             return queue.popleft()
 
     def _lead(self, queue: deque[Event]) -> None:
         """Watches the bell, with the lock given back, until this queue has an event."""
+        native = self._native
+        bell = native.bell
         watch = select.poll()
-        watch.register(self._bell.iterators, select.POLLIN)
+        watch.register(bell.iterators, select.POLLIN)
         while True:
-            _clear(self._bell.iterators)
-            _clear(self._bell.watcher)
+            _clear(bell.iterators)
+            _clear(bell.watcher)
             if self._drain():
-                self._changed.notify_all()
+                native.changed.notify_all()
             if self._loose:
                 # Whoever watches fileno() still has to hear of these.
-                os.eventfd_write(self._bell.watcher, 1)
+                os.eventfd_write(bell.watcher, 1)
             if queue:
                 return
-            self._changed.release()
+            native.changed.release()
             try:
                 watch.poll()
             finally:
-                self._changed.acquire()
-            if self._native.handle is None:
-                return
+                native.changed.acquire()
 
     def _abandon(self, id: int) -> None:
-        with self._changed:
+        with contextlib.suppress(Stopped), self._native as handle:
             queue = self._owned.pop(id, None)
-            if queue is None or self._native.handle is None:
-                return
-            if not queue or queue[-1].finish_reason is None:
+            if queue is not None and (not queue or queue[-1].finish_reason is None):
                 self._abandoned.add(id)
-                check(lib.rwkv_engine_cancel(self._native.handle, id))
+                check(lib.rwkv_engine_cancel(handle, id))
 
     # -- the engine itself
 
@@ -306,26 +309,17 @@ class Engine:
         """Counts at this moment."""
         out = ffi.new("rwkv_engine_stats *")
         out.size = ffi.sizeof("rwkv_engine_stats")
-        with self._changed:
-            check(lib.rwkv_engine_describe(out, self._open()))
+        with self._native as handle:
+            check(lib.rwkv_engine_describe(out, handle))
         return EngineStats(**{name: getattr(out, name) for name in _STATS})
 
     def close(self) -> None:
-        """Ends the native thread after the step in progress; requests end without a last event."""
-        with self._changed:
-            if self._native.handle is None:
-                return
-            self._native = _Native(None, None)
-            os.eventfd_write(self._bell.iterators, 1)
-            while self._leading:  # it must let go of the descriptor before that is closed
-                self._changed.wait()
-            self._changed.notify_all()
-        self._finalizer()
+        """Ends the native thread after the step in progress; requests end without a last event.
 
-    def _open(self) -> Any:
-        if self._native.handle is None:
-            raise Stopped("the engine has been closed")
-        return self._native.handle
+        Iterators raise Stopped. May be called from a signal handler, and after a fork: the child
+        lets go of what is its parent's.
+        """
+        self._native.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -383,23 +377,104 @@ class Generation:
 
 
 class _Native:
-    """What must be freed once, be it by close(), by the garbage collector or at exit."""
+    """The C engine and its bell, for one thread at a time: `with native as handle`.
 
-    __slots__ = ("bell", "handle")
+    The lock is re-entrant, because a signal handler or the garbage collector may come to cancel,
+    close or iterate while this very thread is inside. Hence what close() finds in use is freed by
+    the last to leave: the engine by the outermost `with`, the descriptors by who watches them.
+    """
 
-    def __init__(self, handle: Any, bell: Any) -> None:
-        self.handle = handle
-        self.bell = bell
+    __slots__ = ("bell", "changed", "closed", "handle", "leader", "pid", "users")
+
+    def __init__(self, model: Model, tokenizer: Tokenizer, options: Any) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.pid = os.getpid()
+        self.users = 0  # `with` blocks open now, all of the thread that has the lock
+        self.leader: int | None = None  # the thread that watches the bell for all Generations
+        self.closed = False
+        self.bell = ffi.new("rn_bell *")
+        self.bell.watcher = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.bell.iterators = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        options.ring = ffi.addressof(lib, "rn_ring")
+        options.payload = self.bell
+        out = ffi.new("rwkv_engine **")
+        status = lib.rwkv_engine_new(out, model._handle, tokenizer._handle, options)
+        self.handle = out[0] if status == 0 else None
+        try:
+            check(status)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Any:
+        """The handle, valid until __exit__. Raises Stopped."""
+        self.check_process()
+        self.changed.acquire()
+        self.users += 1
+        try:
+            self.check_open()
+        except Stopped:
+            self.__exit__()
+            raise
+        return self.handle
+
+    def __exit__(self, *exc: object) -> None:
+        self.users -= 1
+        self.free()
+        self.changed.release()
+
+    def check_process(self) -> None:
+        # Before the lock, which another thread may have held at the fork.
+        if self.pid != os.getpid():
+            raise Stopped("the engine was made before a fork; make one in this process")
+
+    def check_open(self) -> None:
+        if self.closed:
+            raise Stopped("the engine has been closed")
+
+    def pause(self) -> None:
+        """Waits for a change. Not for ever: a signal handler may have made it just before."""
+        self.changed.wait(1)
+
+    def close(self, wait: bool = True) -> None:
+        """wait: return when the descriptors are closed, too."""
+        if self.pid != os.getpid():
+            # Threads do not survive a fork: the engine can be neither used nor freed here. The
+            # descriptors are copies.
+            self.closed, self.handle, self.leader, self.users = True, None, None, 0
+            self.free()
+            return
+        with self.changed:
+            if not self.closed:
+                self.closed = True
+                os.eventfd_write(self.bell.iterators, 1)
+            self.changed.notify_all()
+            self.free()
+            # Not from within this thread's own use of the engine, which ends only after this.
+            while wait and not self.users and self.leader not in (None, threading.get_ident()):
+                self.pause()
 
     def free(self) -> None:
+        """Frees what is in use no more, once closed. Under the lock."""
+        if not self.closed or self.users:
+            return
         handle, self.handle = self.handle, None
         if handle is not None:
             lib.rwkv_engine_free(handle)  # joins the thread: no ring after this
-        os.close(self.bell.watcher)
-        os.close(self.bell.iterators)
+        if self.leader is None:
+            bell, self.bell = self.bell, None
+            if bell is not None:
+                os.close(bell.watcher)
+                os.close(bell.iterators)
 
 
 _STATS = tuple(f.name for f in fields(EngineStats))
+
+
+def _submit(handle: Any, request: Any) -> int:
+    out = ffi.new("uint64_t *")
+    check(lib.rwkv_engine_submit(out, handle, request))
+    return out[0]
 
 
 def _clear(fd: int) -> None:

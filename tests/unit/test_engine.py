@@ -520,6 +520,145 @@ print("end")
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
+def runs(code: str) -> subprocess.CompletedProcess[str]:
+    """`code` in a process of its own, with an engine."""
+    start = """
+import gc, os, select, signal, sys, threading, time
+import rwkv_native as rn
+from tests.conftest import GOLDEN
+model = rn.Model.open(GOLDEN / "v70_L3_D32_fp32.pth")
+engine = rn.Engine(model, rn.Tokenizer.world_bytes())
+ENDLESS = rn.Sampling(end_token_ids=())
+"""
+    return subprocess.run(
+        [sys.executable, "-c", start + code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+SUBMIT = """
+    while True:
+        try:
+            engine.submit("Hello", rn.Sampling(max_tokens=5))
+        except rn.QueueFull:
+            pass
+        engine.poll()
+        engine.stats()
+"""
+ITERATE = """
+    while True:
+        list(engine.generate("Hello", rn.Sampling(max_tokens=5, end_token_ids=())))
+"""
+
+
+@pytest.mark.parametrize("work", [SUBMIT, ITERATE], ids=["submit", "generate"])
+def test_a_process_may_end_while_daemon_threads_work(work: str) -> None:
+    code = f"""
+def spin():
+  try:{work}  except rn.Stopped:
+    pass
+for _ in range(4):
+    threading.Thread(target=spin, daemon=True).start()
+time.sleep(0.1)
+print("end")
+"""
+    for _ in range(3):
+        done = runs(code)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+def test_a_signal_handler_may_close_what_its_thread_iterates() -> None:
+    done = runs("""
+fd = engine.fileno()
+signal.signal(signal.SIGALRM, lambda *_: engine.close())
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    for _ in engine.generate("x", ENDLESS):
+        pass
+except rn.Stopped as error:
+    print(error)
+try:
+    os.fstat(fd)
+except OSError:
+    print("descriptors closed")
+""")
+    assert done.stdout == "the engine has been closed\ndescriptors closed\n", done.stderr
+
+
+def test_a_signal_handler_may_interrupt_every_use() -> None:
+    """Wherever it comes, also between the C poll and the reading of its events."""
+    done = runs("""
+def handler(*_):
+    engine.poll(), engine.stats(), engine.cancel(1 << 60)
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+end = time.monotonic() + 1
+while time.monotonic() < end:
+    assert sum(len(e.token_ids) for e in engine.generate("x", rn.Sampling(
+        max_tokens=20, end_token_ids=()))) == 20
+    engine.submit("x", rn.Sampling(max_tokens=20))
+    engine.poll()
+signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, lambda *_: engine.close())
+for i in range(50):
+    engine = rn.Engine(model, rn.Tokenizer.world_bytes())
+    signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.0001 * i)
+    try:
+        while True:
+            engine.submit("x", rn.Sampling(max_tokens=1)), engine.poll(), engine.stats()
+    except rn.Stopped:
+        pass
+print("end")
+""")
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "engine.stats()",
+        "engine.submit('x')",
+        "engine.poll()",
+        "engine.fileno()",
+        "next(events)",
+        "list(engine.generate('x'))",
+    ],
+)
+def test_a_child_has_no_use_of_its_parents_engine(use: str) -> None:
+    done = runs(f"""
+events = engine.generate("x", ENDLESS)
+next(events)
+if not (child := os.fork()):
+    try:
+        {use}
+    except rn.Stopped as error:
+        print(error, flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1], len(next(events).token_ids) > 0)
+""")
+    says = "the engine was made before a fork; make one in this process"
+    assert done.stdout == f"{says}\n0 True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "sys.exit()",
+        "engine.close(); engine.close(); os._exit(0)",
+        "engine.cancel(1); events.close(); os._exit(0)",
+        "del engine, events; gc.collect(); os._exit(0)",
+    ],
+)
+def test_a_child_lets_go_of_its_parents_engine(end: str) -> None:
+    done = runs(f"""
+events = engine.generate("x", ENDLESS)
+next(events)
+if not (child := os.fork()):
+    {end}
+print(os.waitpid(child, 0)[1], len(next(events).token_ids) > 0)
+""")
+    assert (done.stdout, done.stderr) == ("0 True\n", "")
+
+
 def test_ctrl_c_reaches_a_waiting_iterator() -> None:
     code = """
 import os, signal, threading, time
@@ -542,7 +681,7 @@ except KeyboardInterrupt:
 
 
 def test_long_prompts_pass_through_no_list(engine: rn.Engine) -> None:
-    """A list of a million ids would hold the GIL, and every greenlet with it, for 30 ms and more."""
+    """A list of a million ids would hold the GIL, and with it every greenlet, for 30 ms."""
     ids = np.full(1_000_000, 5, np.int32)
     took = []
     for _ in range(5):
