@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import CheckpointError, MissingFileError
+from .errors import CheckpointError, InvalidError, MissingFileError
 from .formats import folder, gguf, layouts, pth, safetensors
 from .formats.tensor import DTYPES, Refused, Tensor
 
@@ -47,7 +47,12 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     or a folder that holds one of these.
     Raises CheckpointError with the file and the reason, FileNotFoundError, or another OSError.
     """
-    name = os.fspath(path)
+    try:
+        name = os.fsdecode(path)
+    except TypeError:
+        raise InvalidError(f"a checkpoint's path must be a text, not {path!r:.80}") from None
+    if not name:
+        raise InvalidError("the checkpoint's path is empty; give a file or folder")
     try:
         found = _read(name)
         if not found.tensors:

@@ -8,6 +8,7 @@ own request only. Never knows about HTTP, gevent or chat.
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import select
 import threading
@@ -98,9 +99,13 @@ class Engine:
             ("prefill_chunk", prefill_chunk),
             ("max_queue", max_queue),
         ):
-            if not isinstance(value, int) or not 1 <= value < 1 << 31:
-                raise InvalidError(f"{name} must be a whole number from 1 up, not {value!r}")
-            setattr(options, name, value)
+            try:
+                number = operator.index(value)
+            except TypeError:
+                number = 0
+            if not 1 <= number < 1 << 31:
+                raise InvalidError(f"{name} must be a whole number from 1 up, not {value!r:.80}")
+            setattr(options, name, number)
         self.model = model
         self.tokenizer = tokenizer
         self._end_ids = id_array("end_ids", tokenizer.end_ids)
@@ -149,8 +154,8 @@ class Engine:
             raise InvalidError("prompt is empty; give at least one token")
         request.tokens, request.n_tokens = ids, len(ids)
         request.max_tokens = token_limit(s)
-        if s.stop:
-            texts = [ffi.from_buffer("char[]", t) for t in stop_texts(s)]
+        if stops := stop_texts(s):
+            texts = [ffi.from_buffer("char[]", t) for t in stops]
             pointers = ffi.new("char *[]", texts)
             sizes = ffi.new("size_t[]", [len(t) for t in texts])
             keep += [texts, pointers, sizes]
@@ -173,8 +178,13 @@ class Engine:
 
         Ids that are unknown or have ended are ignored.
         """
-        with contextlib.suppress(Stopped), self._native as handle:
-            check(lib.rwkv_engine_cancel(handle, id))
+        try:
+            number = operator.index(id)
+        except TypeError:
+            raise InvalidError(f"id must be a request's number, not {id!r:.80}") from None
+        if 0 < number < 1 << 64:
+            with contextlib.suppress(Stopped), self._native as handle:
+                check(lib.rwkv_engine_cancel(handle, number))
 
     def generate(
         self,

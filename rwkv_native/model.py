@@ -66,7 +66,10 @@ class Loading:
         self._lock = threading.Lock()
         if not isinstance(strategy, str) or "\0" in strategy:
             raise InvalidError("strategy must be a text such as 'cpu fp32' or 'auto'")
-        chosen = ffi.new("char[]", strategy.encode())
+        try:
+            chosen = ffi.new("char[]", strategy.encode())
+        except UnicodeEncodeError:
+            raise InvalidError("strategy holds a lone surrogate, which is no character") from None
         options = ffi.new("rwkv_model_options *")
         options.size = ffi.sizeof("rwkv_model_options")
         options.strategy = chosen

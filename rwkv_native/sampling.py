@@ -107,8 +107,8 @@ def fill(c: Any, s: Sampling, vocab: int, keep: list[Any]) -> None:
             setattr(c, values_field, values)
             setattr(c, count, len(ids))
     for name, pointer, count in _ID_FIELDS:
-        if ids := getattr(s, name):
-            array = id_array(name, ids, vocab)
+        array = id_array(name, getattr(s, name), vocab)
+        if len(array):
             keep.append(array)
             setattr(c, pointer, array)
             setattr(c, count, len(array))
@@ -156,7 +156,12 @@ def token_limit(s: Sampling) -> int:
 
 def stop_texts(s: Sampling) -> list[bytes]:
     """The stop texts as UTF-8."""
-    stops = [s.stop] if isinstance(s.stop, str) else list(s.stop or ())
+    if s.stop is None or (isinstance(s.stop, str) and not s.stop):
+        return []
+    try:
+        stops = [s.stop] if isinstance(s.stop, str) else list(s.stop)
+    except (TypeError, ValueError):
+        raise InvalidError(f"stop must be a text or a list of texts, not {s.stop!r:.80}") from None
     for stop in stops:
         if not isinstance(stop, str) or not stop:
             raise InvalidError(f"stop must be texts that are not empty, not {stop!r:.80}")
@@ -181,7 +186,10 @@ def probe(
     prompt: Iterable[int] = (),
 ) -> tuple[np.ndarray, int]:
     """(distribution after the tokens `drawn`, the token that the seed then draws from it)."""
-    values = np.ascontiguousarray(logits, np.float32)
+    try:
+        values = np.ascontiguousarray(logits, np.float32)
+    except (TypeError, ValueError):
+        raise InvalidError("logits must be a vector of numbers") from None
     if values.ndim != 1 or not values.size or not np.isfinite(values.max()):
         raise InvalidError("logits must be a vector of numbers with a finite maximum")
     keep: list[Any] = []

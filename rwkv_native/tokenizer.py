@@ -58,7 +58,9 @@ class Tokenizer:
         self, tokens: Sequence[bytes], *, name: str = "custom", end_ids: Sequence[int] = (0,)
     ) -> None:
         """tokens[i] are the bytes of id i; b"" where there is no such token."""
-        self._adopt(Vocabulary(name, tokens, tuple(end_ids)))
+        if not isinstance(tokens, Sequence) or not all(isinstance(t, bytes) for t in tokens):
+            raise InvalidError("tokens must be a list of bytes, one for each id")
+        self._adopt(Vocabulary(name, tokens, tuple(id_array("end_ids", end_ids))))
 
     def _adopt(self, vocabulary: Vocabulary) -> None:
         tokens = vocabulary.tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -154,3 +155,33 @@ def test_a_file_that_shrinks_is_an_error(golden: Path, tmp_path: Path) -> None:
     path.write_bytes(raw[: head.offset + 10])
     with pytest.raises(rn.CheckpointError, match="shorter"):
         head.to_numpy()
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "missing folder"])
+def test_what_is_written_replaces_regular_files_only(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    arrays = {"a": np.float32([1])}
+    if kind == "link":
+        path.symlink_to("real")
+        checkpoint.write_safetensors(path, arrays, {})
+        assert path.is_symlink() and (tmp_path / "real").is_file()
+        path.unlink()
+        path.symlink_to("/dev/null")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path = path / "y"
+    with pytest.raises((rn.Error, OSError)) as caught:
+        checkpoint.write_safetensors(path, arrays, {})
+    assert str(path) in str(caught.value) and "partial" not in str(caught.value)
+
+
+def test_paths_of_bytes_and_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    checkpoint.write_safetensors(path, {"a": np.float32([1])}, {})
+    assert checkpoint.read(os.fsencode(path)).path == str(path)
+    for wrong in ("", b"", 5, None):
+        with pytest.raises(rn.InvalidError, match="path"):
+            checkpoint.read(wrong)

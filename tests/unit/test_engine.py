@@ -392,6 +392,9 @@ def test_a_full_queue(small_model: rn.Model, byte_tokenizer: rn.Tokenizer) -> No
         ("x", {"temperature": -1}, "temperature"),
         ("x", {"logit_bias": {300: 1}}, "logit_bias"),
         ("x", {"forbidden_token_ids": [300]}, "forbidden_token_ids"),
+        ("x", {"forbidden_token_ids": 5}, "forbidden_token_ids"),
+        ("x", {"no_repeat_token_ids": np.array([300])}, "no_repeat_token_ids"),
+        ("x", {"stop": 5}, "stop"),
     ],
     ids=str,
 )
@@ -407,6 +410,25 @@ def test_wrong_requests(
             call(prompt, sampling)
         assert isinstance(caught.value, rn.Error)
     assert engine.stats().submitted == 0
+
+
+def test_arrays_in_a_sampling(engine: rn.Engine) -> None:
+    ids = np.array([1, 2])
+    options = {"forbidden_token_ids": ids, "no_repeat_token_ids": ids, "exempt_token_ids": ids}
+    for more in ({"stop": np.array(["a", "b"])}, {"stop_token_ids": ids, "end_token_ids": ids}):
+        assert list(engine.generate("x", rn.Sampling(max_tokens=1, **options, **more)))
+
+
+def test_ids_that_no_request_has(engine: rn.Engine) -> None:
+    for id in (-1, 0, 1 << 64, 1 << 80):
+        engine.cancel(id)
+    with pytest.raises(rn.InvalidError, match="id"):
+        engine.cancel("1")
+
+
+def test_options_of_numpy(small_model: rn.Model, byte_tokenizer: rn.Tokenizer) -> None:
+    with rn.Engine(small_model, byte_tokenizer, max_batch=np.int64(4)) as engine:
+        assert list(engine.generate("x", rn.Sampling(max_tokens=1)))
 
 
 def test_wrong_sampling_and_state(engine: rn.Engine, golden: Path) -> None:

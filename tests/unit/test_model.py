@@ -81,7 +81,7 @@ def test_token_containers(tokens: object, model: rn.Model) -> None:
         (np.array([1.0]), "float64"),
         (np.array([True]), "bool"),
         (np.array([[1, 2]]), "list of integers"),
-        (np.array([2**40]), "not a token id"),
+        (np.array([2**40]), "1099511627776 is outside"),
         ("abc", "str"),
         (b"abcd", "bytes"),
         ([None], "integers"),
@@ -268,3 +268,8 @@ def test_barriers_are_counted(model: rn.Model) -> None:
 
 def test_repr(model: rn.Model) -> None:
     assert repr(model) == "<rwkv_native.Model v70_L3_D32_fp32.pth: RWKV-7 L3 D32, cpu fp32>"
+
+
+def test_a_strategy_that_is_no_text(golden: Path) -> None:
+    with pytest.raises(rn.InvalidError, match="strategy"):
+        rn.Model.open(golden / "v70_L3_D32_fp32.pth", "\ud800")

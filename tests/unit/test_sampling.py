@@ -369,3 +369,9 @@ def test_sampling_is_a_value() -> None:
     assert (defaults.penalty_decay, defaults.global_penalty, defaults.seed) == (0.996, False, None)
     assert (defaults.logprobs, list(defaults.stop), list(defaults.stop_token_ids)) == (None, [], [])
     assert defaults.logit_bias == defaults.count_weights == defaults.bias_slopes == {}
+
+
+def test_logits_that_are_no_numbers() -> None:
+    for wrong in ("x", None, [[1], [1, 2]], {"a": 1}):
+        with pytest.raises(rn.InvalidError, match="logits"):
+            rn.probabilities(wrong)

@@ -341,3 +341,14 @@ def test_the_rwkv_package_is_not_imported() -> None:
 
 def test_world_is_parsed_once() -> None:
     assert rn.Tokenizer.world() is rn.Tokenizer.world()
+
+
+@pytest.mark.parametrize("tokens", [None, 5, ["a"], [b"a", None], b"abc"])
+def test_tables_that_are_no_bytes(tokens: object) -> None:
+    with pytest.raises(rn.InvalidError, match="tokens"):
+        rn.Tokenizer(tokens)
+
+
+def test_end_ids_that_are_no_ids() -> None:
+    with pytest.raises(rn.InvalidError, match="end_ids"):
+        rn.Tokenizer([b"", b"a"], end_ids=5)
