@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 # Official checkpoints take some 40 steps per tensor and have at most 2 500 tensors; this allows
-# 12 000 and keeps the refusal of a hostile file below a second.
-MAX_STEPS = 500_000
+# 6 000 and keeps the refusal of a hostile file near half a second.
+MAX_STEPS = 250_000
 MAX_BYTES = 16 << 20
 
 # Element types of torch's storages: (safetensors name, bytes per element).
