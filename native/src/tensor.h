@@ -9,7 +9,8 @@
 
 namespace rwkv {
 
-enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3 };
+// i8 and i4 are the block formats of quant.h.
+enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3, i8 = 4, i4 = 5 };
 
 constexpr size_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 const char *name_of(DType t);  // "fp32" ...

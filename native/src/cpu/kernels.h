@@ -21,7 +21,7 @@ constexpr int64_t kPanel = 16;
 // (12 rows would then share one set of the first-level cache), and with room for the padding.
 constexpr int64_t stride_of(int64_t in) { return (in + 15) / 16 * 16 + 16; }
 
-enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2 };                       // as DType
+enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2, kI8 = 4, kI4 = 5 };         // as DType
 enum Act : int32_t { kNone = 0, kTanh = 1, kSigmoid = 2, kReluSquared = 3, kSilu = 4 };  // as Activation
 
 // A packed matrix.

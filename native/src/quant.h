@@ -1,0 +1,42 @@
+// Block formats: how int8 and int4 weights are rounded and laid out, and the scalar oracle of both. Used by
+// cpu/pack.cpp (which calls it with all threads), by the readers of quantised files and by tests.
+//
+// Both are symmetric, in groups of 32 inputs of one output that share an fp16 scale d:
+//   int8   w = d q, q in [−127, 127]    8.5 bits per weight
+//   int4   w = d q, q in [−8, 7]        4.5 bits per weight; d may be negative
+// The last group of an output is filled up with q = 0.
+//
+// Panels of 16 outputs, as all matrices of the CPU (cpu/kernels.h), G = ceil(in / 32) groups:
+//   scales   [G][16] fp16, then zeros up to a multiple of 64 bytes
+//   int8     [G][8][16][4] bytes: q + 128 of input 4 s + j, step s, byte j, so that one dot-product
+//            instruction of unsigned by signed bytes takes 16 outputs by 4 inputs
+//   int4     [G][4][16][4] bytes: q + 8 of input 8 s + j in the low half, of 8 s + 4 + j in the high half
+// Outputs are padded to whole panels with d = 0 and q = 0. The layout is the same for every
+// instruction set, so a file may hold it.
+//
+// A row x that enters a product is quantised as well: per group s = max |x| / 127 and
+// p = round(x / s), ties to even (s = 0 if all are 0), and
+//   y = Σ_g fp32(Σ_k q p) · (d s)      in fp32, groups in order, the inner sum exact in int32.
+#pragma once
+
+#include "tensor.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace rwkv::quant {
+
+constexpr int64_t kGroup = 32;   // inputs that share a scale
+constexpr int64_t kOutputs = 16;  // of a panel
+
+constexpr int64_t groups(int64_t in) { return (in + kGroup - 1) / kGroup; }
+constexpr size_t scale_bytes(int64_t in) {
+    return (static_cast<size_t>(groups(in)) * kOutputs * 2 + 63) / 64 * 64;
+}
+// Bytes of a panel; type i8 or i4.
+constexpr size_t panel_bytes(DType type, int64_t in) {
+    return scale_bytes(in) + static_cast<size_t>(groups(in)) * kOutputs * (type == DType::i8 ? 32 : 16);
+}
+
+}  // namespace rwkv::quant
