@@ -23,7 +23,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 namespace rwkv::quant {
 
@@ -38,5 +37,26 @@ constexpr size_t scale_bytes(int64_t in) {
 constexpr size_t panel_bytes(DType type, int64_t in) {
     return scale_bytes(in) + static_cast<size_t>(groups(in)) * kOutputs * (type == DType::i8 ? 32 : 16);
 }
+
+// What rounding changed: Σ (w − d q)² and Σ w².
+struct Loss {
+    double error = 0, norm = 0;
+};
+
+// Rounds a panel's weights [groups · 32][16], zeros where there is no input or output, to `type`. With
+// scales [groups][16] given, q = round(w / d). Without, int8 takes the least d of fp16 that reaches the
+// group's largest |w|, int4 the one of those tried, of both signs, that leaves the least squared error.
+// Weights beyond 127 · 65504 (8 · 65504) are cut off there.
+Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
+                const uint16_t *scales = nullptr);
+
+// Output o, 0 to 15, of a panel as `in` floats, exactly.
+void unpack(float *weights, const std::byte *panel, DType type, int64_t in, int64_t o);
+
+// A row as products see it: p [groups · 32], s [groups].
+void quantise_row(int8_t *p, float *s, const float *x, int64_t in);
+// y of output o for such a row, in double but for the integers: what kernels are held against.
+double product(const std::byte *panel, DType type, int64_t in, int64_t o, const int8_t *p,
+               const float *s);
 
 }  // namespace rwkv::quant

@@ -1,0 +1,219 @@
+// See quant.h. Four outputs go side by side through the loops that take the time, in vectors that every
+// machine has; no sum crosses them, so the result is the same for each.
+#include "quant.h"
+
+#include "half.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+namespace rwkv::quant {
+
+namespace {
+
+constexpr int64_t kTile = kGroup * kOutputs;  // weights of a group of all outputs, [32][16]
+
+using F = float __attribute__((vector_size(16)));
+constexpr int64_t kLanes = 4;
+
+F load(const float *p) {
+    F v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+void store(float *p, F v) { std::memcpy(p, &v, sizeof v); }
+F splat(float x) { return F{x, x, x, x}; }
+F clamp(F x, float low, float high) {
+#if defined(__SSE2__)  // the conditional is four instructions where this is one
+    return _mm_max_ps(_mm_min_ps(x, splat(high)), splat(low));
+#else
+    x = x < high ? x : splat(high);
+    return x > low ? x : splat(low);
+#endif
+}
+// To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no room for a fraction.
+F nearest(F x) { return (x + 12582912.0f) - 12582912.0f; }
+
+constexpr float largest_of(DType type) { return type == DType::i8 ? 127 : 7; }
+constexpr float least_of(DType type) { return type == DType::i8 ? -127 : -8; }
+
+// The weight of largest magnitude of every output, with its sign.
+void extremes(float *extreme, const float *w) {
+    for (int64_t o = 0; o < kOutputs; o += kLanes) {
+        F high = {}, low = {};
+        for (int64_t k = 0; k < kGroup; ++k) {
+            const F x = load(w + k * kOutputs + o);
+            high = high > x ? high : x;
+            low = low < x ? low : x;
+        }
+        store(extreme + o, -low > high ? low : high);
+    }
+}
+
+// For int8: max / 127, a step of fp16 more where rounding that down would cut the maximum off.
+void scales_i8(uint16_t *scales, const float *w) {
+    float extreme[kOutputs];
+    extremes(extreme, w);
+    for (int64_t o = 0; o < kOutputs; ++o) {
+        const float a = std::fabs(extreme[o]);
+        scales[o] = to_f16(a / 127);
+        if (scales[o] != 0 && scales[o] < 0x7bff && from_f16(scales[o]) * 127.5f < a) ++scales[o];
+    }
+}
+
+// For int4. The extreme weight is mapped to each of these values in turn (beyond −8 and 7 it is cut
+// off, which the others may gain more from than it loses); the q that follow have a best scale of their
+// own, d = Σ w q / Σ q², and with it the error Σ w² − d Σ w q. Against a search of 800 scales these few
+// leave 0.3 % more error (root mean square) on normal weights, 0.7 % on uniform ones.
+constexpr float kTargets[] = {-9.2f, -8.6f, -8.2f, -7.7f, 6.9f, 7.3f, 7.7f, 8.4f};
+
+void scales_i4(uint16_t *scales, const float *w) {
+    float extreme[kOutputs], d[kOutputs];
+    extremes(extreme, w);
+    for (int64_t o = 0; o < kOutputs; o += kLanes) {
+        const F x = load(extreme + o);
+        // A group of zeros, and what fp16 has no scale for, becomes zero.
+        const F reciprocal = 1.0f / (x * x > 0x1p-60f ? x : splat(INFINITY));
+        F gain = {}, best = {};
+        for (const float target : kTargets) {
+            const F inverse = target * reciprocal;
+            F wq = {}, qq = {};
+            for (int64_t k = 0; k < kGroup; ++k) {
+                const F wk = load(w + k * kOutputs + o), q = nearest(clamp(wk * inverse, -8, 7));
+                wq += wk * q;
+                qq += q * q;
+            }
+            const F scale = wq / (qq > 0 ? qq : splat(1)), found = scale * wq;
+            best = found > gain ? scale : best;
+            gain = found > gain ? found : gain;
+        }
+        store(d + o, best);
+    }
+    for (int64_t o = 0; o < kOutputs; ++o) scales[o] = to_f16(d[o]);
+}
+
+// q of every weight of a tile, as floats.
+Loss round_tile(float *q, const float *w, const uint16_t *scales, DType type) {
+    float d[kOutputs], inverse[kOutputs];
+    for (int64_t o = 0; o < kOutputs; ++o) {
+        d[o] = from_f16(scales[o]);
+        inverse[o] = d[o] == 0 ? 0 : 1 / d[o];
+    }
+    const float low = least_of(type), high = largest_of(type);
+    F error = {}, norm = {};
+    for (int64_t k = 0; k < kGroup; ++k)
+        for (int64_t o = 0; o < kOutputs; o += kLanes) {
+            const F wk = load(w + k * kOutputs + o);
+            const F qk = nearest(clamp(wk * load(inverse + o), low, high));
+            const F e = wk - load(d + o) * qk;
+            error += e * e;
+            norm += wk * wk;
+            store(q + k * kOutputs + o, qk);
+        }
+    const auto total = [](F v) {
+        return static_cast<double>(v[0]) + v[1] + v[2] + v[3];
+    };
+    return {total(error), total(norm)};
+}
+
+// One group of a panel, from q as floats.
+void lay_i8(std::byte *to, const float *q) {
+    for (int64_t k = 0; k < kGroup; ++k)
+        for (int64_t o = 0; o < kOutputs; ++o)
+            to[(k / 4 * kOutputs + o) * 4 + k % 4] =
+                static_cast<std::byte>(static_cast<int>(q[k * kOutputs + o]) + 128);
+}
+void lay_i4(std::byte *to, const float *q) {
+    for (int64_t s = 0; s < kGroup / 8; ++s)
+        for (int64_t o = 0; o < kOutputs; ++o)
+            for (int64_t j = 0; j < 4; ++j) {
+                const int low = static_cast<int>(q[(8 * s + j) * kOutputs + o]) + 8;
+                const int high = static_cast<int>(q[(8 * s + 4 + j) * kOutputs + o]) + 8;
+                to[(s * kOutputs + o) * 4 + j] = static_cast<std::byte>(low | high << 4);
+            }
+}
+
+uint16_t scale_at(const std::byte *panel, int64_t group, int64_t o) {
+    uint16_t d;
+    std::memcpy(&d, panel + (group * kOutputs + o) * 2, 2);
+    return d;
+}
+
+// q of input k of a group, 0 to 31.
+int number_at(const std::byte *group, DType type, int64_t o, int64_t k) {
+    if (type == DType::i8)
+        return static_cast<int>(group[(k / 4 * kOutputs + o) * 4 + k % 4]) - 128;
+    const int both = static_cast<int>(group[(k / 8 * kOutputs + o) * 4 + k % 4]);
+    return (k % 8 < 4 ? both & 15 : both >> 4) - 8;
+}
+
+const std::byte *group_at(const std::byte *panel, DType type, int64_t in, int64_t group) {
+    return panel + scale_bytes(in) + static_cast<size_t>(group * kTile) / (type == DType::i8 ? 1 : 2);
+}
+
+}  // namespace
+
+Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
+                const uint16_t *scales) {
+    const int64_t G = groups(in);
+    Loss loss;
+    std::memset(panel, 0, scale_bytes(in));
+    std::byte *to = panel + scale_bytes(in);
+    alignas(64) float q[kTile];
+    for (int64_t g = 0; g < G; ++g, weights += kTile) {
+        uint16_t d[kOutputs];
+        if (scales)
+            std::memcpy(d, scales + g * kOutputs, sizeof d);
+        else if (type == DType::i8)
+            scales_i8(d, weights);
+        else
+            scales_i4(d, weights);
+        const Loss here = round_tile(q, weights, d, type);
+        loss.error += here.error, loss.norm += here.norm;
+        std::memcpy(panel + g * kOutputs * 2, d, sizeof d);
+        if (type == DType::i8)
+            lay_i8(to, q), to += kTile;
+        else
+            lay_i4(to, q), to += kTile / 2;
+    }
+    return loss;
+}
+
+void unpack(float *weights, const std::byte *panel, DType type, int64_t in, int64_t o) {
+    for (int64_t k = 0; k < in; ++k) {
+        const std::byte *group = group_at(panel, type, in, k / kGroup);
+        const float d = from_f16(scale_at(panel, k / kGroup, o));
+        weights[k] = d * static_cast<float>(number_at(group, type, o, k % kGroup));
+    }
+}
+
+void quantise_row(int8_t *p, float *s, const float *x, int64_t in) {
+    for (int64_t g = 0; g < groups(in); ++g) {
+        const int64_t first = g * kGroup, n = std::min(kGroup, in - first);
+        float largest = 0;
+        for (int64_t k = 0; k < n; ++k) largest = std::max(largest, std::fabs(x[first + k]));
+        s[g] = largest / 127;
+        std::fill_n(p + first, kGroup, int8_t{0});
+        for (int64_t k = 0; k < n && s[g] > 0; ++k)
+            p[first + k] = static_cast<int8_t>(std::clamp(std::nearbyint(x[first + k] / s[g]), -127.0f, 127.0f));
+    }
+}
+
+double product(const std::byte *panel, DType type, int64_t in, int64_t o, const int8_t *p,
+               const float *s) {
+    double y = 0;
+    for (int64_t g = 0; g < groups(in); ++g) {
+        const std::byte *group = group_at(panel, type, in, g);
+        int32_t sum = 0;
+        for (int64_t k = 0; k < kGroup; ++k) sum += number_at(group, type, o, k) * p[g * kGroup + k];
+        y += static_cast<double>(sum) * from_f16(scale_at(panel, g, o)) * static_cast<double>(s[g]);
+    }
+    return y;
+}
+
+}  // namespace rwkv::quant
