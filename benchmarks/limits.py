@@ -1,7 +1,7 @@
-"""What this machine can do at most: GB/s read from memory and fp32 GFLOP/s, measured each time.
+"""What this machine can do at most: memory, fp32, bf16 and int8, measured each time.
 
-`python benchmarks/limits.py [THREADS]` prints them. The other benchmarks call `measure` before and
-after their own loops, because a shared machine is another machine every minute.
+`python benchmarks/limits.py [THREADS ...]` prints them. The other benchmarks call `measure` before
+and after their own loops, because a shared machine is another machine every minute.
 """
 
 from __future__ import annotations
@@ -21,22 +21,48 @@ PROGRAM = HERE.parent / "build" / "benchmarks" / "limits"
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """Billions per second, of several rounds."""
+
+    median: float
+    best: float
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """Medians of several rounds, and the best round."""
+    """GB/s read from memory, and 10^9 operations per second, two for each multiply-add.
+
+    None: the CPU has no such dot product.
+    """
 
     isa: str
     threads: int
-    read_gbs: float
-    read_best_gbs: float
-    fma_gflops: float
-    fma_best_gflops: float
+    read: Rate
+    fma: Rate
+    bf16: Rate | None
+    int8: Rate | None
 
     def __str__(self) -> str:
-        return (
-            f"limits ({self.isa}, {self.threads} threads): "
-            f"read {self.read_gbs:.1f} GB/s (best {self.read_best_gbs:.1f}), "
-            f"fp32 multiply-add {self.fma_gflops:.0f} GFLOP/s (best {self.fma_best_gflops:.0f})"
+        rows = (
+            ("read", self.read, "GB/s"),
+            ("fp32 multiply-add", self.fma, "GFLOP/s"),
+            ("bf16 dot", self.bf16, "GFLOP/s"),
+            ("int8 dot", self.int8, "GOP/s"),
         )
+        shown = (
+            f"{name} -" if rate is None else f"{name} {rate.median:.4g} {unit} ({rate.best:.4g})"
+            for name, rate, unit in rows
+        )
+        threads = f"{self.threads} thread" + "s" * (self.threads > 1)
+        return f"limits ({self.isa}, {threads}; best in brackets): {', '.join(shown)}"
+
+    def peak(self, strategy: str) -> float:
+        """Operations at most with the weights of a strategy: by the CPU's own dot product of that
+        type if it has one, else in fp32."""
+        own = self.bf16 if strategy.endswith("bf16") else None
+        if strategy.endswith(("i8", "i4")):
+            own = self.int8
+        return (own or self.fma).best
 
 
 def build() -> Path:
@@ -53,18 +79,16 @@ def build() -> Path:
 
 
 def measure(threads: int) -> Limits:
-    """Runs the native program once (about two seconds)."""
+    """Runs the native program once (about a second)."""
     out = subprocess.run([build(), str(threads)], check=True, capture_output=True, text=True).stdout
     values = json.loads(out)
-    return Limits(
-        isa=values["isa"],
-        threads=threads,
-        read_gbs=statistics.median(values["read"]),
-        read_best_gbs=max(values["read"]),
-        fma_gflops=statistics.median(values["fma"]),
-        fma_best_gflops=max(values["fma"]),
-    )
+    rates = {
+        name: Rate(statistics.median(values[name]), max(values[name])) if values[name] else None
+        for name in ("read", "fma", "bf16", "int8")
+    }
+    return Limits(values["isa"], threads, **rates)
 
 
 if __name__ == "__main__":
-    print(measure(int(sys.argv[1]) if len(sys.argv) > 1 else len(os.sched_getaffinity(0))))
+    for count in map(int, sys.argv[1:] or ("1", str(len(os.sched_getaffinity(0))))):
+        print(measure(count))

@@ -2,8 +2,8 @@
 
 `python benchmarks/model.py` runs random weights of the 0.1B shape with every CPU strategy. Two
 paths are timed: `Model.forward` (one sequence, no sampling) and `Engine` (continuous batching,
-sampling and text included, as a server uses it). Shares are of the best bandwidth and multiply-add
-rate seen right before and after each row: a decoded token must read every weight once, a prefilled
+sampling and text included, as a server uses it). Shares are of the best bandwidth and arithmetic
+seen right before and after each row: a decoded token must read every weight once, a prefilled
 one is bound by arithmetic.
 """
 
@@ -41,12 +41,12 @@ class Row:
     gigabytes_per_second: float
     gigaflops: float
 
-    def show(self, read: float, fma: float) -> str:
+    def show(self, read: float, peak: float) -> str:
         moved, computed = self.gigabytes_per_second, self.gigaflops
         return (
             f"| {self.strategy} | {self.work} | {self.tokens_per_second:.1f} "
             f"| {moved:.1f} | {moved / read:.0%} of {read:.0f} "
-            f"| {computed:.0f} | {computed / fma:.0%} of {fma:.0f} |"
+            f"| {computed:.0f} | {computed / peak:.0%} of {peak:.0f} |"
         )
 
 
@@ -171,9 +171,9 @@ def run(path: Path, strategies: list[str], threads: int | None, steps: int) -> N
             forward_rows(model, strategy, cost, steps), engine_rows(model, strategy, cost, steps)
         ):
             after = limits.measure(model.info.threads)
-            read = max(before.read_best_gbs, after.read_best_gbs)
-            fma = max(before.fma_best_gflops, after.fma_best_gflops)
-            print(row.show(read, fma), flush=True)
+            read = max(before.read.best, after.read.best)
+            peak = max(before.peak(strategy), after.peak(strategy))
+            print(row.show(read, peak), flush=True)
             before = after
     info = model.info
     print(f"\nkernels {info.isa}, {info.threads} threads; last {before}")

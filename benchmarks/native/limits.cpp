@@ -1,9 +1,11 @@
-// What this machine can do at most: bytes read per second and fp32 multiply-adds per second, by as
-// many threads as the engine uses. benchmarks/limits.py compiles and runs it right before and after
-// every measurement, since a shared machine gives a different answer every minute.
+// What this machine can do at most, by as many threads as the engine uses: bytes read per second,
+// fp32 multiply-adds, and the dot products of bf16 (vdpbf16ps) and int8 (vpdpbusd) where the CPU
+// has them. benchmarks/limits.py compiles and runs it right before and after every measurement,
+// since a shared machine gives a different answer every minute.
 //
 //   limits THREADS [MIB]
-//     -> {"isa": "avx512", "threads": 2, "read": [GB/s ...], "fma": [GFLOP/s ...]}
+//     -> {"isa": "avx512", "threads": 2, "read": [GB/s ...], "fma": [GFLOP/s ...],
+//         "bf16": [GFLOP/s ...], "int8": [GOP/s ...]}      (empty: the CPU has no such instruction)
 #include <algorithm>
 #include <barrier>
 #include <chrono>
@@ -30,13 +32,18 @@ constexpr size_t huge_page = 2 << 20;
 // Independent multiply-adds: at least latency (4) times units (2). Each starts from another value:
 // equal ones would be computed once.
 constexpr int chains = 12;
-constexpr int64_t fma_steps = 4'000'000;
+constexpr int64_t steps_of_round = 4'000'000;
+
+// A loop of independent multiply-adds; lanes is how many one instruction does.
+struct Arithmetic {
+    float (*run)(int64_t steps) = nullptr;  // null: the CPU has no such instruction
+    int lanes = 0;
+};
 
 struct Kernels {
     const char *isa;
     float (*read)(const float *data, size_t count);  // count is a multiple of 128
-    float (*fma)(int64_t steps);
-    int lanes;
+    Arithmetic fma, bf16, int8;
 };
 
 using Vector = float __attribute__((vector_size(16)));
@@ -106,15 +113,43 @@ __attribute__((target("avx512f"))) float fma_avx512(int64_t steps) {
     for (int j = 1; j < chains; ++j) sum[0] = _mm512_add_ps(sum[0], sum[j]);
     return _mm512_cvtss_f32(sum[0]);
 }
+
+__attribute__((target("avx512f,avx512bf16"))) float bf16_avx512(int64_t steps) {
+    __m512 sum[chains];
+    for (int j = 0; j < chains; ++j) sum[j] = _mm512_set1_ps(0.01f * static_cast<float>(j));
+    // Not zero: some cores are quicker then. 0x3c80 is 1/64 in bf16.
+    const __m512bh factor = (__m512bh)_mm512_set1_epi16(0x3c80);
+    for (int64_t i = 0; i < steps; ++i)
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sum[j] = _mm512_dpbf16_ps(sum[j], factor, factor);
+    for (int j = 1; j < chains; ++j) sum[0] = _mm512_add_ps(sum[0], sum[j]);
+    return _mm512_cvtss_f32(sum[0]);
+}
+
+__attribute__((target("avx512f,avx512vnni"))) float int8_avx512(int64_t steps) {
+    __m512i sum[chains];
+    for (int j = 0; j < chains; ++j) sum[j] = _mm512_set1_epi32(j);
+    const __m512i factor = _mm512_set1_epi8(3);
+    for (int64_t i = 0; i < steps; ++i)
+#pragma GCC unroll 12
+        for (int j = 0; j < chains; ++j) sum[j] = _mm512_dpbusd_epi32(sum[j], factor, factor);
+    for (int j = 1; j < chains; ++j) sum[0] = _mm512_xor_si512(sum[0], sum[j]);
+    return static_cast<float>(_mm512_cvtsi512_si32(sum[0]));
+}
 #endif
 
 Kernels widest() {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f")) return {"avx512", read_avx512, fma_avx512, 16};
+    if (__builtin_cpu_supports("avx512f")) {
+        Kernels found = {"avx512", read_avx512, {fma_avx512, 16}, {}, {}};
+        if (__builtin_cpu_supports("avx512bf16")) found.bf16 = {bf16_avx512, 32};
+        if (__builtin_cpu_supports("avx512vnni")) found.int8 = {int8_avx512, 64};
+        return found;
+    }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return {"avx2", read_avx2, fma_avx2, 8};
+        return {"avx2", read_avx2, {fma_avx2, 8}, {}, {}};
 #endif
-    return {"baseline", read_baseline, fma_baseline, 4};
+    return {"baseline", read_baseline, {fma_baseline, 4}, {}, {}};
 }
 
 // Seconds from the first thread's start to the last one's end. The threads look at the clock
@@ -164,7 +199,7 @@ int main(int argc, char **argv) {
         for (size_t i = 0; i < each; ++i) slice[i] = 1.0f;
         slices[static_cast<size_t>(t)] = slice;
     });
-    std::vector<double> read, fma;
+    std::vector<double> read;
     for (int i = 0; i < rounds; ++i) {
         const double seconds = timed(threads, [&](int t) {
             const size_t n = static_cast<size_t>(t);
@@ -172,15 +207,26 @@ int main(int argc, char **argv) {
         });
         read.push_back(static_cast<double>(each * sizeof(float)) * threads / seconds / 1e9);
     }
-    for (int i = 0; i < rounds; ++i) {
-        const double seconds =
-            timed(threads, [&](int t) { sinks[static_cast<size_t>(t)] += kernels.fma(fma_steps); });
-        fma.push_back(2.0 * kernels.lanes * chains * fma_steps * threads / seconds / 1e9);
-    }
+    // 10^9 operations per second, two for each multiply-add.
+    const auto rates = [&](const Arithmetic &arithmetic) {
+        std::vector<double> found;
+        for (int i = 0; arithmetic.run && i < rounds; ++i) {
+            const double seconds = timed(threads, [&](int t) {
+                sinks[static_cast<size_t>(t)] += arithmetic.run(steps_of_round);
+            });
+            const double each_step = 2.0 * arithmetic.lanes * chains;
+            found.push_back(each_step * steps_of_round * threads / seconds / 1e9);
+        }
+        return found;
+    };
     std::printf("{\"isa\": \"%s\", \"threads\": %d, ", kernels.isa, threads);
     print("read", read);
     std::printf(", ");
-    print("fma", fma);
+    print("fma", rates(kernels.fma));
+    std::printf(", ");
+    print("bf16", rates(kernels.bf16));
+    std::printf(", ");
+    print("int8", rates(kernels.int8));
     // The sums are used, so that no loop above can be left out.
     double sink = 0;
     for (float s : sinks) sink += s;
