@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import select
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ import numpy as np
 import random_model
 
 import rwkv_native as rn
+from rwkv_native import speed
 
 STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp16")
 BATCHES = (1, 8, 32)
@@ -73,11 +73,10 @@ class Cost:
 
 
 def cost_of(model: rn.Model) -> Cost:
-    _, state = model.forward([1])
     info = model.info
     return Cost(
         weights=info.token_bytes,
-        state=sum(part.nbytes for part in state.to_numpy().values()),
+        state=speed.state_bytes(model),
         token=info.token_flops,
         head=2 * info.vocab * info.width,
     )
@@ -102,59 +101,14 @@ def forward_rows(model: rn.Model, strategy: str, cost: Cost, steps: int) -> Iter
     yield cost.prefill(strategy, work, PREFILL, statistics.median(times))
 
 
-def events_of(engine: rn.Engine) -> Iterator[list[rn.Event]]:
-    """What each poll brings, for ever."""
-    waiting = select.poll()
-    waiting.register(engine.fileno(), select.POLLIN)
-    while True:
-        waiting.poll()
-        yield engine.poll()
-
-
-def engine_decode(engine: rn.Engine, batch: int, steps: int) -> float:
-    """Steps per second while `batch` sequences decode together."""
-    # Token 0 would end a sequence early.
-    sampling = rn.Sampling(max_tokens=steps, top_p=0.3, seed=1, logit_bias={0: -1000.0})
-    drawn = {engine.submit([i + 1], sampling): 0 for i in range(batch)}
-    start = first = last = 0.0
-    running = set(drawn)
-    for events in events_of(engine):
-        now = time.perf_counter()
-        for event in events:
-            drawn[event.id] += len(event.token_ids)
-            if event.finish_reason is not None:
-                running.discard(event.id)
-        total = sum(drawn.values())
-        if not first and all(drawn.values()):
-            first, start = now, total
-        # Measured until the first sequence ends: after that the batch is smaller.
-        if len(running) == batch:
-            last, end = now, total
-        if not running:
-            return (end - start) / batch / (last - first)
-    raise AssertionError("unreachable")
-
-
-def engine_prefill(engine: rn.Engine, vocab: int) -> float:
-    """Seconds from submit to the first token of a long prompt."""
-    rng = np.random.default_rng(2)
-    prompt = rng.integers(1, vocab, size=PREFILL).tolist()
-    start = time.perf_counter()
-    engine.submit(prompt, rn.Sampling(max_tokens=1))
-    for events in events_of(engine):
-        if any(event.finish_reason is not None for event in events):
-            return time.perf_counter() - start
-    raise AssertionError("unreachable")
-
-
 def engine_rows(model: rn.Model, strategy: str, cost: Cost, steps: int) -> Iterator[Row]:
     engine = rn.Engine(model, rn.Tokenizer.world(), max_batch=max(BATCHES))
     try:
         for batch in BATCHES:
-            rate = engine_decode(engine, batch, max(16, steps // max(1, batch // 8)))
-            yield cost.decode(strategy, f"engine, batch {batch}", batch, rate)
-        seconds = statistics.median(engine_prefill(engine, model.info.vocab) for _ in range(3))
-        yield cost.prefill(strategy, f"engine, prompt of {PREFILL}", PREFILL, seconds)
+            rate = speed.decode(engine, batch, max(16, steps // max(1, batch // 8)))
+            yield cost.decode(strategy, f"engine, batch {batch}", batch, rate / batch)
+        rate = statistics.median(speed.prefill(engine, PREFILL) for _ in range(3))
+        yield cost.prefill(strategy, f"engine, prompt of {PREFILL}", PREFILL, PREFILL / rate)
     finally:
         engine.close()
 

@@ -78,7 +78,7 @@ def status(url: str) -> int:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "serve", "chat", "generate", "convert", "info", "tokenize"]
+    "command", ["", "serve", "chat", "generate", "convert", "info", "tokenize", "bench"]
 )
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -117,6 +117,8 @@ def test_help_imports_no_engine() -> None:
         (["serve", "--strategy", "quantum fp3"], "'quantum fp3' is no strategy"),
         (["serve", "--tokenizer", "klingon"], "no tokenizer 'klingon'"),
         (["serve", "--model", ""], "--model needs a path"),
+        (["bench", "--tokens", "1"], "--tokens must be at least 2, not 1"),
+        (["bench", "--prompt", "0"], "--prompt must be at least 1, not 0"),
         (["generate", "x", "--tokenizer", "world"], "has 65530 ids, the model 257 rows"),
         (["generate", "x", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
         (["generate", "x", "--model", "none"], "--model none: this command needs a model"),
@@ -264,6 +266,41 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait(60) == 1
+
+
+# -- bench
+
+
+def test_bench_prints_every_row() -> None:
+    done = run("bench", "--tokens", "3", "--prompt", "9")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # nobody watches
+    head, blank, *rows = done.stdout.splitlines()
+    info = rn.Model.open(rn.demo_model()).info
+    assert head.startswith("demo.safetensors: RWKV-7, ") and info.strategy in head
+    assert blank == ""
+    number = r"[0-9,]+(?:\.[0-9]+)?(?:e-[0-9]+)?"
+    shapes = {
+        "load": rf"{number} s +{number} MB of weights",
+        "prompt, 9 tokens": rf"{number} tokens/s +{number} GFLOP/s",
+        "tokenizer, encode": rf"{number} MB/s +world-bytes, {number} MB of mixed text",
+        "tokenizer, decode": rf"{number} MB/s +world-bytes, {number} MB of mixed text",
+        "sampler": rf"{number} us +a row of {info.vocab}, .*",
+        "resident memory, peak": rf"{number} MB +{number} MB after decoding .*",
+    }
+    for batch in (1, 8, 32):
+        shares = rf"{number} GB/s, \d+% of the memory's {number}"
+        shapes[f"decode, batch {batch}"] = rf"{number} tokens/s +{shares}"
+    found = {re.split(" {2,}", row)[0]: row for row in rows}
+    assert found.keys() == shapes.keys()
+    for name, shape in shapes.items():
+        assert re.fullmatch(rf"{name} +{shape}", found[name]), found[name]
+
+
+def test_bench_of_a_model_without_words(tmp_path: Path) -> None:
+    done = run("bench", "--tokens", "2", "--prompt", "1", "--tokenizer", "abc")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^tokenizer +- +abc takes no plain text$", done.stdout, re.M), done.stdout
 
 
 # -- serve

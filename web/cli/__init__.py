@@ -1,4 +1,4 @@
-"""The `rwkv-native` command: serve, chat, generate, convert, info, tokenize.
+"""The `rwkv-native` command: serve, chat, generate, convert, info, tokenize, bench.
 
 Owns the choice of the command and the exit codes: 0 done, 1 failed, 2 asked wrongly. Each command
 is one file here with its flags and its work, and imports what it needs when it runs, so that
@@ -14,7 +14,7 @@ import sys
 import traceback
 from typing import Any
 
-from web.cli import chat, convert, generate, info, serve, tokenize
+from web.cli import bench, chat, convert, generate, info, serve, tokenize
 from web.cli.terminal import Refused
 
 DEBUG = "RWKV_NATIVE_DEBUG"
@@ -28,6 +28,7 @@ examples:
   rwkv-native convert RWKV-x070-World-1.5B.pth model.safetensors --dtype bf16
   rwkv-native info RWKV-x070-World-1.5B.pth
   rwkv-native tokenize "Hello world"
+  rwkv-native bench --model RWKV-x070-World-1.5B.pth --strategy "cpu bf16"
 
 `rwkv-native COMMAND --help` says more. The flags of `serve`, and --model, --strategy, --tokenizer
 and --threads everywhere, can also be given in the environment: RWKV_NATIVE_MODEL,
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (serve, chat, generate, convert, info, tokenize):
+    for module in (serve, chat, generate, convert, info, tokenize, bench):
         command = commands.add_parser(
             module.__name__.rpartition(".")[2],
             help=module.SUMMARY,
