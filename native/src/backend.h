@@ -146,9 +146,8 @@ public:
     virtual void upload(float *to, std::span<const float> from) = 0;
     virtual void download(std::span<float> to, const float *from) = 0;
     virtual void copy(float *to, const float *from, size_t count) = 0;
-    // Packs a two-dimensional tensor for products whose inputs are rounded to `compute`; transposed: the
-    // tensor is [in, out]. Uses all threads.
-    virtual Matrix matrix(const Tensor &weights, DType compute, bool transposed) = 0;
+    // Packs a two-dimensional tensor for products; transposed: the tensor is [in, out]. Uses all threads.
+    virtual Matrix matrix(const Tensor &weights, Precision precision, bool transposed) = 0;
     // A table whose rows are only looked up, kept in the file's type.
     virtual Matrix table(const Tensor &rows) = 0;
 

@@ -174,7 +174,8 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
                                    int threads, LoadProgress &progress) {
     TensorTable table(std::move(tensors));
     refuse_lookalikes(table);
-    const std::vector<DType> types = parse_strategy(strategy).place(table.layers(), table.main_dtype());
+    const std::vector<Precision> precisions =
+        parse_strategy(strategy).place(table.layers(), table.main_dtype());
 
     uint64_t total = 0;
     int64_t parameters = 0;
@@ -187,7 +188,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     std::shared_ptr<Model> model(new Model);
     model->backend_ = open_backend("cpu", threads);
     Backend &backend = *model->backend_;
-    WeightReader reader(backend, table, types, [&](const Tensor &t) {
+    WeightReader reader(backend, table, precisions, [&](const Tensor &t) {
         if (progress.cancel) throw Error(RWKV_STOPPED, "the load was cancelled");
         refuse_not_finite(t, backend.threads(), progress);
         progress.done += static_cast<uint64_t>(t.count()) * size_of(t.dtype);
@@ -216,7 +217,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     refuse_untaken(table, info.version);
     progress.done = total;
 
-    info.strategy = strategy_text(types);
+    info.strategy = strategy_text(precisions);
     info.file_dtype = name_of(table.main_dtype());
     info.isa = backend.isa();
     info.layers = s.layers, info.width = s.width, info.heads = s.heads, info.head_size = s.head_size;
@@ -226,6 +227,8 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     info.token_bytes = reader.bytes();
     const Matrix &emb = std::visit([](const auto &w) -> const Matrix & { return w.emb; }, weights);
     info.weight_bytes = reader.bytes() + static_cast<int64_t>(emb.bytes);
+    info.int8_weights = reader.quantised(DType::i8);
+    info.int4_weights = reader.quantised(DType::i4);
     info.token_flops = 2 * reader.elements() + recurrence_flops(info.version, s);
     return model;
 }

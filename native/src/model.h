@@ -18,6 +18,7 @@ struct ModelInfo {
     int64_t layers = 0, width = 0, heads = 0, head_size = 0, ffn = 0, vocab = 0;
     int threads = 0;
     int64_t parameters = 0, weight_bytes = 0, token_bytes = 0, token_flops = 0;
+    int64_t int8_weights = 0, int4_weights = 0;
 };
 
 struct LoadProgress {

@@ -3,8 +3,9 @@
 #include "error.h"
 
 #include <algorithm>
-#include <regex>
+#include <optional>
 #include <sstream>
+#include <string_view>
 
 namespace rwkv {
 
@@ -42,8 +43,63 @@ std::vector<std::string> split(const std::string &words) {
     return parts;
 }
 
-DType type_of(const std::string &name) {
-    return name == "fp32" ? DType::f32 : name == "fp16" ? DType::f16 : DType::bf16;
+// The string is read from the front; what has been read is cut off.
+bool skip(std::string_view &text, std::string_view wanted) {
+    if (!text.starts_with(wanted)) return false;
+    text.remove_prefix(wanted.size());
+    return true;
+}
+std::string_view digits(std::string_view &text) {
+    const std::string_view found = text.substr(0, std::min(text.find_first_not_of("0123456789"), text.size()));
+    text.remove_prefix(found.size());
+    return found;
+}
+
+// One stage as it is written.
+struct Words {
+    std::string device, type, blocks;  // "cuda:1", "fp16", "i8" or ""
+    std::string count;                 // "10", "10+" or ""
+};
+
+// DEVICE TYPE[Q] [*N[+]]
+std::optional<Words> words_of(std::string_view text) {
+    Words words;
+    for (const char *device : {"cuda", "cpu", "mps", "dml"}) {
+        if (skip(text, device)) {
+            words.device = device;
+            break;
+        }
+    }
+    if (words.device == "cuda" && skip(text, ":")) {
+        const std::string_view number = digits(text);
+        if (number.empty()) return {};
+        words.device += ":" + std::string(number);
+    }
+    if (words.device.empty() || !skip(text, " ")) return {};
+    for (const char *type : {"fp16", "fp32", "bf16"})
+        if (skip(text, type)) words.type = type;
+    if (words.type.empty()) return {};
+    for (const char *blocks : {"i8", "i4", "i3"}) {
+        if (skip(text, blocks)) {
+            words.blocks = blocks;
+            break;
+        }
+    }
+    if (skip(text, " *")) {
+        words.count = digits(text);
+        if (words.count.empty() || words.count.size() > 6) return {};
+        if (skip(text, "+")) words.count += '+';
+    }
+    if (!text.empty()) return {};
+    return words;
+}
+
+Precision precision_of(const Words &words) {
+    const DType compute = words.type == "fp32"   ? DType::f32
+                          : words.type == "fp16" ? DType::f16
+                                                 : DType::bf16;
+    if (words.blocks.empty()) return compute;
+    return {compute, words.blocks == "i8" ? DType::i8 : DType::i4};
 }
 
 }  // namespace
@@ -56,19 +112,17 @@ Strategy parse_strategy(const std::string &text) {
     Strategy strategy;
     if (words.empty() || words == "auto") return strategy;
 
-    static const std::regex form(
-        "(cuda(?::[0-9]+)?|cpu|mps|dml) (fp16|fp32|bf16)(i8|i4|i3)?(?: \\*([0-9]{1,6})(\\+)?)?");
     std::string alternative, lacking;
     bool streamed = false;
     for (const std::string &part : split(words)) {
-        std::smatch match;
-        if (!std::regex_match(part, match, form)) {
+        const std::optional<Words> found = words_of(part);
+        if (!found) {
             throw invalid("'" + text + "' is no strategy: '" + part +
                           "' is not 'DEVICE TYPE' with an optional '*LAYERS' or '*LAYERS+'; " +
                           usable);
         }
-        Stage stage{type_of(match[2]), -1, match[5].matched};
-        if (match[4].matched) stage.layers = std::stol(match[4]);
+        Stage stage{precision_of(*found), -1, found->count.ends_with('+')};
+        if (!found->count.empty()) stage.layers = std::stol(found->count);
         if (stage.streamed && streamed) {
             throw invalid("'" + text +
                           "' is no strategy: only one stage can be streamed ('*LAYERS+')");
@@ -76,15 +130,14 @@ Strategy parse_strategy(const std::string &text) {
         streamed |= stage.streamed;
         strategy.stages.push_back(stage);
 
-        if (match[1] != "cpu" && lacking.empty()) {
-            lacking = "the device " + match[1].str() + ", which this build lacks";
+        if (found->device != "cpu" && lacking.empty()) {
+            lacking = "the device " + found->device + ", which this build lacks";
         }
-        if (match[3].matched && lacking.empty()) {
-            lacking =
-                "quantised weights (" + match[3].str() + "), which this version does not offer";
+        if (!found->blocks.empty() && lacking.empty()) {
+            lacking = "quantised weights (" + found->blocks + "), which this version does not offer";
         }
-        alternative += (alternative.empty() ? "cpu " : " -> cpu ") + match[2].str();
-        if (match[4].matched) alternative += " *" + match[4].str() + match[5].str();
+        alternative += (alternative.empty() ? "cpu " : " -> cpu ") + found->type;
+        if (!found->count.empty()) alternative += " *" + found->count;
     }
     if (!lacking.empty()) {
         if (alternative != "cpu fp32") alternative += "' or 'cpu fp32";
@@ -94,11 +147,11 @@ Strategy parse_strategy(const std::string &text) {
     return strategy;
 }
 
-std::vector<DType> Strategy::place(int64_t layers, DType file_dtype) const {
+std::vector<Precision> Strategy::place(int64_t layers, DType file_dtype) const {
     const int64_t total = layers + 1;
     if (stages.empty()) {
         const DType type = file_dtype == DType::f64 ? DType::f32 : file_dtype;
-        return std::vector<DType>(static_cast<size_t>(total), type);
+        return std::vector<Precision>(static_cast<size_t>(total), type);
     }
     // First the counts, cut off where the layers end; then what they leave goes to the streamed
     // stage or in equal parts to those without a count, or to the last stage.
@@ -120,19 +173,21 @@ std::vector<DType> Strategy::place(int64_t layers, DType file_dtype) const {
     }
     share[taker] += left;
 
-    std::vector<DType> types;
+    std::vector<Precision> precisions;
     for (size_t i = 0; i < stages.size(); ++i) {
-        types.insert(types.end(), static_cast<size_t>(share[i]), stages[i].compute);
+        precisions.insert(precisions.end(), static_cast<size_t>(share[i]), stages[i].precision);
     }
-    return types;
+    return precisions;
 }
 
-std::string strategy_text(const std::vector<DType> &types) {
+std::string strategy_text(const std::vector<Precision> &precisions) {
     std::string text;
-    for (auto from = types.begin(); from != types.end();) {
-        const auto to = std::find_if(from, types.end(), [&](DType t) { return t != *from; });
-        text += (text.empty() ? "cpu " : " -> cpu ") + std::string(name_of(*from));
-        if (to - from != static_cast<int64_t>(types.size()))
+    for (auto from = precisions.begin(); from != precisions.end();) {
+        const auto to = std::find_if(from, precisions.end(), [&](const Precision &p) { return p != *from; });
+        text += (text.empty() ? "cpu " : " -> cpu ") + std::string(name_of(from->compute));
+        if (from->stored == DType::i8) text += "i8";
+        if (from->stored == DType::i4) text += "i4";
+        if (to - from != static_cast<int64_t>(precisions.size()))
             text += " *" + std::to_string(to - from);
         from = to;
     }

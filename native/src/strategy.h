@@ -1,4 +1,4 @@
-// The strategy string: which layers run on which device and in which type. Parsed when a load
+// The strategy string: which layers run on which device and in which types. Parsed when a load
 // starts, placed by model.cpp once the number of layers is known.
 #pragma once
 
@@ -12,7 +12,7 @@ namespace rwkv {
 
 // One stage of the string: "cpu bf16 *10".
 struct Stage {
-    DType compute = DType::f32;
+    Precision precision;
     int64_t layers = -1;    // those asked for, -1 for an equal share of what others leave
     bool streamed = false;  // "*N+": N layers stay on the device and all that are left pass through
 };
@@ -21,9 +21,9 @@ struct Stage {
 struct Strategy {
     std::vector<Stage> stages;
 
-    // The compute type of every layer and, as the last element, of the head: layers + 1 elements.
+    // The precision of every layer and, as the last element, of the head: layers + 1 elements.
     // "auto" takes the file's type.
-    std::vector<DType> place(int64_t layers, DType file_dtype) const;
+    std::vector<Precision> place(int64_t layers, DType file_dtype) const;
 };
 
 // "auto" or "", or stages joined by "->", each `DEVICE TYPE[Q] [*N[+]]` with the devices cuda,
@@ -32,7 +32,7 @@ struct Strategy {
 // types, for what this build cannot serve.
 Strategy parse_strategy(const std::string &text);
 
-// A placement as a string that would lead to it: "cpu fp32", "cpu fp32 *2 -> cpu bf16 *11".
-std::string strategy_text(const std::vector<DType> &types);
+// A placement as a string that would lead to it: "cpu fp32", "cpu fp32 *2 -> cpu bf16i4 *11".
+std::string strategy_text(const std::vector<Precision> &precisions);
 
 }  // namespace rwkv

@@ -38,6 +38,8 @@ void read_line(float *out, const std::byte *data, DType dtype, int64_t n, int64_
         for (int64_t i = 0; i < n; ++i)
             out[i] = static_cast<float>(peek<double>(data, i * stride));
         return;
+    case DType::i8:
+    case DType::i4: return;  // no tensor of a file
     }
 }
 
@@ -70,6 +72,8 @@ const char *name_of(DType t) {
     case DType::f16: return "fp16";
     case DType::bf16: return "bf16";
     case DType::f64: return "fp64";
+    case DType::i8: return "int8";
+    case DType::i4: return "int4";
     }
     return "unknown";
 }

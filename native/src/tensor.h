@@ -15,6 +15,17 @@ enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3, i8 = 4, i4 = 5
 constexpr size_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 const char *name_of(DType t);  // "fp32" ...
 
+// In what a layer computes and how its matrices are kept.
+struct Precision {
+    DType compute;     // to which the inputs of products are rounded, and of what is not quantised
+    DType stored;      // of the large matrices: compute, i8, or i4, where a tensor that it would harm gets i8
+    bool own = false;  // one that the file holds quantised keeps its own format instead
+
+    Precision(DType both = DType::f32) : compute(both), stored(both) {}
+    Precision(DType computed, DType kept) : compute(computed), stored(kept) {}
+    bool operator==(const Precision &) const = default;
+};
+
 struct Tensor {
     std::string name;
     const std::byte *data = nullptr;  // element 0; may be unaligned

@@ -1,4 +1,4 @@
-// Strategies: a text is refused with a reason, or gives each layer and the head its type; and the
+// Strategies: a text is refused with a reason, or gives each layer and the head its types; and the
 // placement, printed, means itself again.
 #include "fuzz.h"
 
@@ -20,10 +20,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         CLAIM(std::string(error.what()).size() < 3000);
         return 0;
     }
-    const std::vector<DType> types = strategy.place(layers, file);
-    CLAIM(types.size() == static_cast<size_t>(layers + 1));
-    for (const DType type : types) CLAIM(type != DType::f64);
-    const std::string shown = strategy_text(types);
-    if (shown.size() <= 256) CLAIM(parse_strategy(shown).place(layers, file) == types);
+    const std::vector<Precision> precisions = strategy.place(layers, file);
+    CLAIM(precisions.size() == static_cast<size_t>(layers + 1));
+    for (const Precision &p : precisions) {
+        CLAIM(p.compute == DType::f32 || p.compute == DType::f16 || p.compute == DType::bf16);
+        CLAIM(p.stored == p.compute || p.stored == DType::i8 || p.stored == DType::i4);
+    }
+    const std::string shown = strategy_text(precisions);
+    if (shown.size() <= 256) CLAIM(parse_strategy(shown).place(layers, file) == precisions);
     return 0;
 }

@@ -11,9 +11,9 @@ using namespace rwkv;
 namespace {
 
 std::string placed(const std::string &text, int64_t layers, DType file = DType::bf16) {
-    const std::vector<DType> types = parse_strategy(text).place(layers, file);
-    CHECK(types.size() == static_cast<size_t>(layers + 1));
-    return strategy_text(types);
+    const std::vector<Precision> precisions = parse_strategy(text).place(layers, file);
+    CHECK(precisions.size() == static_cast<size_t>(layers + 1));
+    return strategy_text(precisions);
 }
 
 int code_of(const std::string &text, std::string *message = nullptr) {
@@ -73,6 +73,12 @@ void test_refusals() {
                              "cpu fp64",
                              "cpu  fp32 fp32",
                              "cpu fp32i5",
+                             "cpu fp32i",
+                             "cpu fp32i88",
+                             "cpu i8",
+                             "cpufp32",
+                             "cpu fp32fp16",
+                             "cuda:x fp16",
                              "cpu fp32 i8",
                              "cpu fp32 *",
                              "cpu fp32 *-1",

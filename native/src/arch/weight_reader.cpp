@@ -35,30 +35,34 @@ Norm WeightReader::norm(const std::string &name, int64_t count) {
     return {weight, vector(name + ".bias", count)};
 }
 
-// The type of the layer that a tensor belongs to; everything outside the layers goes with the head.
-DType WeightReader::compute_of(const std::string &name) const {
+// Of the layer that a tensor belongs to; everything outside the layers goes with the head.
+const Precision &WeightReader::precision_of(const std::string &name) const {
     const size_t layer =
-        name.starts_with("blocks.") ? std::stoul(name.substr(7)) : types_.size() - 1;
-    return types_.at(layer);
+        name.starts_with("blocks.") ? std::stoul(name.substr(7)) : precisions_.size() - 1;
+    return precisions_.at(layer);
 }
 
-Matrix WeightReader::pack(const Tensor &t, bool transposed) {
+Matrix WeightReader::pack(const Tensor &t, Precision precision, bool transposed) {
     check_(t);
-    Matrix m = backend_.matrix(t, compute_of(t.name), transposed);
+    Matrix m = backend_.matrix(t, precision, transposed);
     bytes_ += static_cast<int64_t>(m.bytes);
     elements_ += m.out * m.in;
+    if (m.stored == DType::i8) int8_ += m.out * m.in;
+    if (m.stored == DType::i4) int4_ += m.out * m.in;
     return m;
 }
 
 Matrix WeightReader::matrix(const std::string &name, int64_t out, int64_t in) {
-    return pack(table_.matrix(name, out, in), false);
+    return pack(table_.matrix(name, out, in), precision_of(name), false);
 }
 
 Matrix WeightReader::factor(const std::string &name, int64_t in, int64_t out) {
-    return pack(table_.matrix(name, in, out), true);
+    return part(table_.matrix(name, in, out), true);
 }
 
-Matrix WeightReader::part(const Tensor &view, bool transposed) { return pack(view, transposed); }
+Matrix WeightReader::part(const Tensor &view, bool transposed) {
+    return pack(view, precision_of(view.name).compute, transposed);
+}
 
 Matrix WeightReader::lookup(const std::string &name, int64_t rows, int64_t columns) {
     const Tensor &t = table_.matrix(name, rows, columns);

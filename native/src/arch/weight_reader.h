@@ -14,13 +14,13 @@ namespace rwkv {
 
 class WeightReader {
 public:
-    // `types` holds the compute type of every layer and, last, of the head. `check` is called with
-    // every matrix before it is packed.
-    WeightReader(Backend &backend, TensorTable &table, std::vector<DType> types,
+    // `precisions` holds that of every layer and, last, of the head. `check` is called with every
+    // matrix before it is packed.
+    WeightReader(Backend &backend, TensorTable &table, std::vector<Precision> precisions,
                  std::function<void(const Tensor &)> check)
         : backend_(backend),
           table_(table),
-          types_(std::move(types)),
+          precisions_(std::move(precisions)),
           check_(std::move(check)) {}
 
     TensorTable &table() { return table_; }
@@ -30,10 +30,11 @@ public:
     // Values made by the caller.
     float *vector(const std::vector<float> &values);
     Norm norm(const std::string &name, int64_t count);  // name.weight, name.bias
+    // A large matrix: what a strategy quantises.
     Matrix matrix(const std::string &name, int64_t out, int64_t in);
-    // A low-rank factor, [in, out] in the file.
+    // A low-rank factor, [in, out] in the file; kept in the compute type.
     Matrix factor(const std::string &name, int64_t in, int64_t out);
-    // Packs any two-dimensional view; `whole` is the tensor that it is a part of.
+    // The same for any two-dimensional view.
     Matrix part(const Tensor &view, bool transposed);
     Matrix lookup(const std::string &name, int64_t rows, int64_t columns);
 
@@ -42,17 +43,19 @@ public:
     // Bytes that one decoded token reads of what was packed so far, and elements multiplied.
     int64_t bytes() const { return bytes_; }
     int64_t elements() const { return elements_; }
+    // Weights that are kept in a block format.
+    int64_t quantised(DType format) const { return format == DType::i8 ? int8_ : int4_; }
 
 private:
-    Matrix pack(const Tensor &t, bool transposed);
-    DType compute_of(const std::string &name) const;
+    Matrix pack(const Tensor &t, Precision precision, bool transposed);
+    const Precision &precision_of(const std::string &name) const;
 
     Backend &backend_;
     TensorTable &table_;
-    std::vector<DType> types_;
+    std::vector<Precision> precisions_;
     std::function<void(const Tensor &)> check_;
     std::vector<Buffer> vectors_;
-    int64_t bytes_ = 0, elements_ = 0;
+    int64_t bytes_ = 0, elements_ = 0, int8_ = 0, int4_ = 0;
 };
 
 // "blocks.3.att.key.weight"

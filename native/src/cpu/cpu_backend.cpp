@@ -57,8 +57,8 @@ void CpuBackend::copy(float *to, const float *from, size_t count) {
     if (count != 0) std::memcpy(to, from, count * sizeof(float));
 }
 
-Matrix CpuBackend::matrix(const Tensor &weights, DType compute, bool transposed) {
-    return pack(weights, compute, transposed, arena_, pool_);
+Matrix CpuBackend::matrix(const Tensor &weights, Precision precision, bool transposed) {
+    return pack(weights, precision, transposed, arena_, pool_);
 }
 
 Matrix CpuBackend::table(const Tensor &rows) { return pack_table(rows, arena_, pool_); }

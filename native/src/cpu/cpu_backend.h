@@ -40,7 +40,7 @@ public:
     void upload(float *to, std::span<const float> from) override;
     void download(std::span<float> to, const float *from) override;
     void copy(float *to, const float *from, size_t count) override;
-    Matrix matrix(const Tensor &weights, DType compute, bool transposed) override;
+    Matrix matrix(const Tensor &weights, Precision precision, bool transposed) override;
     Matrix table(const Tensor &rows) override;
 
     void embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) override;

@@ -1,6 +1,7 @@
 // See pack.h.
 #include "cpu/pack.h"
 
+#include "cpu/pack_blocks.h"
 #include "error.h"
 #include "half.h"
 
@@ -74,22 +75,24 @@ void pack_panels(Word *packed, const Tensor &tensor, DType stored, int64_t first
 
 }  // namespace
 
-Matrix pack(const Tensor &weights, DType compute, bool transposed, Arena &arena, Pool &pool) {
+Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &arena, Pool &pool) {
     require_matrix(weights);
-    if (compute == DType::f64)
+    if (precision.compute == DType::f64)
         throw unsupported(weights.name + ": products are not computed in fp64");
     Tensor tensor = weights;
     if (transposed) {
         std::swap(tensor.shape[0], tensor.shape[1]);
         std::swap(tensor.stride[0], tensor.stride[1]);
     }
+    if (precision.stored == DType::i8 || precision.stored == DType::i4)
+        return pack_blocks(tensor, precision, arena, pool);
     Matrix matrix;
     matrix.out = tensor.shape[0];
     matrix.in = tensor.shape[1];
-    matrix.compute = compute;
-    matrix.stored = compute != DType::f32         ? compute
-                    : tensor.dtype == DType::f64 ? DType::f32
-                                                 : tensor.dtype;
+    matrix.compute = precision.compute;
+    matrix.stored = precision.compute != DType::f32 ? precision.compute
+                    : tensor.dtype == DType::f64   ? DType::f32
+                                                   : tensor.dtype;
     const int64_t panels = (matrix.out + kPanel - 1) / kPanel;
     const size_t words = static_cast<size_t>(panels * kPanel) *
                          static_cast<size_t>((matrix.in + 1) / 2 * 2);

@@ -9,9 +9,9 @@
 
 namespace rwkv::cpu {
 
-// compute f32 keeps 16-bit files as they are (exact in fp32) and narrows f64; bf16 and f16 round to
-// that type, f16 saturating. transposed: the tensor is [in, out].
-Matrix pack(const Tensor &weights, DType compute, bool transposed, Arena &arena, Pool &pool);
+// stored f32 keeps 16-bit files as they are (exact in fp32) and narrows f64; bf16 and f16 round to that
+// type, f16 saturating; i8 and i4 are the block formats of quant.h. transposed: the tensor is [in, out].
+Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &arena, Pool &pool);
 // Rows for look-up, [rows][columns] without padding, in the file's type (f64 as f32).
 Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool);
 
