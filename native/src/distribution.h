@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -59,7 +60,8 @@ private:
                (residual_.empty() ? 0. : static_cast<double>(residual_[i]));
     }
     void find_maximum();
-    Cut find_cut(const Limits &limits);
+    Cut find_cut(const Limits &limits, double sum);
+    std::optional<Cut> find_cut_by_sample(const Limits &limits, double sum);
     static Cut select(std::span<Candidate> candidates, double weight, size_t count,
                       const Limits &limits);
     template <class Accept>
@@ -78,6 +80,8 @@ private:
     std::vector<ActiveBlock> active_;
     double total_ = 0;
     std::vector<Candidate> candidates_;
+    std::vector<float> sample_, sample_max_;
+    std::vector<int32_t> ids_;
 };
 
 // log p = x - max - log(sum of e^(x - max)) of a token, then of the k most likely ones; of equals

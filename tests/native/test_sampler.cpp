@@ -2,9 +2,11 @@
 // sorts, and against statistics. RWKV_TEST_TIMES=1 prints how long a draw takes.
 #include "check.h"
 #include "distribution.h"
+#include "logit_row.h"
 #include "sampler.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <chrono>
 #include <limits>
 #include <map>
@@ -224,6 +226,71 @@ void test_oracle() {
     }
     CHECK(compared > 400);
     std::printf("oracle: %d cases, worst difference %.2g\n", compared, worst);
+}
+
+// Every form of the passes over a row gives the bits of the narrowest, and those are right.
+void test_passes() {
+    std::mt19937_64 random(9);
+    const LogitRow &narrow = *logit_rows().back();
+    for (int round = 0; round < 300; ++round) {
+        const size_t n = std::array<size_t, 8>{1, 7, 63, 64, 65, 128, 1000, 4099}[random() % 8];
+        const Floats x = random_logits(random, n);
+        const size_t blocks = (n + LogitRow::block - 1) / LogitRow::block;
+        const float max = *std::max_element(x.begin(), x.end());
+        std::vector<float> ordered(x);
+        std::sort(ordered.begin(), ordered.end());
+        const float low = std::max(ordered[random() % n], -FLT_MAX);
+        const float high = std::max(low, ordered[random() % n]);
+        double sum = 0, above_sum = 0;
+        std::vector<int32_t> inside;
+        size_t above_count = 0;
+        for (size_t i = 0; i < n; ++i) {
+            const double weight = std::exp(static_cast<double>(x[i]) - static_cast<double>(max));
+            sum += weight;
+            above_sum += x[i] > high ? weight : 0;
+            above_count += x[i] > high;
+            if (x[i] >= low && x[i] <= high) inside.push_back(static_cast<int32_t>(i));
+        }
+        for (const LogitRow *form : logit_rows()) {
+            Floats block_max(blocks);
+            CHECK(form->maxima(block_max.data(), x.data(), n));
+            for (size_t b = 0; b < blocks; ++b) {
+                const auto from = x.begin() + static_cast<ptrdiff_t>(b * LogitRow::block);
+                const auto left = std::min<ptrdiff_t>(LogitRow::block, x.end() - from);
+                CHECK(block_max[b] == *std::max_element(from, from + left));
+            }
+            CHECK(form->sum_exp(x.data(), n, max) == narrow.sum_exp(x.data(), n, max));
+            CHECK_NEAR(form->sum_exp(x.data(), n, max), sum, 1e-6 * sum);
+
+            LogitRow::Above above, narrow_above;
+            std::vector<int32_t> ids(n + 8), unused(n + 8);
+            ids.resize(form->bracket(ids.data(), n, above, x.data(), n, block_max.data(), low, high,
+                                     max));
+            CHECK(ids == inside);
+            narrow.bracket(unused.data(), n, narrow_above, x.data(), n, block_max.data(), low, high,
+                           max);
+            CHECK(above.count == above_count && above.weight == narrow_above.weight);
+            CHECK_NEAR(above.weight, above_sum, 1e-6 * sum);
+            if (inside.size() > 1) {
+                std::vector<int32_t> few(inside.size() - 1 + 8);
+                CHECK(form->bracket(few.data(), inside.size() - 1, above, x.data(), n,
+                                    block_max.data(), low, high, max) >= inside.size());
+            }
+            for (const bool with_residual : {false, true}) {
+                if (n < LogitRow::block) continue;
+                const Floats residual(LogitRow::block, 1e-8f);
+                const QuickLaw law{low, max, 0, 1.3f, !with_residual};
+                const float *r = with_residual ? residual.data() : nullptr;
+                const BlockSum a = form->weigh(x.data(), r, law), b = narrow.weigh(x.data(), r, law);
+                CHECK(a.sum == b.sum && a.at_cut == b.at_cut);
+            }
+            for (const float bad : {inf, std::numeric_limits<float>::quiet_NaN()}) {
+                Floats y = x;
+                y[random() % n] = bad;
+                CHECK(!form->maxima(block_max.data(), y.data(), n));
+            }
+        }
+    }
 }
 
 // ---- Penalties: runner-api.md 11.3, and the lazy decay against the plain recurrence.
@@ -676,6 +743,7 @@ void print_times() {
 int main() {
     test_vectors();
     test_oracle();
+    test_passes();
     test_penalties();
     test_weights_and_slopes();
     test_many_blocks();

@@ -1,0 +1,39 @@
+// See logit_row.h. The passes are in logit_row.inl; what differs between the forms is the vector.
+#include "logit_row.h"
+
+#include <cfloat>
+
+namespace rwkv {
+
+// 128 bits: what every machine has.
+namespace narrow {
+#define LOGIT_LANES 4
+#include "logit_row.inl"
+constexpr LogitRow form{"narrow", maxima, sum_exp, weigh, bracket};
+#undef LOGIT_LANES
+}  // namespace narrow
+
+#if defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("avx2")
+namespace avx2 {
+#define LOGIT_LANES 8
+#include "logit_row.inl"
+constexpr LogitRow form{"avx2", maxima, sum_exp, weigh, bracket};
+#undef LOGIT_LANES
+}  // namespace avx2
+#pragma GCC pop_options
+#endif
+
+std::span<const LogitRow *const> logit_rows() {
+#if defined(__x86_64__)
+    static constexpr const LogitRow *all[] = {&avx2::form, &narrow::form};
+    static const bool wide = __builtin_cpu_supports("avx2");
+    return std::span<const LogitRow *const>(all).subspan(wide ? 0 : 1);
+#else
+    static constexpr const LogitRow *all[] = {&narrow::form};
+    return all;
+#endif
+}
+
+}  // namespace rwkv

@@ -1,0 +1,167 @@
+// The passes of logit_row.h over vectors of LOGIT_LANES floats. Included once per form, in a
+// namespace and under target options of its own: nothing of the standard library is called here,
+// because the linker might keep the copy that was compiled for the newer machine.
+
+namespace {
+
+constexpr size_t lanes = LOGIT_LANES, block_size = LogitRow::block;
+constexpr size_t parts = 8 / lanes;  // vectors that make up 8 values
+
+typedef float F __attribute__((vector_size(4 * LOGIT_LANES)));
+typedef int32_t I __attribute__((vector_size(4 * LOGIT_LANES)));
+typedef uint32_t U __attribute__((vector_size(4 * LOGIT_LANES)));
+
+inline F load(const float *p) {
+    F v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+
+inline F splat(float x) { return F{} + x; }
+
+// 2^x for x <= 0, relative error 2e-7; 0 below -126. n = round(x), r = x - n in [-1/2, 1/2], a
+// polynomial for 2^r (a minimax fit of ours, 2^0 exact), and n added to the exponent. Adding
+// magic = 1.5 * 2^23 rounds to an integer and leaves that integer in the low bits.
+inline F exp2(F x) {
+    constexpr float magic = 12582912.f;
+    const F t = x + magic, r = x - (t - magic);
+    F p = r * 0.00132647272f + 0.00967151264f;
+    p = p * r + 0.0555073374f;
+    p = p * r + 0.240222421f;
+    p = p * r + 0.693146978f;
+    p = p * r + 1.f;
+    const F e = __builtin_bit_cast(F, __builtin_bit_cast(U, p) + (__builtin_bit_cast(U, t) << 23));
+    return x > -126.f ? e : F{};
+}
+
+constexpr float log2_e = 1.44269504f;
+
+// A bit for every lane whose mask is set.
+inline uint32_t bits(I mask) {
+#if LOGIT_LANES == 8
+    return static_cast<uint32_t>(__builtin_ia32_movmskps256(__builtin_bit_cast(F, mask)));
+#elif defined(__x86_64__)
+    return static_cast<uint32_t>(__builtin_ia32_movmskps(__builtin_bit_cast(F, mask)));
+#else
+    return (mask[0] & 1u) | (mask[1] & 2u) | (mask[2] & 4u) | (mask[3] & 8u);
+#endif
+}
+
+// Eight sums; value i of a block goes into sum i mod 8.
+struct Sums {
+    F s[parts] = {};
+
+    double total() const {
+        float a[8];
+        __builtin_memcpy(a, s, sizeof a);
+        return static_cast<double>(((a[0] + a[4]) + (a[1] + a[5])) +
+                                   ((a[2] + a[6]) + (a[3] + a[7])));
+    }
+};
+
+// The 64 values of a block; a short last one is copied to `tail` and filled up with -infinity.
+inline const float *whole(const float *x, size_t n, size_t b, float *tail) {
+    const size_t start = b * block_size;
+    if (n - start >= block_size) return x + start;
+    for (size_t i = 0; i < block_size; ++i)
+        tail[i] = start + i < n ? x[start + i] : -__builtin_inff();
+    return tail;
+}
+
+bool maxima(float *block_max, const float *x, size_t n) {
+    float tail[block_size];
+    I fine = ~I{};
+    for (size_t b = 0; b * block_size < n; ++b) {
+        const float *p = whole(x, n, b, tail);
+        F m[2] = {splat(-__builtin_inff()), splat(-__builtin_inff())};
+#pragma GCC unroll 8
+        for (size_t i = 0; i < block_size; i += 2 * lanes) {
+            const F v = load(p + i), w = load(p + i + lanes);
+            m[0] = v > m[0] ? v : m[0];
+            m[1] = w > m[1] ? w : m[1];
+            fine &= (v <= FLT_MAX) & (w <= FLT_MAX);
+        }
+        m[0] = m[1] > m[0] ? m[1] : m[0];
+        float most = m[0][0];
+#pragma GCC unroll 8
+        for (size_t i = 1; i < lanes; ++i) most = m[0][i] > most ? m[0][i] : most;
+        block_max[b] = most;
+    }
+    return bits(fine) == (1u << lanes) - 1;
+}
+
+double sum_exp(const float *x, size_t n, float max) {
+    float tail[block_size];
+    double sum = 0;
+    for (size_t b = 0; b * block_size < n; ++b) {
+        const float *p = whole(x, n, b, tail);
+        Sums sums;
+#pragma GCC unroll 8
+        for (size_t i = 0; i < block_size; i += 8)
+#pragma GCC unroll 2
+            for (size_t part = 0; part < parts; ++part)
+                sums.s[part] += exp2((load(p + i + part * lanes) - max) * log2_e);
+        sum += sums.total();
+    }
+    return sum;
+}
+
+template <bool with_residual, bool cut_survives>
+BlockSum weigh_as(const float *x, const float *residual, const QuickLaw &law) {
+    Sums sums;
+    I near = {};
+#pragma GCC unroll 8
+    for (size_t i = 0; i < block_size; i += 8)
+#pragma GCC unroll 2
+        for (size_t part = 0; part < parts; ++part) {
+            const size_t at = i + part * lanes;
+            const F v = load(x + at);
+            F y = v - law.max;
+            if constexpr (with_residual) y += load(residual + at) - law.shift;
+            const F e = exp2(y * law.log2_power);
+            sums.s[part] += (cut_survives ? v >= law.cut : v > law.cut) ? e : F{};
+            if constexpr (!cut_survives) near |= v == law.cut;
+        }
+    return {sums.total(), bits(near) != 0};
+}
+
+BlockSum weigh(const float *x, const float *residual, const QuickLaw &law) {
+    if (residual) return weigh_as<true, false>(x, residual, law);
+    return (law.cut_survives ? weigh_as<false, true> : weigh_as<false, false>)(x, residual, law);
+}
+
+size_t bracket(int32_t *ids, size_t most, LogitRow::Above &above, const float *x, size_t n,
+               const float *block_max, float low, float high, float max) {
+    float tail[block_size];
+    size_t found = 0;
+    for (size_t b = 0; b * block_size < n; ++b) {
+        if (block_max[b] < low) continue;
+        const float *p = whole(x, n, b, tail);
+        const bool any_above = block_max[b] > high;
+        Sums sums;
+        I count = {};
+#pragma GCC unroll 8
+        for (size_t i = 0; i < block_size; i += 8)
+#pragma GCC unroll 2
+            for (size_t part = 0; part < parts; ++part) {
+                const size_t at = i + part * lanes;
+                const F v = load(p + at);
+                if (any_above) {
+                    const I over = v > high;
+                    count -= over;
+                    sums.s[part] += over ? exp2((v - max) * log2_e) : F{};
+                }
+                for (uint32_t in = bits((v >= low) & (v <= high)); in; in &= in - 1)
+                    ids[found++] = static_cast<int32_t>(b * block_size + at +
+                                                        static_cast<size_t>(__builtin_ctz(in)));
+                if (found > most) return found;
+            }
+        if (!any_above) continue;
+        above.weight += sums.total();
+#pragma GCC unroll 8
+        for (size_t i = 0; i < lanes; ++i) above.count += static_cast<size_t>(count[i]);
+    }
+    return found;
+}
+
+}  // namespace
