@@ -11,6 +11,7 @@
 #include "tensor.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -181,6 +182,8 @@ public:
     // logits[i] = W · LayerNorm(x[logit_rows[i]]); logits is host memory [logit_rows, vocab].
     virtual void head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
                       const Batch &batch) = 0;
+    // Calls task(i) once for every i in [0, tasks) on all threads, in any order.
+    virtual void spread(int64_t tasks, const std::function<void(int64_t)> &task) = 0;
     // Barriers so far: what tests count.
     virtual uint64_t barriers() const = 0;
 };

@@ -207,9 +207,13 @@ void Engine::Core::step() {
 }
 
 void Engine::Core::sample() {
-    for (size_t i = 0; i < drawing.size(); ++i) {
-        Sequence &sequence = *drawing[i];
-        sequence.draw(std::span(logits).subspan(i * n_vocab, n_vocab), *vocab);
+    // Each draw touches its own sequence and the memory of its thread only.
+    model->backend().spread(static_cast<int64_t>(drawing.size()), [this](int64_t i) {
+        const size_t row = static_cast<size_t>(i);
+        drawing[row]->draw(std::span(logits).subspan(row * n_vocab, n_vocab), *vocab);
+    });
+    for (Sequence *drawn : drawing) {
+        Sequence &sequence = *drawn;
         done.completion_tokens += static_cast<int64_t>(sequence.event.tokens.size());
         if (sequence.finish != Finish::running) scheduler.remove(sequence);
         speakers.push_back(&sequence);

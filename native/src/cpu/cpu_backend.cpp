@@ -417,4 +417,8 @@ void CpuBackend::head(float *logits, const Matrix &w, const Norm &ln_out, const 
     multiply(1, w.in, static_cast<int64_t>(batch.logit_rows.size()), fill, [](auto) {});
 }
 
+void CpuBackend::spread(int64_t tasks, const std::function<void(int64_t)> &task) {
+    pool_.run(tasks, [&](int64_t i, int) { task(i); });
+}
+
 }  // namespace rwkv::cpu

@@ -62,6 +62,7 @@ public:
                     const float *gate) override;
     void head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
               const Batch &batch) override;
+    void spread(int64_t tasks, const std::function<void(int64_t)> &task) override;
     uint64_t barriers() const override { return pool_.barriers(); }
 
 private:
