@@ -12,9 +12,11 @@ import falcon
 
 from web import errors
 from web.config import Config
+from web.files.documents import Documents, Limits
 from web.middleware import RequestBody, RequestId
 from web.resources.chat import ChatCompletionsResource
 from web.resources.completions import CompletionsResource
+from web.resources.file_to_text import FileToTextResource
 from web.resources.models import ModelResource, ModelsResource
 from web.resources.status import RootResource, StatusResource
 from web.runtime import Runtime
@@ -47,9 +49,18 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     completions = CompletionsResource(runtime, config)
     models = ModelsResource(runtime)
     model = ModelResource(runtime)
+    documents = Documents(
+        Limits(
+            pages=config.file_pages,
+            seconds=config.file_seconds,
+            memory=config.file_memory,
+            text=config.file_text,
+        )
+    )
 
     app.add_route("/", RootResource())
     app.add_route("/status", StatusResource(runtime))
+    app.add_route("/file-to-text", FileToTextResource(documents))
     for prefix in ("", "/v1"):
         app.add_route(f"{prefix}/chat/completions", chat)
         app.add_route(f"{prefix}/completions", completions)

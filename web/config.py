@@ -28,6 +28,10 @@ _RANGES = {
     "prefill_chunk": (1, 16384),
     "max_queue": (1, 1_000_000),
     "max_body": (1024, 1 << 40),
+    "file_pages": (1, 1_000_000),
+    "file_seconds": (1, 3600),
+    "file_memory": (128 << 20, 1 << 40),
+    "file_text": (1024, 1 << 40),
 }
 
 
@@ -49,6 +53,10 @@ class Config:
     prefill_chunk: int = 256
     max_queue: int = 1024
     max_body: int = 32 << 20  # bytes of one request body
+    file_pages: int = 2000  # of one document that /file-to-text reads
+    file_seconds: int = 30
+    file_memory: int = 1 << 30  # bytes of the process that reads it
+    file_text: int = 64 << 20  # bytes of its text, as JSON
     deploy: bool = False
 
     def __post_init__(self) -> None:

@@ -65,7 +65,7 @@ FORBIDDEN_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "b
 # Top-level Python modules that each package may import besides the standard library and itself.
 IMPORTS: dict[str, set[str]] = {
     "rwkv_native": {"cffi", "numpy", "tokenizers"},
-    "web": {"rwkv_native", "falcon", "gevent", "gunicorn", "msgspec", "numpy"},
+    "web": {"rwkv_native", "falcon", "gevent", "gunicorn", "msgspec", "numpy", "pypdf"},
     "benchmarks": {"rwkv_native", "web", "numpy", "limits", "random_model"},
 }
 

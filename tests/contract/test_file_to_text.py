@@ -1,0 +1,142 @@
+"""POST /file-to-text: RWKV Runner's answers and errors, and the ways in which files arrive."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import documents
+import pytest
+from serving import Server
+
+
+def form(data: bytes, name: str | None, field: str = "file_data") -> bytes:
+    said = "" if name is None else f'; filename="{name}"'
+    head = f'--B\r\nContent-Disposition: form-data; name="{field}"{said}\r\n\r\n'
+    return head.encode() + data + b"\r\n--B--\r\n"
+
+
+def send(
+    server: Server, query: str, body: bytes, kind: str = "multipart/form-data; boundary=B"
+) -> tuple[int, Any]:
+    path = "/file-to-text" + (f"?{query}" if query else "")
+    status, headers, raw = server.request("POST", path, body, {"Content-Type": kind})
+    assert headers["content-type"] == "application/json"
+    return status, json.loads(raw)
+
+
+def texts(server: Server, query: str, body: bytes, **more: str) -> list[str]:
+    status, answer = send(server, query, body, **more)
+    assert status == 200, answer
+    return [page["page_content"] for page in answer["pages"]]
+
+
+def test_a_text(server: Server) -> None:
+    raw = "héllo 你好\r\nline2\n".encode()
+    status, answer = send(server, "file_name=a.txt&file_encoding=utf-8", form(raw, "a.txt"))
+    page = {"page_content": raw.decode(), "metadata": {"source": "a.txt"}, "type": "Document"}
+    assert (status, answer) == (200, {"pages": [page]})
+
+
+def test_a_pdf(server: Server) -> None:
+    info = b"/Title (A title) /Author (Somebody) /CreationDate (D:20260102) /Trapped /False"
+    raw = documents.pages("One line\nand another", "", "Third", info=info)
+    # The guide's own query; its name is in capitals, and the part's name decides.
+    query = "file_name=233.PDF&file_encoding=utf-8"
+    for name in ("233.PDF", None, ""):
+        status, answer = send(server, query, form(raw, name))
+        assert status == 200
+        first, second, third = answer["pages"]
+        assert first["page_content"] == "One line\nand another\n"
+        assert (second["page_content"], third["page_content"]) == ("", "Third\n")
+        assert first["type"] == "Document"
+        assert first["metadata"] == {
+            "source": "233.PDF",
+            "file_path": "233.PDF",
+            "page": 0,
+            "total_pages": 3,
+            "format": "PDF 1.7",
+            "title": "A title",
+            "author": "Somebody",
+            "subject": "",
+            "keywords": "",
+            "creator": "",
+            "producer": "",
+            "creationDate": "D:20260102",
+            "modDate": "",
+            "trapped": "False",
+        }
+        assert third["metadata"]["page"] == 2
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "raw", "expected"),
+    [
+        ("", "a.txt", b"", ""),
+        ("", "A.TXT", b"x", "x"),
+        ("", "not/a\u00e9path/你.Txt", b"x", "x"),
+        ("file_name=a.txt", None, b"x", "x"),
+        ("file_name=a.txt", "", b"x", "x"),
+        ("file_encoding=", "a.txt", b"x", "x"),
+        ("file_encoding=gbk", "a.txt", "你好".encode("gbk"), "你好"),
+        ("file_encoding=UTF_16", "a.txt", "é".encode("utf-16"), "é"),
+        ("file_encoding=utf-8-sig", "a.txt", b"\xef\xbb\xbfx", "x"),
+        ("", "a.txt", b"\r\n--A\r\n\x00\x7f", "\r\n--A\r\n\x00\x7f"),
+    ],
+)
+def test_texts(server: Server, query: str, name: str | None, raw: bytes, expected: str) -> None:
+    assert texts(server, query, form(raw, name)) == [expected]
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain", ""])
+def test_raw_bodies(server: Server, kind: str) -> None:
+    assert texts(server, "file_name=a.txt", "né".encode(), kind=kind) == ["né"]
+    assert texts(server, "file_name=b.pdf", documents.pages("Page"), kind=kind) == ["Page\n"]
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "field", "detail"),
+    [
+        ("file_name=a.txt", form(b"\xc4\xe3", "a.txt"), "file_data",
+         "'utf-8' codec can't decode byte 0xc4 in position 0: invalid continuation byte"),
+        ("file_encoding=nope", form(b"x", "a.txt"), "file_encoding", "unknown encoding: nope"),
+        ("file_encoding=zlib", form(b"x", "a.txt"), "file_encoding", None),
+        ("file_encoding=%00", form(b"x", "a.txt"), "file_data", None),
+        ("file_encoding=" + "x" * 100, form(b"x", "a.txt"), "file_encoding", None),
+        ("file_encoding=unicode_escape", form(b"\\ud800", "a.txt"), "file_data", None),
+        ("", form(b"not a pdf", "a.pdf"), "file_data", "cannot open broken document"),
+        ("", form(b"", "a.pdf"), "file_data", "cannot open empty document"),
+        ("file_name=a.txt", form(b"x", "a.md"), "file_name", "file type not supported"),
+        ("", form(b"x", "txt"), "file_name", "file type not supported"),
+        ("file_name=.", b"x", "file_data", None),
+        ("", form(b"x", None), "file_name", None),
+        ("file_name=a.txt", form(b"x", "a.txt", "file"), "file_data", None),
+        ("file_name=a.txt", form(b"x", "a.txt")[:-8], "file_data", None),
+        ("file_name=a.txt", b"", "file_data", None),
+        ("", form(b"x", "N.txt").replace(b"N", b"\xff"), "file_data", None),
+    ],
+)  # fmt: skip
+def test_refusals(server: Server, query: str, body: bytes, field: str, detail: str | None) -> None:
+    status, answer = send(server, query, body)
+    assert status == 400
+    error = answer["error"]
+    assert error["param"] == field and error["message"].startswith(field)
+    assert error["type"] == "invalid_request_error"
+    assert detail is None or answer["detail"] == detail
+    assert "Traceback" not in error["message"]
+
+
+def test_a_form_without_a_boundary(server: Server) -> None:
+    status, answer = send(server, "file_name=a.txt", b"x", "multipart/form-data")
+    assert status == 400 and "boundary" in answer["error"]["message"]
+
+
+def test_other_streams_go_on(server: Server) -> None:
+    """A large form is taken apart, and its text read, while others are served."""
+    raw = b"a line of text\n" * (1 << 20)
+    with ThreadPoolExecutor(3) as pool:
+        reading = [pool.submit(texts, server, "", form(raw, "a.txt")) for _ in range(3)]
+        for _ in range(20):
+            server.post("/completions", {"prompt": "x", "max_tokens": 2})
+        assert all(one.result() == [raw.decode()] for one in reading)

@@ -1,0 +1,3 @@
+"""Files that clients send: taken out of a request (`uploads.py`), and read as text in a process of
+its own (`documents.py`, whose child runs `document_reader.py`).
+"""
