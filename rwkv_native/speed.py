@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from .sampling import Sampling, fill
 from .tokenizer import Tokenizer
 
 _READ_BYTES = 512 << 20  # far more than caches hold
+_CHAT = Sampling(top_p=0.3, seed=1)
 
 
 def read_bandwidth(threads: int, rounds: int = 7) -> float:
@@ -41,13 +43,13 @@ def read_bandwidth(threads: int, rounds: int = 7) -> float:
     return 4 * each * threads / best / 1e9
 
 
-def decode(engine: Engine, batch: int, tokens: int) -> float:
+def decode(engine: Engine, batch: int, tokens: int, sampling: Sampling = _CHAT) -> float:
     """Tokens per second of `batch` sequences that decode together, `tokens` of each.
 
-    Sampled as chat is. Measured from when all have drawn their first token until the first ends, so
+    Measured from when all have drawn their first token until the first ends, so
     that no smaller batch counts.
     """
-    sampling = Sampling(max_tokens=tokens, top_p=0.3, seed=1, end_token_ids=())
+    sampling = replace(sampling, max_tokens=tokens, end_token_ids=())
     vocab = engine.model.info.vocab
     begun = time.perf_counter(), 0
     drawn = {engine.submit([1 + i % (vocab - 1)], sampling): 0 for i in range(batch)}

@@ -17,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include <sched.h>
 #include <sys/mman.h>
 
 #if defined(__x86_64__)
@@ -152,6 +153,23 @@ Kernels widest() {
     return {"baseline", read_baseline, {fma_baseline, 4}, {}, {}};
 }
 
+// Puts the calling thread on a core of its own. On a busy machine the scheduler may leave all threads
+// on the core of the one that started them until a round is over, and half of the machine would be
+// measured.
+void take_core(int index) {
+    cpu_set_t allowed, mine;
+    if (sched_getaffinity(0, sizeof allowed, &allowed)) return;
+    const int cores = CPU_COUNT(&allowed);
+    int left = index % cores;
+    for (int core = 0; core < CPU_SETSIZE; ++core) {
+        if (!CPU_ISSET(core, &allowed) || left-- > 0) continue;
+        CPU_ZERO(&mine);
+        CPU_SET(core, &mine);
+        sched_setaffinity(0, sizeof mine, &mine);
+        return;
+    }
+}
+
 // Seconds from the first thread's start to the last one's end. The threads look at the clock
 // themselves: the one that started them may be woken much later.
 double timed(int threads, const std::function<void(int)> &work) {
@@ -160,6 +178,7 @@ double timed(int threads, const std::function<void(int)> &work) {
     std::vector<std::thread> pool;
     for (int t = 0; t < threads; ++t)
         pool.emplace_back([&, t] {
+            take_core(t);
             ready.arrive_and_wait();
             starts[static_cast<size_t>(t)] = Clock::now();
             work(t);
