@@ -14,11 +14,14 @@ from web import errors
 from web.config import Config
 from web.files.documents import Documents, Limits
 from web.middleware import RequestBody, RequestId
+from web.resources.billing import BillingResource
 from web.resources.chat import ChatCompletionsResource
 from web.resources.completions import CompletionsResource
+from web.resources.exit import ExitResource
 from web.resources.file_to_text import FileToTextResource
 from web.resources.models import ModelResource, ModelsResource
-from web.resources.status import RootResource, StatusResource
+from web.resources.status import HealthResource, RootResource, StatusResource
+from web.resources.tokenize import TokenizeResource
 from web.runtime import Runtime
 
 
@@ -49,6 +52,8 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     completions = CompletionsResource(runtime, config)
     models = ModelsResource(runtime)
     model = ModelResource(runtime)
+    billing = BillingResource()
+    tokenize = TokenizeResource(runtime)
     documents = Documents(
         Limits(
             pages=config.file_pages,
@@ -60,6 +65,12 @@ def create_app(runtime: Runtime, config: Config) -> Application:
 
     app.add_route("/", RootResource())
     app.add_route("/status", StatusResource(runtime))
+    app.add_route("/health", HealthResource(runtime))
+    app.add_route("/exit", ExitResource())
+    app.add_route("/dashboard/billing/credit_grants", billing)
+    app.add_route("/dashboard/billing/subscription", billing, suffix="subscription")
+    app.add_route("/tokenize", tokenize)
+    app.add_route("/detokenize", tokenize, suffix="back")
     app.add_route("/file-to-text", FileToTextResource(documents))
     for prefix in ("", "/v1"):
         app.add_route(f"{prefix}/chat/completions", chat)

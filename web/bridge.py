@@ -60,6 +60,11 @@ class Bridge:
         self._watcher = gevent.get_hub().loop.io(engine.fileno(), 1)
         self._watcher.start(self._drain)
 
+    @property
+    def alive(self) -> bool:
+        """Whether events still come: not after close(), nor when the engine has failed."""
+        return bool(self._watcher.active)
+
     def submit(self, prompt: Prompt, sampling: rn.Sampling, mailbox: Mailbox) -> int:
         """Queues one prompt and returns its id. Raises what the engine raises."""
         # Events cannot arrive before the next line: only the hub polls, and nothing switches here.

@@ -90,6 +90,11 @@ def model_loading() -> Refusal:
     )
 
 
+def no_model() -> Refusal:
+    """503 of /health: nothing is served, and nothing is being loaded."""
+    return Refusal(falcon.HTTP_503, "no model is served", code="model_not_loaded")
+
+
 def model_not_found(name: str) -> Refusal:
     """404 with RWKV Runner's `detail`, an error object inside."""
     message = f"The model '{clip(name)}' does not exist"
@@ -101,6 +106,11 @@ def model_not_found(name: str) -> Refusal:
         code="model_not_found",
         detail={"error": {"message": message, **kind}},
     )
+
+
+def no_messages() -> Refusal:
+    """400 in RWKV Runner's words."""
+    return Refusal(falcon.HTTP_400, "messages not found", param="messages", code="invalid_value")
 
 
 def no_chat(family: str) -> Refusal:

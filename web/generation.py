@@ -192,11 +192,15 @@ class Generation:
         self._mailbox.hang_up()
 
 
+def fed_text(persona: Persona, text: str) -> str:
+    """A model of music begins an empty prompt with its own word."""
+    return text if persona.start is None or text.strip() else persona.start
+
+
 def _encode(serving: Serving, prompt: Prompt) -> Prompt:
     if not isinstance(prompt, str):
         return prompt
-    if serving.persona.start is not None and not prompt.strip():
-        return serving.tokenizer.encode_prompt(serving.persona.start)
+    prompt = fed_text(serving.persona, prompt)
     if len(prompt) > _LONG_PROMPT:
         return in_thread(serving.tokenizer.encode_array, prompt)
     return prompt

@@ -62,6 +62,11 @@ class Runtime:
         return self._status
 
     @property
+    def healthy(self) -> bool:
+        """Whether a model answers."""
+        return self._serving is not None and self._serving.bridge.alive
+
+    @property
     def progress(self) -> float | None:
         """The share of the weights that a load in progress has converted."""
         if self._status != LOADING:

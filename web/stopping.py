@@ -3,13 +3,15 @@ runs shortly before gunicorn's patience does is told so.
 
 gunicorn waits for every open connection until graceful_timeout, and then kills the worker. Clients
 with a pool keep theirs open for minutes, so each stop would take 30 s, and streams would break off
-without a word. Called by the hooks in `web/gunicorn.conf.py`, in the worker.
+without a word. Called by the hooks in `web/gunicorn.conf.py` and by
+`resources/exit.py`, in the worker.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 import weakref
@@ -20,6 +22,7 @@ from gevent import monkey
 
 _LAST_WORDS = 3.0  # seconds before graceful_timeout at which running answers are cut
 
+_master = 0  # the process that started this worker
 _idle: weakref.WeakSet[Any] = weakref.WeakSet()  # sockets between two requests
 
 
@@ -33,7 +36,16 @@ def request_ends(sock: Any) -> None:
 
 def watch(worker: Any) -> None:
     """Starts a greenlet that waits for the worker's stop."""
+    global _master
+    _master = worker.ppid
     gevent.spawn(_wait_and_close, worker)
+
+
+def end_server() -> None:
+    """Tells the master to stop as on SIGTERM; returns at once, and what runs may end. The answer of
+    the caller counts among it: a worker that stops only takes no new connections."""
+    if os.getppid() == _master:  # else the master has gone already, and this worker follows
+        os.kill(_master, signal.SIGTERM)
 
 
 def _wait_and_close(worker: Any) -> None:

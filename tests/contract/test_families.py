@@ -82,6 +82,14 @@ def test_prompts_of_music(prompt: Any, tokens: int, midi: Server) -> None:
     assert answer["usage"]["prompt_tokens"] == tokens
 
 
+def test_what_music_is_fed(midi: Server) -> None:
+    answer = midi.post("/tokenize", {"prompt": " "})
+    assert answer == {"prompt": "<pad>", "tokens": [0], "count": 1}
+    assert midi.post("/tokenize", {"prompt": "<start> PI:3C:A t125"})["count"] == 3
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    assert midi.post("/tokenize", body, expect=400)["error"]["code"] == "model_cannot_chat"
+
+
 def test_music_does_not_chat(midi: Server) -> None:
     body = {"messages": [{"role": "user", "content": "hi"}]}
     for stream in (False, True):

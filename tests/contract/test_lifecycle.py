@@ -35,6 +35,8 @@ def test_without_a_model() -> None:
         wait_until(lambda: answers(server))
         status = server.status()
         assert status["status"] == 0 and status["model"] is None
+        code, _, raw = server.request("GET", "/health")
+        assert code == 503 and b'"model_not_loaded"' in raw
         assert (status["running"], status["waiting"]) == (0, 0)
         for path, body in (
             ("/completions", {"prompt": "x"}),
@@ -160,6 +162,18 @@ def test_stop_lets_running_answers_end() -> None:
             got += piece
         assert b"data: [DONE]" in got
         assert server.process.wait(30) == 0
+
+
+def test_exit_ends_the_server_and_lets_answers_end() -> None:
+    with serving() as server:
+        body = {"prompt": "x", **ENDLESS, "max_tokens": 1000, "stream": True}
+        sock = server.open("POST", "/completions", body)
+        wait_until(lambda: server.status()["running"] == 1)
+        assert server.post("/exit", None) == "success"
+        got = b"".join(iter(lambda: sock.recv(65536), b""))
+        assert b"data: [DONE]" in got and b'"length"' in got
+        assert server.process.wait(30) == 0
+        assert "Traceback" not in server.log()
 
 
 def test_a_stop_tells_those_that_it_cuts() -> None:

@@ -1,7 +1,7 @@
 """Which form a model's chats have.
 
-Called by `resources/chat.py` and `rwkv-native chat`. RWKV-4 has a form of its own, whatever its
-tokenizer; reasoning models do not see their earlier thoughts again.
+Called by `resources/chat.py`, `resources/tokenize.py` and `rwkv-native chat`. RWKV-4 has a form of
+its own, whatever its tokenizer; reasoning models do not see their earlier thoughts again.
 """
 
 from __future__ import annotations
@@ -10,10 +10,22 @@ from collections.abc import Sequence
 
 import msgspec
 
+from web import errors
 from web.personas import Persona
 from web.prompts import version4, world
-from web.prompts.world import Names
-from web.schemas.chat import Message
+from web.prompts.world import Names, names_for
+from web.schemas.chat import ChatRequest, Message
+
+
+def conversation(persona: Persona, request: ChatRequest) -> tuple[str, Names]:
+    """The text that a request's conversation is to this model, and the names in it. Raises 400 for
+    one without messages, and for a model that does not talk."""
+    if not request.messages:
+        raise errors.no_messages()
+    if not persona.chats:
+        raise errors.no_chat(persona.family)
+    names = names_for(persona, request)
+    return chat_prompt(persona, request.messages, names, request.presystem), names
 
 
 def chat_prompt(

@@ -8,12 +8,10 @@ import uuid
 import falcon
 import msgspec
 
-from web import errors
 from web.generation import Generation, sampling_for
 from web.middleware import read_body
-from web.prompts.formats import chat_prompt
+from web.prompts.formats import conversation
 from web.prompts.stops import chat_stops
-from web.prompts.world import names_for
 from web.runtime import Runtime
 from web.schemas import fields
 from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, usage
@@ -30,14 +28,7 @@ class ChatCompletionsResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), chat_request)
         serving = self._runtime.serving()
-        if not request.messages:
-            raise errors.Refusal(
-                falcon.HTTP_400, "messages not found", param="messages", code="invalid_value"
-            )
-        if not serving.persona.chats:
-            raise errors.no_chat(serving.persona.family)
-        names = names_for(serving.persona, request)
-        prompt = chat_prompt(serving.persona, request.messages, names, request.presystem)
+        prompt, names = conversation(serving.persona, request)
         sampling = sampling_for(
             serving.persona, request.sampling, chat_stops(request.sampling.stop, names)
         )

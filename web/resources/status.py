@@ -1,4 +1,4 @@
-"""GET / and GET /status: is it up, and what does it do."""
+"""GET /, /health and /status: is it up, can it answer, and what does it do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import falcon
 import msgspec
 
-from web.runtime import Runtime
+from web import errors
+from web.runtime import LOADING, Runtime
 
 
 class RootResource:
@@ -16,6 +17,23 @@ class RootResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"Hello":"World!"}'
+
+    on_head = on_get
+
+
+class HealthResource:
+    """200 while a model answers, else 503, for a balancer or a supervisor."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if not self._runtime.healthy:
+            loading = self._runtime.status == LOADING
+            raise errors.model_loading() if loading else errors.no_model()
+        resp.content_type = falcon.MEDIA_JSON
+        resp.set_header("Cache-Control", "no-store")
+        resp.data = b'{"status":"ok"}'
 
     on_head = on_get
 

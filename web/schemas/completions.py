@@ -16,7 +16,7 @@ Prompt = str | Sequence[int] | np.ndarray  # text, or ids, of which many are an 
 _PIECE = 1 << 14  # ids that are checked at a time, so that the hub can run in between
 
 # RWKV has no token for "start of text": what OpenAI means by an empty prompt is one new line here.
-_EMPTY = "\n"
+EMPTY = "\n"
 
 
 class CompletionRequest(msgspec.Struct, frozen=True):
@@ -44,19 +44,19 @@ def _prompts(fields: Fields) -> list[Prompt]:
         raise fields.wrong("prompt", "is required")
     value = fields.raw("prompt")
     if value is None or value == []:
-        return [_EMPTY]
+        return [EMPTY]
     if isinstance(value, str):
-        return [value or _EMPTY]
+        return [value or EMPTY]
     if isinstance(value, list):
-        if (ids := _ids(value)) is not None:
+        if (ids := token_ids(value)) is not None:
             return [ids]
-        prompts = [(one or _EMPTY) if isinstance(one, str) else _ids(one) for one in value]
+        prompts = [(one or EMPTY) if isinstance(one, str) else token_ids(one) for one in value]
         if all(one is not None for one in prompts):
-            return [_EMPTY if len(one) == 0 else one for one in prompts]
+            return [EMPTY if len(one) == 0 else one for one in prompts]
     raise fields.wrong("prompt", "must be a string, an array of token ids, or an array of those")
 
 
-def _ids(value: Any) -> list[int] | np.ndarray | None:
+def token_ids(value: Any) -> list[int] | np.ndarray | None:
     """A list of token ids, as an array if it is long; None if it is something else."""
     if not isinstance(value, list):
         return None

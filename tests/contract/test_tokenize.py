@@ -1,0 +1,79 @@
+"""POST /tokenize and /detokenize: what a model is fed, and the way back."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from serving import Server
+
+CHAT = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize("text", ["hello", "é你\n\x00", " \r\n", "x" * 200_000])
+def test_a_prompt(server: Server, text: str) -> None:
+    answer = server.post("/tokenize", {"prompt": text})
+    assert answer["prompt"] == text
+    assert answer["tokens"] == [byte + 1 for byte in text.encode()]  # the demo model's
+    assert answer["count"] == len(answer["tokens"])
+    assert server.post("/detokenize", {"tokens": answer["tokens"]}) == {"prompt": text}
+
+
+def test_an_empty_prompt(server: Server) -> None:
+    """It is what /completions makes of it."""
+    assert server.post("/tokenize", {"prompt": ""})["prompt"] == "\n"
+    assert server.post("/detokenize", {"tokens": []}) == {"prompt": ""}
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt"),
+    [
+        ({}, "User: hello\n\nAssistant:"),
+        ({"user_name": "Bob", "assistant_name": "Alice"}, "Bob: hello\n\nAlice:"),
+        (
+            {
+                "messages": [
+                    *CHAT["messages"],
+                    {"role": "assistant", "content": "<", "prefix": True},
+                ]
+            },
+            "User: hello\n\nAssistant: <",
+        ),
+    ],
+)
+def test_a_conversation(server: Server, fields: dict[str, Any], prompt: str) -> None:
+    body = {**CHAT, **fields, "max_tokens": 1, "temperature": "0.5"}
+    answer = server.post("/tokenize", body)
+    assert answer["prompt"] == prompt
+    assert answer["count"] == server.post("/chat/completions", body)["usage"]["prompt_tokens"]
+
+
+def test_broken_characters(server: Server) -> None:
+    assert server.post("/detokenize", {"tokens": [0xE4 + 1, 0x41 + 1]}) == {"prompt": "\ufffdA"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": None}, "prompt"),
+        ("/tokenize", {"prompt": ["a"]}, "prompt"),
+        ("/tokenize", {"prompt": "x", **CHAT}, "prompt"),
+        ("/tokenize", {"prompt": "x" * ((1 << 20) + 1)}, "prompt"),
+        ("/tokenize", {"messages": []}, "messages"),
+        ("/tokenize", {"messages": [{"role": "x"}]}, "messages[0].role"),
+        ("/tokenize", {**CHAT, "temperature": 9}, "temperature"),
+        ("/detokenize", {}, "tokens"),
+        ("/detokenize", {"tokens": "x"}, "tokens"),
+        ("/detokenize", {"tokens": ["x"]}, "tokens"),
+        ("/detokenize", {"tokens": [1.5]}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens"),
+        ("/detokenize", {"tokens": [100_000]}, "tokens"),
+        ("/detokenize", {"tokens": [1] * ((1 << 20) + 1)}, "tokens"),
+    ],
+)
+def test_refusals(server: Server, path: str, body: Any, field: str) -> None:
+    answer = server.post(path, body, expect=400)
+    assert answer["error"]["param"] == field
+    assert "Traceback" not in json.dumps(answer)

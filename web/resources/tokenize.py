@@ -1,0 +1,65 @@
+"""POST /tokenize: what a model is fed, as text and as token ids. POST /detokenize: the way back."""
+
+from __future__ import annotations
+
+import falcon
+import msgspec
+
+from web import errors
+from web.generation import Serving, fed_text
+from web.middleware import read_body
+from web.offload import in_thread
+from web.prompts.formats import conversation
+from web.runtime import Runtime
+from web.schemas import fields
+from web.schemas.tokenize import Text, Tokens, detokenize_request, tokenize_request
+
+_MOST_TOKENS = 1 << 20  # of one answer, or one request
+_LONG = 50_000  # characters or ids above which a thread does the work
+
+
+class TokenizeResource:
+    """Takes `prompt`, or `messages` with the fields of a chat."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        request = fields.read(read_body(req), tokenize_request)
+        serving = self._runtime.serving()
+        if isinstance(request, str):
+            field, text = "prompt", request
+        else:
+            field, (text, _) = "messages", conversation(serving.persona, request)
+        text = fed_text(serving.persona, text)
+        resp.content_type = falcon.MEDIA_JSON
+        if len(text) <= _LONG:
+            resp.data = _tokenized(serving, text, field)
+        else:
+            resp.data = in_thread(_tokenized, serving, text, field)
+
+    def on_post_back(self, req: falcon.Request, resp: falcon.Response) -> None:
+        ids = fields.read(read_body(req), lambda one: detokenize_request(one, _MOST_TOKENS))
+        serving = self._runtime.serving()
+        resp.content_type = falcon.MEDIA_JSON
+        if len(ids) <= _LONG:
+            resp.data = _detokenized(serving, ids)
+        else:
+            resp.data = in_thread(_detokenized, serving, ids)
+
+
+def _tokenized(serving: Serving, text: str, field: str) -> bytes:
+    try:
+        ids = serving.tokenizer.encode_array(text)
+    except ValueError as problem:
+        raise errors.invalid(field, f"cannot be encoded: {problem}") from None
+    if len(ids) > _MOST_TOKENS:
+        raise errors.invalid(field, f"must be at most {_MOST_TOKENS} tokens, not {len(ids)}")
+    return msgspec.json.encode(Tokens(text, ids.tolist(), len(ids)))
+
+
+def _detokenized(serving: Serving, ids: list[int]) -> bytes:
+    try:
+        return msgspec.json.encode(Text(serving.tokenizer.decode(ids)))
+    except ValueError as problem:
+        raise errors.invalid("tokens", f"cannot be decoded: {problem}") from None
