@@ -49,7 +49,7 @@ TOLERANCE = {"cpu fp32": 1e-5, "cpu fp16": 2e-2, "cpu bf16": 2e-2}
 # The official package rounds LN0(emb) of versions 4 to 6 to the file's type. Its own logits are
 # then this far from the exact ones of the same weights.
 ROUNDED_EMBEDDING = 2e-2
-ISAS = ["baseline", "avx2", "avx512"]
+ISAS = ["baseline", "avx2", "avx512", "avx512bf16"]
 
 
 @dataclass(frozen=True)

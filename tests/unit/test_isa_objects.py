@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ISAS = ["baseline", "avx2", "avx512"] if platform.machine() == "x86_64" else ["baseline"]
+X86 = ["baseline", "avx2", "avx512", "avx512bf16"]
+ISAS = X86 if platform.machine() == "x86_64" else ["baseline"]
 
 
 @pytest.fixture(scope="module")

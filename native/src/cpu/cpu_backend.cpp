@@ -92,11 +92,13 @@ void CpuBackend::embed(float *x, const Matrix &table, const Norm &ln0, const Bat
 void CpuBackend::plan(int64_t rows) {
     pieces_.clear();
     const double threads = pool_.threads();
-    // Nanoseconds that one panel takes, roughly: 25 GB/s or 150 GFLOP/s per thread.
+    // Nanoseconds that one panel takes, roughly: 25 GB/s, or as many GFLOP/s per thread.
     const auto cost_of = [&](const Work &work) {
-        const double weights = static_cast<double>(work.w.in) * kPanel;
-        return std::max(weights * (work.w.stored == kF32 ? 4 : 2) / 25,
-                        weights * static_cast<double>(rows) * 2 / 150);
+        const double operations = static_cast<double>(2 * work.w.in * kPanel * rows);
+        const Input form = form_of(work.w);
+        const double rate = form == kFloats ? 110 : form == kPairs ? 200 : 280;
+        const auto bytes = static_cast<double>(panel_bytes(work.w.stored, work.w.in));
+        return std::max(bytes / 25, operations / rate);
     };
     double left = 0;
     int64_t groups = 0;
@@ -125,14 +127,20 @@ void CpuBackend::plan(int64_t rows) {
     }
 }
 
-void CpuBackend::run_piece(const Piece &piece, const float *x, int64_t stride) {
+Input CpuBackend::form_of(const Panels &w) const { return kernels_.input(w.stored, w.compute); }
+Input CpuBackend::form_of(const Matrix &w) const { return form_of(panels_of(w)); }
+bool CpuBackend::same_input(const Matrix &a, const Matrix &b) const {
+    return a.compute == b.compute && form_of(a) == form_of(b);
+}
+
+void CpuBackend::run_piece(const Piece &piece, const Slot &slot, const char *x) {
     const Work &work = *piece.work;
     LinearTask task;
     task.w = work.w;
     task.panel = piece.panel;
     task.panels = piece.panels;
-    task.x = x + piece.row * stride;
-    task.stride_x = stride;
+    task.x = x + piece.row * slot.stride;
+    task.stride_x = slot.stride;
     task.rows = piece.rows;
     task.y = work.y + piece.row * work.stride_y;
     task.stride_y = work.stride_y;
@@ -143,15 +151,28 @@ void CpuBackend::run_piece(const Piece &piece, const float *x, int64_t stride) {
     kernels_.linear(&task);
 }
 
-// Runs work_ over `rows` rows of `in` inputs. fill(area, slot, first, last, thread) prepares rows
-// [first, last) of one input; area(slot, row) says where. Slots are filled in order, slot 0 always.
-// store(area) runs once, when nothing reads the old state any more and all of slot 0 is filled.
+void CpuBackend::add_slot(Input form, int64_t in, int64_t rows) {
+    const int64_t offset = slots_.empty() ? 0 : slots_.back().end, stride = row_bytes(form, in);
+    slots_.push_back({offset, stride, offset + rows * stride});
+}
+
+// Runs work_ over `rows` rows. fill(area, slot, first, last) prepares rows [first, last) of one of slots_;
+// area(slot, row) says where. Slots are filled in order, slot 0 always. store(area) runs once, when nothing
+// reads the old state any more and all of slot 0 is filled.
 template <class Fill, class Store>
-void CpuBackend::multiply(int slots, int64_t in, int64_t rows, Fill fill, Store store) {
+void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
     if (rows == 0) return;
-    const int64_t stride = stride_of(in), size = slots * rows * stride;
-    const auto area_at = [rows, stride](float *base) {
-        return [=](int slot, int64_t row) { return base + (slot * rows + row) * stride; };
+    const int slots = static_cast<int>(slots_.size());
+    const int64_t size = slots_.back().end / static_cast<int64_t>(sizeof(float));
+    const auto area_at = [this](float *base) {
+        return [=, this](int slot, int64_t row) {
+            const Slot &s = slots_[static_cast<size_t>(slot)];
+            return reinterpret_cast<char *>(base) + s.offset + row * s.stride;
+        };
+    };
+    const auto run_in = [this](auto area, const Piece &piece) {
+        const int slot = piece.work->slot;
+        run_piece(piece, slots_[static_cast<size_t>(slot)], area(slot, 0));
     };
     plan(rows);
     const int64_t pieces = static_cast<int64_t>(pieces_.size());
@@ -172,7 +193,7 @@ void CpuBackend::multiply(int slots, int64_t in, int64_t rows, Fill fill, Store 
                 fill(area, slot, int64_t{0}, rows);
                 worker.ready |= uint64_t{1} << slot;
             }
-            run_piece(piece, area(slot, 0), stride);
+            run_in(area, piece);
         });
         for (Worker &worker : workers_)
             if (worker.serial == serial_) {
@@ -182,16 +203,15 @@ void CpuBackend::multiply(int slots, int64_t in, int64_t rows, Fill fill, Store 
         return;
     }
     const auto area = area_at(shared_.reserve(size));
-    pool_.run((rows + 7) / 8, [&](int64_t i, int) {
-        for (int slot = 0; slot < slots; ++slot) fill(area, slot, i * 8, std::min(rows, i * 8 + 8));
+    pool_.run((rows + kFewRows - 1) / kFewRows, [&](int64_t i, int) {
+        const int64_t first = i * kFewRows, last = std::min(rows, first + kFewRows);
+        for (int slot = 0; slot < slots; ++slot) fill(area, slot, first, last);
     });
     pool_.run(pieces + 1, [&](int64_t i, int) {
-        if (i == 0) {
+        if (i == 0)
             store(area);
-        } else {
-            const Piece &piece = pieces_[static_cast<size_t>(i - 1)];
-            run_piece(piece, area(piece.work->slot, 0), stride);
-        }
+        else
+            run_in(area, pieces_[static_cast<size_t>(i - 1)]);
     });
 }
 
@@ -200,17 +220,22 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
     const int64_t rows = batch.rows();
     if (products.empty() || rows == 0) return;
     const int64_t D = products.front().w->in;
-    // Slot 0 holds xn; every distinct (mu, delta, compute) gets one of its own.
+    // Slot 0 holds xn, and after that of all rows what precedes each kFewRows of them, which another thread
+    // prepares; every distinct (mu, delta, compute, form) gets a slot of its own.
     std::vector<const Product *> &mixes = mixes_;
     mixes.assign(1, nullptr);
     work_.clear();
+    slots_.clear();
+    add_slot(kFloats, D, rows + rows / kFewRows + 1);
     for (const Product &p : products) {
         size_t slot = 1;
-        while (slot < mixes.size() &&
-               (mixes[slot]->mu != p.mu || mixes[slot]->delta != p.delta ||
-                mixes[slot]->w->compute != p.w->compute))
+        while (slot < mixes.size() && (mixes[slot]->mu != p.mu || mixes[slot]->delta != p.delta ||
+                                       !same_input(*mixes[slot]->w, *p.w)))
             ++slot;
-        if (slot == mixes.size()) mixes.push_back(&p);
+        if (slot == mixes.size()) {
+            mixes.push_back(&p);
+            add_slot(form_of(*p.w), D, rows);
+        }
         work_.push_back({panels_of(*p.w), static_cast<int>(slot), p.y, p.w->out,
                          static_cast<Act>(p.act), false});
     }
@@ -218,49 +243,51 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
     for (const Span &span : batch.spans)
         if (span.rows > 0) prev_[static_cast<size_t>(span.first)] = span.state + shift.shift;
 
+    const auto xn = [](auto area, int64_t row) { return reinterpret_cast<float *>(area(0, row)); };
     const auto normalise = [&](float *to, int64_t row) {
         kernels_.layer_norm(to, shift.x + row * D, shift.norm.weight, shift.norm.bias, D, 1e-5f);
     };
+    const auto before = [&](auto area, int64_t first) { return xn(area, rows + first / kFewRows); };
     const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
+        if (slot == 0) {
+            for (int64_t row = first; row < last; ++row) normalise(xn(area, row), row);
+            if (!prev_[static_cast<size_t>(first)]) normalise(before(area, first), first - 1);
+            return;
+        }
+        const Product &p = *mixes[static_cast<size_t>(slot)];
         for (int64_t row = first; row < last; ++row) {
-            if (slot == 0) {
-                normalise(area(0, row), row);
-                continue;
-            }
-            const Product &p = *mixes[static_cast<size_t>(slot)];
             const float *prev = prev_[static_cast<size_t>(row)];
-            float *to = area(slot, row);
-            if (!prev) {
-                prev = area(0, row - 1);
-                if (row == first && first > 0) {  // another thread's row: take no notice of it
-                    normalise(to, row - 1);
-                    prev = to;
-                }
-            }
-            kernels_.mix(to, area(0, row), prev, p.mu, p.delta ? p.delta + row * D : nullptr, D,
-                         static_cast<Type>(p.w->compute));
+            if (!prev) prev = row == first ? before(area, first) : xn(area, row - 1);
+            kernels_.mix(area(slot, row), xn(area, row), prev, p.mu,
+                         p.delta ? p.delta + row * D : nullptr, D, static_cast<Type>(p.w->compute),
+                         form_of(*p.w));
         }
     };
     const auto store = [&](auto area) {
         if (shift.keep) return;
         for (const Span &span : batch.spans)
             if (span.rows > 0)
-                std::memcpy(span.state + shift.shift, area(0, span.first + span.rows - 1),
+                std::memcpy(span.state + shift.shift, xn(area, span.first + span.rows - 1),
                             static_cast<size_t>(D) * sizeof(float));
     };
-    multiply(static_cast<int>(mixes.size()), D, rows, fill, store);
+    multiply(rows, fill, store);
 }
 
 void CpuBackend::linear(std::span<const Projection> projections, const Batch &batch) {
     if (projections.empty()) return;
+    const int64_t rows = batch.rows();
     inputs_.clear();
     work_.clear();
+    slots_.clear();
     for (const Projection &p : projections) {
         size_t slot = 0;
         while (slot < inputs_.size() &&
-               (inputs_[slot]->x != p.x || inputs_[slot]->w->compute != p.w->compute))
+               (inputs_[slot]->x != p.x || !same_input(*inputs_[slot]->w, *p.w)))
             ++slot;
-        if (slot == inputs_.size()) inputs_.push_back(&p);
+        if (slot == inputs_.size()) {
+            inputs_.push_back(&p);
+            add_slot(form_of(*p.w), p.w->in, rows);
+        }
         work_.push_back({panels_of(*p.w), static_cast<int>(slot), p.y, p.w->out,
                          static_cast<Act>(p.act), false, p.gate, p.bias});
     }
@@ -268,10 +295,9 @@ void CpuBackend::linear(std::span<const Projection> projections, const Batch &ba
         const Projection &p = *inputs_[static_cast<size_t>(slot)];
         for (int64_t row = first; row < last; ++row)
             kernels_.round(area(slot, row), p.x + row * p.w->in, p.w->in,
-                           static_cast<Type>(p.w->compute));
+                           static_cast<Type>(p.w->compute), form_of(*p.w));
     };
-    multiply(static_cast<int>(inputs_.size()), projections.front().w->in, batch.rows(), fill,
-             [](auto) {});
+    multiply(rows, fill, [](auto) {});
 }
 
 // Cuts the rows into groups of whole spans, so that `tasks` tasks per group keep all threads busy, and no
@@ -395,26 +421,36 @@ void CpuBackend::wkv7(const Wkv7 &op, const Batch &batch) {
 
 void CpuBackend::linear_add(float *x, const Matrix &w, const float *y, const Batch &batch,
                             const float *gate) {
+    const Input form = form_of(w);
     work_.assign(1, {panels_of(w), 0, x, w.out, kNone, true, gate});
+    slots_.clear();
+    add_slot(form, w.in, batch.rows());
     const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
         for (int64_t row = first; row < last; ++row)
-            kernels_.round(area(slot, row), y + row * w.in, w.in, static_cast<Type>(w.compute));
+            kernels_.round(area(slot, row), y + row * w.in, w.in, static_cast<Type>(w.compute), form);
     };
-    multiply(1, w.in, batch.rows(), fill, [](auto) {});
+    multiply(batch.rows(), fill, [](auto) {});
 }
 
 void CpuBackend::head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
                       const Batch &batch) {
-    work_.assign(1, {panels_of(w), 0, logits, w.out, kNone, false});
+    const Input form = form_of(w);
+    const auto rows = static_cast<int64_t>(batch.logit_rows.size());
+    work_.assign(1, {panels_of(w), 1, logits, w.out, kNone, false});
+    slots_.clear();
+    add_slot(kFloats, w.in, rows);
+    add_slot(form, w.in, rows);
     const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
-            float *to = area(slot, i);
+            float *xn = reinterpret_cast<float *>(area(0, i));
             const int64_t row = batch.logit_rows[static_cast<size_t>(i)];
-            kernels_.layer_norm(to, x + row * w.in, ln_out.weight, ln_out.bias, w.in, 1e-5f);
-            kernels_.round(to, to, w.in, static_cast<Type>(w.compute));
+            if (slot == 0)
+                kernels_.layer_norm(xn, x + row * w.in, ln_out.weight, ln_out.bias, w.in, 1e-5f);
+            else
+                kernels_.round(area(slot, i), xn, w.in, static_cast<Type>(w.compute), form);
         }
     };
-    multiply(1, w.in, static_cast<int64_t>(batch.logit_rows.size()), fill, [](auto) {});
+    multiply(rows, fill, [](auto) {});
 }
 
 void CpuBackend::spread(int64_t tasks, const std::function<void(int64_t)> &task) {

@@ -66,7 +66,11 @@ public:
     uint64_t barriers() const override { return pool_.barriers(); }
 
 private:
-    // A product over prepared rows: `slot` says which of the prepared inputs enters it.
+    // Rows prepared for products: bytes from the start of the scratch memory.
+    struct Slot {
+        int64_t offset, stride, end;
+    };
+    // A product over prepared rows: `slot` says which of slots_ enters it.
     struct Work {
         Panels w;
         int slot;
@@ -87,10 +91,14 @@ private:
         uint64_t serial = 0, ready = 0;
     };
 
+    Input form_of(const Panels &w) const;
+    Input form_of(const Matrix &w) const;
+    bool same_input(const Matrix &a, const Matrix &b) const;
+    void add_slot(Input form, int64_t in, int64_t rows);
     template <class Fill, class Store>
-    void multiply(int slots, int64_t in, int64_t rows, Fill fill, Store store);
+    void multiply(int64_t rows, Fill fill, Store store);
     void plan(int64_t rows);
-    void run_piece(const Piece &piece, const float *x, int64_t stride);
+    void run_piece(const Piece &piece, const Slot &slot, const char *x);
     void table_row(float *to, const Matrix &table, int32_t token);
     void group_spans(const Batch &batch, int64_t tasks);
 
@@ -102,6 +110,7 @@ private:
     // Of the operation in progress.
     std::vector<Work> work_;
     std::vector<Piece> pieces_;
+    std::vector<Slot> slots_;
     std::vector<const Product *> mixes_;     // [slots]: a product that wants this input
     std::vector<const Projection *> inputs_;  // [slots]: the same for projections
     std::vector<const float *> prev_;   // [rows]: state of a span's first row, else null

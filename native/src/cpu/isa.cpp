@@ -14,6 +14,7 @@ const rwkv::cpu::Kernels *rwkv_kernels_baseline();
 #if defined(__x86_64__)
 const rwkv::cpu::Kernels *rwkv_kernels_avx2();
 const rwkv::cpu::Kernels *rwkv_kernels_avx512();
+const rwkv::cpu::Kernels *rwkv_kernels_avx512bf16();
 #endif
 }
 
@@ -37,9 +38,12 @@ std::vector<const Kernels *> usable_kernels() {
     // libgcc's answers include whether the operating system saves the registers (XGETBV).
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        usable.push_back(rwkv_kernels_avx512());
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))
+        usable.push_back(rwkv_kernels_avx512bf16());
+    if (avx512) usable.push_back(rwkv_kernels_avx512());
     if (avx2) usable.push_back(rwkv_kernels_avx2());
 #endif
     usable.push_back(rwkv_kernels_baseline());
@@ -57,7 +61,7 @@ const Kernels &chosen_kernels() {
         names += kernels->name;
     }
     const std::string name = forced;
-    const bool known = name == "avx2" || name == "avx512";
+    const bool known = name == "avx2" || name == "avx512" || name == "avx512bf16";
     const char *fault = known ? " is not usable on this machine" : " is not a known name";
     throw unsupported("RWKV_CPU_ISA=" + name + fault + "; usable here: " + names);
 }

@@ -9,20 +9,46 @@
 
 namespace rwkv::cpu {
 
+enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2, kI8 = 4, kI4 = 5 };         // as DType
+enum Act : int32_t { kNone = 0, kTanh = 1, kSigmoid = 2, kReluSquared = 3, kSilu = 4 };  // as Activation
+
 // Matrices are packed in panels of 16 outputs. A panel holds its inputs in order, 16 outputs each,
 // so that a vector register is filled with outputs and every sum runs over the inputs from first
 // to last in one accumulator: whatever the blocking over rows, panels or threads, the bits are the
 // same.
 //   f32, f16   [panel][in][16]
 //   bf16       [panel][in / 2][16][2], so that one word widens with one shift and one mask
-// `in` is padded to an even number, `out` to whole panels, both with zeros.
+// `in` is padded to an even number, `out` to whole panels, both with zeros. int8 and int4 are laid
+// out as quant.h says.
 constexpr int64_t kPanel = 16;
-// Rows that enter a product start every `stride_of(in)` floats: never a multiple of 4 KiB apart
-// (12 rows would then share one set of the first-level cache), and with room for the padding.
-constexpr int64_t stride_of(int64_t in) { return (in + 15) / 16 * 16 + 16; }
+constexpr int64_t kGroup = 32;  // inputs that share a scale in int8 and int4
 
-enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2, kI8 = 4, kI4 = 5 };         // as DType
-enum Act : int32_t { kNone = 0, kTanh = 1, kSigmoid = 2, kReluSquared = 3, kSilu = 4 };  // as Activation
+constexpr int64_t groups_of(int64_t in) { return (in + kGroup - 1) / kGroup; }
+// The fp16 scales that open an int8 or int4 panel.
+constexpr int64_t scale_bytes(int64_t in) { return (groups_of(in) * kPanel * 2 + 63) / 64 * 64; }
+constexpr int64_t panel_bytes(Type stored, int64_t in) {
+    if (stored == kI8) return scale_bytes(in) + groups_of(in) * kGroup * kPanel;
+    if (stored == kI4) return scale_bytes(in) + groups_of(in) * kGroup * kPanel / 2;
+    return (in + 1) / 2 * 2 * kPanel * (stored == kF32 ? 4 : 2);
+}
+
+// How a row that enters a product is prepared. `Kernels::input` says which form a matrix wants.
+//   kFloats   fp32, rounded to the type of the computation
+//   kPairs    bf16, for instructions that take two inputs at once
+//   kBytes    per group of 32 inputs (quant.h) 40 bytes: 32 int8 values p, their scale in fp32, and
+//             −8 Σ p in int32, which takes the offset of the stored weights back out
+// Each is filled up with zeros to a whole number of pairs, or groups.
+enum Input : int32_t { kFloats = 0, kPairs = 1, kBytes = 2 };
+constexpr int64_t kGroupBytes = 40;
+
+// Bytes from one prepared row to the next: never a multiple of 4 KiB for the widths that models have
+// (12 rows would then share one set of the first-level cache), and with room for the padding.
+constexpr int64_t row_bytes(Input form, int64_t in) {
+    const int64_t used = form == kBytes   ? groups_of(in) * kGroupBytes
+                         : form == kPairs ? (in + 31) / 32 * 64
+                                          : (in + 15) / 16 * 64;
+    return (used + 63) / 64 * 64 + 64;
+}
 
 // A packed matrix.
 struct Panels {
@@ -32,11 +58,11 @@ struct Panels {
 };
 
 // y[row][o] = act(Σ_k W[o][k] x[row][k] (+ bias[o] if given)) (⊙ gate[row][o] if given) (+ y[row][o] if add) for the outputs o of the panels
-// [panel, panel + panels), o < out. x is rounded and padded with zeros to an even number of inputs.
+// [panel, panel + panels), o < out.
 struct LinearTask {
     Panels w;
     int64_t panel, panels;
-    const float *x;  // [rows] every stride_x
+    const char *x;  // [rows] every stride_x bytes: prepared in the form that w wants
     int64_t stride_x, rows;
     float *y;        // [rows] every stride_y; y[0] is output 0, whatever `panel` is
     int64_t stride_y;
@@ -82,21 +108,25 @@ struct Wkv7Task {
 
 // Rows that Wkv7Task works on at a time, and the floats it needs for that.
 constexpr int64_t kWkv7Rows = 16;
+// A prepared row of any form in floats: fp32 takes the most room.
+constexpr int64_t rounded_floats(int64_t in) { return row_bytes(kFloats, in) / 4; }
 constexpr int64_t wkv7_scratch(int64_t head_size, int64_t largest_rank) {
     const int64_t padded = (head_size + 15) / 16 * 16;
-    return kWkv7Rows * stride_of(largest_rank) + 4 * kWkv7Rows * (padded + 2 * kPanel) +
+    return kWkv7Rows * rounded_floats(largest_rank) + 4 * kWkv7Rows * (padded + 2 * kPanel) +
            16 * padded + padded * padded;
 }
 
 constexpr int64_t wkv6_scratch(int64_t head_size, int64_t rank) {
     const int64_t padded = (head_size + 15) / 16 * 16;
-    return kWkv7Rows * stride_of(rank) + kWkv7Rows * (padded + 2 * kPanel) + 3 * padded;
+    return kWkv7Rows * rounded_floats(rank) + kWkv7Rows * (padded + 2 * kPanel) + 3 * padded;
 }
 
 struct Kernels {
     const char *name;
     int32_t lanes;  // fp32 numbers in a vector
 
+    // The form in which rows enter the products of a matrix.
+    Input (*input)(Type stored, Type compute);
     void (*linear)(const LinearTask *task);
     void (*wkv4)(const Wkv4Task *task);
     void (*wkv6)(const Wkv6Task *task);
@@ -104,12 +134,11 @@ struct Kernels {
     // y = (x − mean) / sqrt(var + eps) ⊙ weight + bias, over n values; y may be x.
     void (*layer_norm)(float *y, const float *x, const float *weight, const float *bias, int64_t n,
                        float eps);
-    // y = round(xn + (prev − xn) ⊙ (mu + delta)), padded with zeros to a multiple of 16 values; delta
-    // may be null.
-    void (*mix)(float *y, const float *xn, const float *prev, const float *mu, const float *delta,
-                int64_t n, Type compute);
-    // y = round(x), padded likewise.
-    void (*round)(float *y, const float *x, int64_t n, Type compute);
+    // y = xn + (prev − xn) ⊙ (mu + delta), prepared for products; delta may be null.
+    void (*mix)(char *y, const float *xn, const float *prev, const float *mu, const float *delta,
+                int64_t n, Type compute, Input form);
+    // y = x, likewise.
+    void (*round)(char *y, const float *x, int64_t n, Type compute, Input form);
     // y = x widened from f16 or bf16.
     void (*widen)(float *y, const uint16_t *x, int64_t n, Type stored);
     // y = f(x) for the tests: 'e' exp, 's' sigmoid, 't' tanh, 'w' the decay of version 7.

@@ -20,8 +20,9 @@ void function(float *y, const float *x, int64_t n, char f) {
 #define RWKV_STRING_OF(x) #x
 #define RWKV_STRING(x) RWKV_STRING_OF(x)
 
-const rwkv::cpu::Kernels kTable = {RWKV_STRING(RWKV_ISA), V,   linear,    wkv4,  wkv6,    wkv7,
-                                   layer_norm,            mix, round_row, widen, function};
+const rwkv::cpu::Kernels kTable = {
+    RWKV_STRING(RWKV_ISA), V, input, linear, wkv4, wkv6, wkv7, layer_norm, mix, round_row, widen,
+    function};
 
 }  // namespace
 

@@ -7,14 +7,16 @@
 namespace {
 
 using rwkv::cpu::Panels;
-using rwkv::cpu::stride_of;
+using rwkv::cpu::row_bytes;
 
 // out[row][..] = W z for the panels that hold the head's channels; returns the first of them in row 0.
-const float *low_rank(float *out, int64_t stride_out, float *rounded, const Panels &w, const float *z,
+const float *low_rank(float *out, int64_t stride_out, float *scratch, const Panels &w, const float *z,
                       int64_t rows, int64_t channel, int64_t n) {
-    const int64_t stride = stride_of(w.in), panel = channel / kPanel;
+    const Input form = input(w.stored, w.compute);
+    const int64_t stride = row_bytes(form, w.in), panel = channel / kPanel;
+    char *rounded = reinterpret_cast<char *>(scratch);
     for (int64_t m = 0; m < rows; ++m)
-        round_row(rounded + m * stride, z + m * w.in, w.in, w.compute);
+        round_row(rounded + m * stride, z + m * w.in, w.in, w.compute, form);
     LinearTask task = {};
     task.w = w;
     task.panel = panel;

@@ -1,10 +1,12 @@
-// Layer norm, the time-shift mix, and rounding of the rows that enter products. Included by
+// Layer norm, the time-shift mix, and the preparation of the rows that enter products. Included by
 // kernels.inl.
 #pragma once
 
 #include "cpu/math.inl"
 
 namespace {
+
+using rwkv::cpu::Input;
 
 // y = (x − mean) / sqrt(var + eps) ⊙ weight + bias; the biased variance in a second pass over the
 // differences, because a residual stream whose mean is large would cancel in E[x²] − mean².
@@ -42,27 +44,62 @@ void layer_norm(float *y, const float *x, const float *weight, const float *bias
     }
 }
 
-// Zeros from n up to the next multiple of 16, which products read in pairs.
-RWKV_INLINE void pad(float *y, int64_t n) {
-    for (; n % 16 != 0; ++n) y[n] = 0;
+// One group of a row in int8 (quant.h): s = max |x| / 127, p = x / s rounded to even. NaN and infinity
+// anywhere make s one, and so the whole product.
+RWKV_INLINE void quantise(char *to, const F *x) {
+    constexpr int count = rwkv::cpu::kGroup / V;
+    U magnitude = {};
+    for (int j = 0; j < count; ++j) magnitude = larger(magnitude, bits(absolute(x[j])));
+    const float s = largest(magnitude) / 127.0f;
+    const F divisor = splat(s == 0 ? 1.0f : s), magic = splat(12582912.0f);
+    F total = {};
+    for (int j = 0; j < count; ++j) {
+        const F p = at_least(at_most(x[j] / divisor, splat(127.0f)), splat(-127.0f)) + magic;
+        total += p - magic;
+        store_bytes(to + j * V, reinterpret_cast<I>(bits(p) - bits(magic)));
+    }
+    const int32_t offset = s == s ? -8 * static_cast<int32_t>(sum(total)) : 0;
+    __builtin_memcpy(to + 32, &s, 4);
+    __builtin_memcpy(to + 36, &offset, 4);
 }
 
-void mix(float *y, const float *xn, const float *prev, const float *mu, const float *delta, int64_t n,
-         Type compute) {
-    for (int64_t i = 0; i < n; i += V) {
+// Prepares the row whose V values from i on are value(i), zero beyond n.
+template <class Value>
+RWKV_INLINE void prepare(char *y, int64_t n, Type compute, Input form, Value value) {
+    if (form == rwkv::cpu::kBytes) {
+        for (int64_t i = 0; i < n; y += rwkv::cpu::kGroupBytes) {
+            F x[rwkv::cpu::kGroup / V];
+            for (int j = 0; j < rwkv::cpu::kGroup / V; ++j, i += V) x[j] = i < n ? value(i) : F{};
+            quantise(y, x);
+        }
+        return;
+    }
+#if defined(__AVX512BF16__)
+    if (form == rwkv::cpu::kPairs) {
+        for (int64_t i = 0; i < n; i += V) store_bf16(y + 2 * i, value(i));
+        return;
+    }
+#endif
+    float *to = reinterpret_cast<float *>(y);
+    for (int64_t i = 0; i < n; i += V) store_upto(to + i, round_to(value(i), compute), n - i);
+    for (; n % 16 != 0; ++n) to[n] = 0;  // products read pairs
+}
+
+void mix(char *y, const float *xn, const float *prev, const float *mu, const float *delta, int64_t n,
+         Type compute, Input form) {
+    prepare(y, n, compute, form, [=](int64_t i) __attribute__((always_inline)) {
         const int64_t left = n - i;
         const F a = load_upto(xn + i, left), b = load_upto(prev + i, left);
         F weight = load_upto(mu + i, left);
         if (delta) weight += load_upto(delta + i, left);
-        store_upto(y + i, round_to(fma(b - a, weight, a), compute), left);
-    }
-    pad(y, n);
+        return fma(b - a, weight, a);
+    });
 }
 
-void round_row(float *y, const float *x, int64_t n, Type compute) {
-    for (int64_t i = 0; i < n; i += V)
-        store_upto(y + i, round_to(load_upto(x + i, n - i), compute), n - i);
-    pad(y, n);
+void round_row(char *y, const float *x, int64_t n, Type compute, Input form) {
+    prepare(y, n, compute, form, [=](int64_t i) __attribute__((always_inline)) {
+        return load_upto(x + i, n - i);
+    });
 }
 
 void widen(float *y, const uint16_t *x, int64_t n, Type stored) {

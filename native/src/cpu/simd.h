@@ -33,9 +33,15 @@ typedef uint32_t U __attribute__((vector_size(V * 4)));
 typedef float Fu __attribute__((vector_size(V * 4), aligned(4), may_alias));
 typedef uint32_t Uu __attribute__((vector_size(V * 4), aligned(2), may_alias));
 
+typedef int8_t B __attribute__((vector_size(V)));
+
 RWKV_INLINE F load(const float *p) { return *reinterpret_cast<const Fu *>(p); }
 RWKV_INLINE void store(float *p, F v) { *reinterpret_cast<Fu *>(p) = v; }
 RWKV_INLINE F splat(float x) { return x - F{}; }
+// The four bytes at p, whatever they mean, in every lane.
+RWKV_INLINE F splat_word(const char *p) {
+    return reinterpret_cast<F>(U{} + *reinterpret_cast<const uint32_t *>(p));
+}
 RWKV_INLINE U bits(F v) { return reinterpret_cast<U>(v); }
 RWKV_INLINE F floats(U v) { return reinterpret_cast<F>(v); }
 
@@ -77,6 +83,81 @@ RWKV_INLINE void accumulate(F &sum, F a, F b) {
 #else
     sum = fma(a, b, sum);
 #endif
+}
+
+#if defined(__AVX512BF16__)
+// sum += a₀ b₀ + a₁ b₁ for the two bf16 of every lane; subnormal numbers count as 0.
+RWKV_INLINE void accumulate_pairs(F &sum, F a, F b) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+}
+// To the nearest bf16, ties to even, subnormal numbers to 0.
+RWKV_INLINE void store_bf16(char *p, F x) {
+    const __m256bh h = _mm512_cvtneps_pbh(x);
+    __builtin_memcpy(p, &h, sizeof h);
+}
+#endif
+
+#if defined(__AVX512VNNI__)
+// sum += Σ a b over the four bytes of every lane, a unsigned, b signed.
+RWKV_INLINE void accumulate_bytes(I &sum, U a, U b) {
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+}
+#elif defined(__AVX512F__)
+RWKV_INLINE __m512i whole(U v) { return reinterpret_cast<__m512i>(v); }
+// a₀ b₀ + a₁ b₁ in 16 bits for every pair of bytes, a unsigned, b signed; saturates.
+RWKV_INLINE U multiply_bytes(U a, U b) {
+    return reinterpret_cast<U>(_mm512_maddubs_epi16(whole(a), whole(b)));
+}
+// The sums of pairs of 16-bit numbers.
+RWKV_INLINE I widen_sum(U a) {
+    return reinterpret_cast<I>(_mm512_madd_epi16(whole(a), _mm512_set1_epi16(1)));
+}
+RWKV_INLINE U add_shorts(U a, U b) {
+    return reinterpret_cast<U>(_mm512_add_epi16(whole(a), whole(b)));
+}
+RWKV_INLINE U absolute_bytes(U a) { return reinterpret_cast<U>(_mm512_abs_epi8(whole(a))); }
+// x where q > 0, −x where q < 0, byte by byte; where q is 0 it does not matter.
+RWKV_INLINE U with_sign_of(U x, U q) {
+    const __mmask64 negative = _mm512_movepi8_mask(whole(q));
+    return reinterpret_cast<U>(
+        _mm512_mask_sub_epi8(whole(x), negative, _mm512_setzero_si512(), whole(x)));
+}
+#elif defined(__AVX2__)
+// As above.
+RWKV_INLINE __m256i whole(U v) { return reinterpret_cast<__m256i>(v); }
+RWKV_INLINE U multiply_bytes(U a, U b) {
+    return reinterpret_cast<U>(_mm256_maddubs_epi16(whole(a), whole(b)));
+}
+RWKV_INLINE I widen_sum(U a) {
+    return reinterpret_cast<I>(_mm256_madd_epi16(whole(a), _mm256_set1_epi16(1)));
+}
+RWKV_INLINE U add_shorts(U a, U b) {
+    return reinterpret_cast<U>(_mm256_add_epi16(whole(a), whole(b)));
+}
+RWKV_INLINE U absolute_bytes(U a) { return reinterpret_cast<U>(_mm256_abs_epi8(whole(a))); }
+RWKV_INLINE U with_sign_of(U x, U q) {
+    return reinterpret_cast<U>(_mm256_sign_epi8(whole(x), whole(q)));
+}
+#endif
+
+// The low byte of every lane.
+RWKV_INLINE void store_bytes(char *p, I v) {
+    const B b = __builtin_convertvector(v, B);
+    __builtin_memcpy(p, &b, sizeof b);
+}
+
+RWKV_INLINE U larger(U a, U b) { return a > b ? a : b; }
+// The float whose bits are the largest of the lanes.
+RWKV_INLINE float largest(U v) {
+#if defined(__AVX512F__)
+    const uint32_t u = _mm512_reduce_max_epu32(reinterpret_cast<__m512i>(v));
+#else
+    uint32_t u = 0;
+    for (int i = 0; i < V; ++i) u = v[i] > u ? v[i] : u;
+#endif
+    float f;
+    __builtin_memcpy(&f, &u, 4);
+    return f;
 }
 
 RWKV_INLINE F select(I mask, F yes, F no) { return mask ? yes : no; }
