@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +73,11 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def write(path: Path, shape: Shape | None = None, seed: int = 0) -> int:
-    """Writes the checkpoint in bf16 and returns the number of parameters."""
+def write(path: Path, shape: Shape | None = None, seed: int = 0, silent: Sequence[int] = ()) -> int:
+    """Writes the checkpoint in bf16 and returns the number of parameters.
+
+    silent: ids whose logits are always 0, which is never the largest.
+    """
     rows = list(tensors(shape or Shape()))
     header: dict[str, object] = {}
     offset = 0
@@ -87,9 +90,12 @@ def write(path: Path, shape: Shape | None = None, seed: int = 0) -> int:
     rng = np.random.default_rng(seed)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for _, dims, mean, deviation in rows:
+        for name, dims, mean, deviation in rows:
             values = rng.standard_normal(math.prod(dims), dtype=np.float32)
-            file.write(to_bf16(values * np.float32(deviation) + np.float32(mean)).tobytes())
+            values = values * np.float32(deviation) + np.float32(mean)
+            if name == "head.weight":
+                values.reshape(dims)[list(silent)] = 0
+            file.write(to_bf16(values).tobytes())
     return offset // 2
 
 

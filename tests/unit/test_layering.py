@@ -69,7 +69,7 @@ IMPORTS: dict[str, set[str]] = {
     # Its runners are where the peers are imported, in environments of their own.
     "benchmarks": {
         *("rwkv_native", "web", "numpy", "llama_cpp", "rwkv", "torch"),
-        *("answers", "limits", "load", "random_model"),
+        *("answers", "limits", "load", "peers", "random_model"),
     },
 }
 
