@@ -14,6 +14,7 @@ from web import errors
 from web.config import Config
 from web.files.documents import Documents, Limits
 from web.middleware import RequestBody, RequestId
+from web.paths import Roots
 from web.resources.billing import BillingResource
 from web.resources.chat import ChatCompletionsResource
 from web.resources.completions import CompletionsResource
@@ -21,6 +22,7 @@ from web.resources.exit import ExitResource
 from web.resources.file_to_text import FileToTextResource
 from web.resources.models import ModelResource, ModelsResource
 from web.resources.status import HealthResource, RootResource, StatusResource
+from web.resources.switch_model import SwitchModelResource
 from web.resources.tokenize import TokenizeResource
 from web.runtime import Runtime
 
@@ -48,6 +50,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_error_handler(Exception, errors.on_fault)
     app.add_error_handler(errors.ClientGone, errors.on_client_gone)
 
+    roots = Roots(config)
     chat = ChatCompletionsResource(runtime)
     completions = CompletionsResource(runtime, config)
     models = ModelsResource(runtime)
@@ -72,6 +75,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_route("/tokenize", tokenize)
     app.add_route("/detokenize", tokenize, suffix="back")
     app.add_route("/file-to-text", FileToTextResource(documents))
+    app.add_route("/switch-model", SwitchModelResource(runtime, roots))
     for prefix in ("", "/v1"):
         app.add_route(f"{prefix}/chat/completions", chat)
         app.add_route(f"{prefix}/completions", completions)

@@ -77,10 +77,19 @@ class Bridge:
         if self._mailboxes.pop(id, None) is not None:
             self._engine.cancel(id)
 
-    def close(self) -> None:
-        """Ends the engine; requests at work see an error."""
+    @property
+    def busy(self) -> bool:
+        """Whether any request is at work."""
+        return bool(self._mailboxes)
+
+    def detach(self) -> None:
+        """Requests at work see an error; the engine can then be closed from any thread."""
         self._watcher.close()
         self._end_all("cancelled", None)
+
+    def close(self) -> None:
+        """Ends the engine, too."""
+        self.detach()
         self._engine.close()
 
     def _drain(self) -> None:

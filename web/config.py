@@ -17,6 +17,9 @@ PREFIX = "RWKV_NATIVE_"
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 
+# Settings that are lists -> what separates their values in the environment.
+_SEPARATORS = {"model_dir": os.pathsep}
+
 # Setting -> smallest and largest value; those of the engine are its own.
 _RANGES = {
     "port": (0, 65535),
@@ -57,9 +60,15 @@ class Config:
     file_seconds: int = 30
     file_memory: int = 1 << 30  # bytes of the process that reads it
     file_text: int = 64 << 20  # bytes of its text, as JSON
-    deploy: bool = False
+    deploy: bool = False  # refuse requests that change the server or touch its files
+    workspace: str = "."  # the folder whose files requests may name
+    model_dir: tuple[str, ...] = ()  # more such folders
 
     def __post_init__(self) -> None:
+        for name, separator in _SEPARATORS.items():
+            for value in getattr(self, name):
+                if not value.strip() or separator in value:
+                    raise ValueError(f"{name} cannot be empty or hold {separator!r}: {value!r}")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -89,6 +98,8 @@ class Config:
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None:
+                if isinstance(value, tuple):
+                    value = _SEPARATORS[field.name].join(value)
                 text = str(int(value)) if isinstance(value, bool) else str(value)
                 out[PREFIX + field.name.upper()] = text
         return out
@@ -108,6 +119,9 @@ class Config:
 def _parse(field: dataclasses.Field[Any], text: str) -> Any:
     """A setting out of the environment; the annotations are strings here."""
     name = PREFIX + field.name.upper()
+    if field.name in _SEPARATORS:
+        parts = text.split(_SEPARATORS[field.name])
+        return tuple(part.strip() for part in parts if part.strip())
     if field.type == "int":
         try:
             return int(text)

@@ -133,7 +133,17 @@ def queue_full() -> Refusal:
 
 
 def stopping() -> Refusal:
-    return Refusal(falcon.HTTP_503, "the server is stopping", code="server_stopping", retry_after=5)
+    return Refusal(
+        falcon.HTTP_503,
+        "the server is stopping, or its model is being replaced",
+        code="server_stopping",
+        retry_after=5,
+    )
+
+
+def load_failed(reason: str) -> Refusal:
+    """500 with the words that RWKV Runner's clients search for a cause."""
+    return Refusal(falcon.HTTP_500, f"failed to load: {reason}", code="load_failed")
 
 
 def generation_failed(problem: str | None) -> Refusal:

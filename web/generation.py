@@ -25,7 +25,7 @@ from web.schemas.sampling import SamplingFields
 _LONG_PROMPT = 200_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Serving:
     """A loaded model with all that serves it. Replaced as a whole; requests keep theirs."""
 
@@ -119,6 +119,9 @@ class Generation:
         except ValueError as problem:
             self.close()
             raise _refused(problem) from None
+        except rn.Stopped:  # the model was replaced while its prompts were encoded
+            self.close()
+            raise errors.stopping() from None
         except BaseException:
             self.close()
             raise

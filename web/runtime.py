@@ -1,8 +1,9 @@
 """What a worker process holds: the model being loaded or served, and the engine behind it.
 
 Made unstarted by `web.wsgi`; started by `post_worker_init` in `web/gunicorn.conf.py`, after the
-fork, because native threads do not survive one; asked by the resources for what it serves. Nothing
-here blocks the hub: weights are converted by native threads, and an index is parsed in a thread.
+fork, because native threads do not survive one; asked by the resources for what it serves, and told
+by `resources/switch_model.py` what to serve instead. Nothing here blocks the hub: weights are
+converted by native threads, an index is parsed in a thread, and a model is freed in one.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import gevent
 
 import rwkv_native as rn
-from web import errors
+from web import errors, loading
 from web.bridge import Bridge
 from web.config import Config
 from web.generation import Serving
 from web.hangup import Hangups
+from web.loading import Choice
 from web.offload import in_thread
 from web.personas import persona_for, tokenizer_for
 
@@ -32,20 +33,37 @@ OFFLINE, LOADING, WORKING = 0, 2, 3
 
 _LOOK_EVERY = 0.02  # seconds between two looks at a load
 _TELL_EVERY = 2.0  # seconds between two lines about it
+_QUIET = 1.0  # seconds without a request after which a model that has been replaced is freed
+# Seconds that running answers get to end where two models do not fit; a stop gives them as many.
+_DRAIN = 30.0
+
+Tell = Callable[[str], None]
+
+
+class Busy(Exception):
+    """A load is in progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """The engine's requests now, and its tokens so far."""
+    """The engines' requests now, and their tokens so far."""
 
     running: int = 0  # in a slot: prefilling or decoding
     waiting: int = 0  # in the queue
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.running + other.running,
+            self.waiting + other.waiting,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
 
 class Runtime:
-    """At most one model, its engine, and the watch over clients."""
+    """At most one model that takes requests, its engine, and the watch over clients."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -53,6 +71,11 @@ class Runtime:
         self._loading: rn.Loading | None = None
         self._load_greenlet: gevent.Greenlet | None = None
         self._serving: Serving | None = None
+        self._choice: Choice | None = None  # what serves, or served until its successor loads
+        self._aside: Serving | None = None  # takes no requests while its successor loads
+        # Replaced, and at work for the last requests: in lists of one, which a thread empties.
+        self._draining: list[list[Serving]] = []
+        self._ended = Counts()  # of engines that are gone
         self._status = OFFLINE
 
     # What resources ask.
@@ -83,6 +106,11 @@ class Runtime:
         """When the served model was loaded, in seconds since the epoch; 0: none is."""
         return self._serving.created if self._serving is not None else 0
 
+    @property
+    def draining(self) -> int:
+        """Models that have been replaced and still answer their last requests."""
+        return len(self._draining)
+
     def serving(self) -> Serving:
         """The model to answer with; raises 503 while it loads and 400 without one."""
         if self._serving is not None:
@@ -90,65 +118,144 @@ class Runtime:
         raise errors.model_loading() if self._status == LOADING else errors.model_not_loaded()
 
     def counts(self) -> Counts:
-        if self._serving is None:
-            return Counts()
-        stats = self._serving.engine.stats()
-        return Counts(
-            running=stats.prefilling + stats.running,
-            waiting=stats.waiting,
-            prompt_tokens=stats.prompt_tokens,
-            completion_tokens=stats.completion_tokens,
-        )
+        total = self._ended
+        for serving in self._engines():
+            total += _counts(serving)
+        return total
+
+    # What they tell it.
+
+    def switch(self, choice: Choice | None) -> None:
+        """Loads another model, or with None unloads, and returns when that has ended.
+
+        Requests at work go on, on the model that they began with. Where memory is too small for
+        both models they have 30 s to end. If the load fails, the previous model serves again.
+        Raises Busy during another load, and 500 for one that fails.
+        """
+        if self._load_greenlet:
+            raise Busy
+        if choice is None:
+            self._put_aside(OFFLINE)
+            self._retire()
+            self._choice = None
+            return
+        problem = self._begin(choice, log.info).get()  # goes on if this client leaves
+        if isinstance(problem, gevent.GreenletExit):
+            raise errors.stopping()
+        if problem is not None:
+            raise errors.load_failed(problem)
 
     # What the worker's hooks do.
 
-    def start(self, tell: Callable[[str], None] | None = None) -> None:
+    def start(self, tell: Tell | None = None) -> None:
         """Begins to load the configured model and returns at once. `tell` gets lines for a log."""
         if self._hangups is None:
             self._hangups = Hangups()
-        if self._config.model is not None and self._config.model.strip().lower() == "none":
+        config = self._config
+        if config.model is not None and config.model.strip().lower() == "none":
+            return
+        try:
+            path = config.model or os.fspath(rn.demo_model())
+        except rn.Error as problem:
+            log.error("failed to load the demo model: %s", problem)
             return
         self._status = LOADING
-        self._load_greenlet = gevent.spawn(self._load, tell or log.info)
+        self._begin(Choice(path, path, config.strategy, config.tokenizer), tell or log.info)
 
     def close(self) -> None:
-        """Ends the load, the requests and the engine. Any number of times."""
+        """Ends the load, the requests and the engines. Any number of times."""
         if self._load_greenlet is not None:
             self._load_greenlet.kill()
             self._load_greenlet = None
-        serving, self._serving = self._serving, None
+        engines, self._serving, self._aside = self._engines(), None, None
+        self._draining.clear()
         self._status = OFFLINE
-        if serving is not None:
+        for serving in engines:
             serving.bridge.close()
         if self._hangups is not None:
             self._hangups.close()
             self._hangups = None
 
-    def _load(self, tell: Callable[[str], None]) -> None:
-        name = Path(self._config.model or "the demo model").stem
-        begun = time.monotonic()
-        try:
-            path = self._config.model or os.fspath(rn.demo_model())
-            name = Path(path).stem
-            self._serving = self._open(path, name, tell)
-        except Exception as problem:
-            self._status = OFFLINE
-            log.error("failed to load %s: %s", name, problem, exc_info=_unexpected(problem))
-            return
-        self._status = WORKING
-        info = self._serving.info
-        tell(
-            f"{name}: RWKV-{info.version}, {info.layers} layers of {info.width}, "
-            f"{info.weight_bytes / 1e6:,.0f} MB as {info.strategy} ({info.isa}, {info.threads} "
-            f"threads), ready after {time.monotonic() - begun:.1f} s"
-        )
+    def _engines(self) -> list[Serving]:
+        held = [self._serving, self._aside, *(box[0] for box in self._draining if box)]
+        return [serving for serving in held if serving is not None]
 
-    def _open(self, path: str, name: str, tell: Callable[[str], None]) -> Serving:
-        config = self._config
-        tell(f"loading {name} ({config.strategy})")
-        self._loading = in_thread(
-            rn.Model.load, path, strategy=config.strategy, threads=config.threads or None
-        )
+    # A load, in a greenlet of its own.
+
+    def _begin(self, choice: Choice, tell: Tell) -> gevent.Greenlet:
+        self._load_greenlet = gevent.spawn(self._replace, choice, tell)
+        return self._load_greenlet
+
+    def _replace(self, choice: Choice, tell: Tell) -> str | None:
+        """Loads a model in the place of the present one. Returns what went wrong."""
+        try:
+            self._make_room(choice)
+            serving = self._open(choice, tell)
+        except Exception as problem:
+            reason = loading.reason(problem, choice)
+            fault = problem if loading.is_fault(problem) else None
+            log.error("failed to load %s: %s", choice.name, reason, exc_info=fault)
+            self._restore(tell)
+            return reason
+        self._take(serving, choice)
+        self._retire()
+        return None
+
+    def _make_room(self, choice: Choice) -> None:
+        """Puts the present model aside, and out of memory if it must go. Nothing changes before
+        what the file's index and the strategy show is right."""
+        wanted = in_thread(loading.needed, choice)
+        free = loading.available()
+        engines = self._engines()
+        held = sum(serving.info.weight_bytes for serving in engines)
+        if wanted > free + held:
+            raise loading.too_little(wanted, free + held)
+        tight = wanted > free and held > 0
+        if tight:
+            in_thread(self._rehearse, choice)
+        engines.clear()
+        self._put_aside(LOADING)
+        if tight:
+            self._retire()
+            self._wait_for_drained()
+
+    def _put_aside(self, status: int) -> None:
+        self._aside, self._serving = self._serving, None
+        self._status = status
+
+    def _take(self, serving: Serving, choice: Choice) -> None:
+        self._serving, self._choice, self._status = serving, choice, WORKING
+
+    def _restore(self, tell: Tell) -> None:
+        """After a load that failed: the previous model again, from memory or else from its file."""
+        previous, self._choice = self._choice, None
+        if self._aside is not None and previous is not None:
+            self._take(self._aside, previous)
+            self._aside = None
+        elif self._serving is not None:
+            self._choice = previous  # it failed before anything had changed
+        elif previous is not None:
+            try:
+                self._take(self._open(previous, tell), previous)
+            except Exception as problem:
+                log.error("failed to load %s again: %s", previous.name, problem)
+                self._status = OFFLINE
+        else:
+            self._status = OFFLINE
+
+    def _load(self, choice: Choice) -> rn.Loading:
+        threads = self._config.threads or None
+        return rn.Model.load(choice.path, strategy=choice.strategy, threads=threads)
+
+    def _rehearse(self, choice: Choice) -> None:
+        """Raises what the strategy and the index alone make a load raise."""
+        self._load(choice).cancel()
+
+    def _open(self, choice: Choice, tell: Tell) -> Serving:
+        config, name = self._config, choice.name
+        begun = time.monotonic()
+        tell(f"loading {name} ({choice.strategy})")
+        self._loading = in_thread(self._load, choice)
         try:
             told = time.monotonic()
             while not self._loading.finished:
@@ -162,7 +269,7 @@ class Runtime:
             raise
         finally:
             self._loading = None
-        tokenizer = in_thread(tokenizer_for, model, config.tokenizer)
+        tokenizer = in_thread(tokenizer_for, model, choice.tokenizer)
         engine = rn.Engine(
             model,
             tokenizer,
@@ -170,19 +277,67 @@ class Runtime:
             prefill_chunk=config.prefill_chunk,
             max_queue=config.max_queue,
         )
+        info = model.info
+        tell(
+            f"{name}: RWKV-{info.version}, {info.layers} layers of {info.width}, "
+            f"{info.weight_bytes / 1e6:,.0f} MB as {info.strategy} ({info.isa}, {info.threads} "
+            f"threads), ready after {time.monotonic() - begun:.1f} s"
+        )
         assert self._hangups is not None
         return Serving(
             name=name,
-            info=model.info,
+            info=info,
             created=int(time.time()),
-            persona=persona_for(model.info, tokenizer),
+            persona=persona_for(info, tokenizer),
             tokenizer=tokenizer,
             engine=engine,
             bridge=Bridge(engine),
             hangups=self._hangups,
         )
 
+    # The end of a model that has been replaced.
 
-def _unexpected(problem: Exception) -> bool:
-    """Whether the log should show a traceback: not for what rn or the system said on purpose."""
-    return not isinstance(problem, (rn.Error, OSError))
+    def _retire(self) -> None:
+        """Lets go of the model put aside, once its last request has ended."""
+        if self._aside is not None:
+            box, self._aside = [self._aside], None
+            self._draining.append(box)
+            gevent.spawn(self._drain, box)
+
+    def _drain(self, box: list[Serving]) -> None:
+        quiet_since = time.monotonic()
+        while box and time.monotonic() - quiet_since < _QUIET:
+            gevent.sleep(_LOOK_EVERY)
+            if box and box[0].bridge.busy:
+                quiet_since = time.monotonic()
+        self._free(box)
+
+    def _wait_for_drained(self) -> None:
+        end = time.monotonic() + _DRAIN
+        while self._draining and time.monotonic() < end:
+            gevent.sleep(_LOOK_EVERY)
+        for box in list(self._draining):
+            self._free(box)
+
+    def _free(self, box: list[Serving]) -> None:
+        """Ends the engine and gives its memory back, in a thread: gigabytes take a while."""
+        if box not in self._draining:
+            return
+        self._draining.remove(box)
+        self._ended += replace(_counts(box[0]), running=0, waiting=0)
+        box[0].bridge.detach()
+        in_thread(_end, box)
+
+
+def _end(box: list[Serving]) -> None:
+    box.pop().engine.close()
+
+
+def _counts(serving: Serving) -> Counts:
+    stats = serving.engine.stats()
+    return Counts(
+        running=stats.prefilling + stats.running,
+        waiting=stats.waiting,
+        prompt_tokens=stats.prompt_tokens,
+        completion_tokens=stats.completion_tokens,
+    )

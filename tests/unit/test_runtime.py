@@ -3,17 +3,21 @@ model is scripted; tests/contract has the real one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import falcon.testing
 import gevent
 import pytest
+from gevent.event import Event
 
 from web import runtime as module
 from web.app import create_app
 from web.config import Config
-from web.runtime import LOADING, OFFLINE, Runtime
+from web.errors import Refusal
+from web.loading import Choice
+from web.runtime import LOADING, OFFLINE, WORKING, Busy, Runtime
 
 
 class Loading:
@@ -39,7 +43,14 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
         Model=SimpleNamespace(load=lambda path, **_: one), Error=module.rn.Error, Loading=Loading
     )
     monkeypatch.setattr(module, "rn", fake)
+    monkeypatch.setattr(module.loading, "needed", lambda choice: 0)
     return one
+
+
+def until(what: Callable[[], Any]) -> None:
+    with gevent.Timeout(20):
+        while not what():
+            gevent.sleep(0.01)
 
 
 def client_of(runtime: Runtime) -> falcon.testing.TestClient:
@@ -61,8 +72,8 @@ def test_loading(loading: Loading) -> None:
     lines: list[str] = []
     runtime.start(lines.append)
     assert runtime.status == LOADING  # at once, and start() has returned
-    gevent.sleep(0.05)
     assert client.simulate_get("/status").json["progress"] == 0
+    until(lambda: runtime._loading is loading)
     loading.progress = (3, 12)
     answer = client.simulate_get("/status").json
     assert (answer["status"], answer["progress"], answer["model"]) == (LOADING, 0.25, None)
@@ -74,7 +85,7 @@ def test_loading(loading: Loading) -> None:
     assert wrong.status_code == 400  # what is wrong is wrong without a model, too
 
     loading.finished = True
-    gevent.sleep(0.1)
+    until(lambda: runtime.status != LOADING)
     assert runtime.status == OFFLINE and runtime.progress is None
     refused = client.simulate_post("/completions", json={"prompt": "x"})
     assert (refused.status_code, refused.json["detail"]) == (400, "model not loaded")
@@ -97,7 +108,7 @@ def test_a_missing_demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_close_cuts_a_load_short(loading: Loading) -> None:
     runtime = Runtime(Config(model="some/model.pth"))
     runtime.start(lambda line: None)
-    gevent.sleep(0.05)
+    until(lambda: runtime._loading is loading)
     assert loading.cancelled == 0
     runtime.close()
     assert loading.cancelled == 1
@@ -115,3 +126,147 @@ def test_a_fault_says_nothing_to_the_client(monkeypatch: pytest.MonkeyPatch) -> 
     assert answer.status_code == 500
     assert answer.json["detail"] == "Internal Server Error"
     assert "secret" not in answer.text
+
+
+class Scripted:
+    """A Runtime whose loads are opened by the test, with engines that only count."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, size: int = 100) -> None:
+        self.gate = Event()
+        self.gate.set()
+        self.fails = False
+        self.opened: list[str] = []
+        self.freed: list[str] = []
+        self.free = 1 << 40
+        self.wanted = size
+        self.size = size
+        monkeypatch.setattr(module, "_QUIET", 0.05)
+        monkeypatch.setattr(module, "_DRAIN", 0.2)
+        monkeypatch.setattr(module.loading, "needed", lambda choice: self.wanted)
+        monkeypatch.setattr(module.loading, "available", lambda: self.free)
+        monkeypatch.setattr(Runtime, "_rehearse", lambda runtime, choice: None)
+        monkeypatch.setattr(Runtime, "_open", lambda runtime, choice, tell: self.open(choice))
+        self.runtime = Runtime(Config(model="none"))
+        self.runtime.start()
+
+    def open(self, choice: Choice) -> Any:
+        self.gate.wait()
+        if self.fails and choice.name != "first":
+            raise ValueError(f"{choice.path}: no good")
+        self.opened.append(choice.name)
+        stats = SimpleNamespace(
+            prefilling=0, running=0, waiting=0, prompt_tokens=3, completion_tokens=4
+        )
+        return SimpleNamespace(
+            name=choice.name,
+            created=1,
+            info=SimpleNamespace(weight_bytes=self.size),
+            engine=SimpleNamespace(
+                stats=lambda: stats, close=lambda: self.freed.append(choice.name)
+            ),
+            bridge=SimpleNamespace(busy=False, detach=lambda: None, close=lambda: None),
+        )
+
+    def switch(self, name: str) -> None:
+        self.runtime.switch(Choice(f"/w/{name}.pth", f"{name}.pth"))
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    one = Scripted(monkeypatch)
+    one.switch("first")
+    yield one
+    one.runtime.close()
+
+
+def test_both_models_fit(scripted: Scripted) -> None:
+    """The first one waits aside, takes no requests, and goes when it is idle."""
+    runtime = scripted.runtime
+    first = runtime.serving()
+    first.bridge.busy = True
+    scripted.gate.clear()
+    switching = gevent.spawn(scripted.switch, "second")
+    until(lambda: runtime.status == LOADING)
+    assert runtime.model_name is None
+    with pytest.raises(Refusal, match="model not loaded: loading"):
+        runtime.serving()
+    with pytest.raises(Busy):
+        scripted.switch("third")
+    with pytest.raises(Busy):
+        runtime.switch(None)
+    scripted.gate.set()
+    switching.get()
+    assert runtime.status == WORKING and runtime.model_name == "second"
+    gevent.sleep(0.2)
+    assert (runtime.draining, scripted.freed) == (1, [])  # it still answers somebody
+    first.bridge.busy = False
+    until(lambda: scripted.freed == ["first"])
+    assert runtime.draining == 0
+    assert runtime.counts().completion_tokens == 8
+
+
+def test_too_little_memory_changes_nothing(scripted: Scripted) -> None:
+    scripted.free, scripted.wanted = 50, 200  # with the 100 that the first would give back
+    with pytest.raises(Refusal, match=r"^failed to load: not enough memory"):
+        scripted.switch("second")
+    assert scripted.runtime.model_name == "first" and scripted.freed == []
+
+
+def test_only_one_model_fits(scripted: Scripted) -> None:
+    """The first one goes before the second comes, whatever still runs."""
+    runtime = scripted.runtime
+    runtime.serving().bridge.busy = True
+    scripted.free, scripted.wanted = 50, 120
+    scripted.gate.clear()
+    switching = gevent.spawn(scripted.switch, "second")
+    until(lambda: scripted.freed == ["first"])
+    assert runtime.status == LOADING
+    scripted.gate.set()
+    switching.get()
+    assert runtime.model_name == "second"
+
+
+@pytest.mark.parametrize("free", [1 << 40, 50])
+def test_a_failed_load_brings_the_first_one_back(scripted: Scripted, free: int) -> None:
+    """From memory, or where it had to go, from its file."""
+    scripted.free, scripted.wanted, scripted.fails = free, 120, True
+    with pytest.raises(Refusal, match=r"^failed to load: unexpected ValueError"):
+        scripted.switch("second")
+    runtime = scripted.runtime
+    assert (runtime.status, runtime.model_name) == (WORKING, "first")
+    again = ["first"] if free == 50 else []
+    assert scripted.freed == again and scripted.opened == ["first", *again]
+    scripted.fails = False
+    scripted.switch("second")  # and it can still be replaced
+    assert runtime.model_name == "second"
+
+
+def test_a_failed_load_without_a_model(scripted: Scripted) -> None:
+    runtime = scripted.runtime
+    runtime.switch(None)
+    assert (runtime.status, runtime.model_name) == (OFFLINE, None)
+    scripted.fails = True
+    with pytest.raises(Refusal, match=r"^failed to load"):
+        scripted.switch("second")
+    assert runtime.status == OFFLINE
+
+
+def test_a_stop_ends_a_switch(scripted: Scripted) -> None:
+    scripted.gate.clear()
+    switching = gevent.spawn(scripted.switch, "second")
+    gevent.sleep(0.05)
+    scripted.runtime.close()
+    with pytest.raises(Refusal, match="the server is stopping"):
+        switching.get()
+
+
+def test_304_during_a_load(scripted: Scripted) -> None:
+    client = client_of(scripted.runtime)
+    scripted.gate.clear()
+    switching = gevent.spawn(scripted.switch, "second")
+    gevent.sleep(0.05)
+    answer = client.simulate_post("/switch-model", json={"model": "README.md"})
+    assert (answer.status_code, answer.content) == (304, b"")
+    assert client.simulate_get("/status").json["status"] == LOADING
+    scripted.gate.set()
+    switching.get()

@@ -30,7 +30,8 @@ Each flag is also a variable, such as RWKV_NATIVE_MAX_BATCH=32. For production,
 
 _SETTINGS = (
     *("model", "strategy", "tokenizer", "threads", "host", "port", "backlog"),
-    *("timeout_keep_alive", "access_log", "deploy", "max_batch", "prefill_chunk", "max_queue"),
+    *("timeout_keep_alive", "access_log", "deploy", "workspace", "model_dir"),
+    *("max_batch", "prefill_chunk", "max_queue"),
 )
 
 
@@ -52,6 +53,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="refuse requests that change the server (default: no)",
     )
+    files = parser.add_argument_group("files that requests may name")
+    files.add_argument("--workspace", metavar="DIR", help="default: the current folder")
+    files.add_argument(
+        "--model-dir",
+        metavar="DIR",
+        action="append",
+        help="another folder of models and states; may be given several times",
+    )
     engine = parser.add_argument_group("engine")
     engine.add_argument("--max-batch", type=int, metavar="N", help="requests at work (64)")
     engine.add_argument(
@@ -65,7 +74,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.webui:
         raise Refused("--webui: this version has no browser UI yet; leave the flag out")
-    config = Config.from_environment(**{name: getattr(args, name) for name in _SETTINGS})
+    given = {name: getattr(args, name) for name in _SETTINGS}
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    config = Config.from_environment(**given)
     if config.model != "none":
         import rwkv_native as rn
 

@@ -56,6 +56,7 @@ class StatusResource:
             "waiting": counts.waiting,
             "prompt_tokens": counts.prompt_tokens,
             "completion_tokens": counts.completion_tokens,
+            "draining": runtime.draining,
         }
         progress = runtime.progress
         if progress is not None:

@@ -1,0 +1,76 @@
+"""Memory that a model will take, and the words that tell why it could not be loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import rwkv_native as rn
+from web import loading
+from web.loading import Choice
+
+CUDA = (
+    "the strategy 'cuda fp16' needs the device cuda, which this build lacks; "
+    "use 'cpu fp16' or 'cpu fp32'"
+)
+
+
+def chosen(path: Path, strategy: str = "auto", tokenizer: str | None = None) -> Choice:
+    return Choice(str(path), f"models/{path.name}", strategy, tokenizer)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "cpu fp32", "cpu bf16", "cpu fp32 *1 -> cpu bf16"])
+@pytest.mark.parametrize("name", ["v70_L2_D64_bf16.pth", "v70_L3_D32_fp32.pth"])
+def test_as_much_as_the_weights_take(golden: Path, name: str, strategy: str) -> None:
+    model = rn.Model.open(golden / name, strategy=strategy)
+    besides = loading._BESIDES
+    wanted = loading.needed(chosen(golden / name, strategy)) - besides
+    assert 0.75 * model.info.weight_bytes <= wanted <= 2.2 * model.info.weight_bytes
+
+
+def test_quantised_models_take_less(golden: Path) -> None:
+    path = golden / "v70_L2_D64_bf16.pth"
+    sizes = [loading.needed(chosen(path, f"cpu fp16{q}")) for q in ("i4", "i8", "")]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[1] < sizes[2]
+
+
+def test_what_is_free() -> None:
+    assert 0 < loading.available() < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("models/RWKV-x070-0.1B.pth", "RWKV-x070-0.1B"),
+        ("models/RWKV-x070-0.1B", "RWKV-x070-0.1B"),  # no extension: none is cut
+        ("folder.of.one/", "folder.of.one"),
+        ("x.gguf", "x"),
+    ],
+)
+def test_names(said: str, name: str) -> None:
+    assert Choice("/resolved/blob", said).name == name
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (
+            rn.errors.MissingFileError("/w/models/m.pth: no such file"),
+            "[Errno 2] No such file or directory: 'models/m.pth'",
+        ),
+        (loading.too_little(5 << 30, 1 << 30), "not enough memory: the model needs 5.4 GB"),
+        (rn.errors.OutOfMemoryError("cannot map 5 GB"), "not enough memory: cannot map"),
+        (rn.errors.UnsupportedError(CUDA), "not compiled with CUDA: the strategy"),
+        (
+            rn.errors.CheckpointError("/w/models/m.pth: is a damaged or incomplete zip"),
+            "invalid header or archive is corrupted: models/m.pth: is a damaged",
+        ),
+        (rn.errors.InvalidError("/w/tok/secret.txt: bad"), "secret.txt: bad"),
+        (RuntimeError("a secret"), "unexpected RuntimeError"),
+    ],
+)
+def test_reasons(problem: Exception, said: str) -> None:
+    choice = Choice("/w/models/m.pth", "models/m.pth", tokenizer="/w/tok/secret.txt")
+    text = loading.reason(problem, choice)
+    assert text.startswith(said) and "/w/" not in text and "a secret" not in text
