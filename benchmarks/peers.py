@@ -1,47 +1,35 @@
 """Our speed beside that of others, measured in turns: llama.cpp, and `rwkv` with torch.
 
 `python benchmarks/peers.py` writes random RWKV-7 models of the published shapes into build/peers,
-converts them for each peer with our own tools, and prints one table: ours, the peer, their ratio
-and our share of what the machine could do at that moment. A row is measured five times (the limit,
+converts them for each peer with our own tools, and prints a table: ours, the peer, their ratio and
+our share of what the machine could do at that moment. A row is measured five times (the limit,
 ours, the peer, the limit, ...), each side in a process of its own that waits while the other works;
-shown are medians, of the ratios too. llama.cpp comes as llama-cpp-python, which is installed into
-build/peers (minutes) unless --llama-python names a Python that has it. Rows of the `rwkv` package
-need --torch-python.
+shown are medians, of the ratios too. Below it come tokenizers (text.py) and servers (server.py).
+
+llama.cpp comes as llama-cpp-python, which is installed into build/peers (minutes) unless
+--llama-python names a Python that has it; llama-server is built from its sources unless
+--llama-server names one. Rows of the `rwkv` package need --torch-python.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import venv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from select import select
 
 import limits
-import load
-import random_model
+import server
+import text
+from sides import FOLDER, Bench, Cost, Runner, llama_python
 
-from rwkv_native import convert
-
-HERE = Path(__file__).resolve().parent
-FOLDER = HERE.parent / "build" / "peers"
-LLAMA = "llama-cpp-python==0.3.36"
-PATIENCE = 120.0  # seconds that one measurement may take
-
-SHAPES = {
-    "0.1B": random_model.Shape(),
-    "0.4B": random_model.Shape(layers=24, width=1024, ffn=4096),
-    "1.5B": random_model.Shape(24, 2048, 8192, rank_w=96, rank_a=96, rank_v=64, rank_g=256),
-}
-TOKENS = {"0.1B": 48, "0.4B": 24, "1.5B": 12}  # decoded at batch 1: about half a second
+# Steps of one measurement: about half a second.
+STEPS = {("0.1B", 1): 48, ("0.1B", 8): 24, ("0.1B", 32): 12, ("0.4B", 1): 24, ("1.5B", 1): 12}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,119 +82,6 @@ def rows() -> Iterator[Row]:
             yield Row(model, "cpu bf16", "BF16", "memory", target="weights + 150 MB")
 
 
-class Runner:
-    """A process that holds one model and does what it is asked (runners/answers.py)."""
-
-    def __init__(self, *command: str | Path) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True
-        )
-        self.loaded = self._answer(10 * PATIENCE)
-
-    def ask(self, do: str, patience: float = PATIENCE, **what: int) -> dict[str, float]:
-        print(json.dumps({"do": do, **what}), file=self._process.stdin, flush=True)
-        return self._answer(patience)
-
-    def _answer(self, patience: float) -> dict[str, float]:
-        out = self._process.stdout
-        if not select([out], [], [], patience)[0]:
-            self.close()
-            raise TimeoutError(f"no answer within {patience:.0f} s")
-        if line := out.readline():
-            return json.loads(line)
-        self._log.seek(0)
-        raise SystemExit(f"a runner failed:\n{self._log.read().decode()[-2000:]}")
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def __enter__(self) -> Runner:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Where the files lie, who runs them, and how often."""
-
-    folder: Path
-    llama: Path
-    torch: Path | None
-    threads: int
-    rounds: int
-
-    def file(self, model: str, form: str) -> Path:
-        """The model as .safetensors, .pth, or a GGUF of some type; written once."""
-        if form in ("safetensors", "pth"):
-            path = self.folder / f"{model}.{form}"
-        else:
-            path = self.folder / f"{model}-{form}.gguf"
-        if path.exists():
-            return path
-        print(f"writing {path.name}", file=sys.stderr, flush=True)
-        part = path.with_name(f"part-{path.name}")
-        if form == "safetensors":
-            random_model.write(part, SHAPES[model])
-        elif form == "pth":
-            load.write_pth(part, self.file(model, "safetensors"))
-        elif form in ("BF16", "F16"):
-            convert.to_gguf(
-                self.file(model, "safetensors"), part, {"F16": "fp16"}.get(form, "bf16"), force=True
-            )
-        else:
-            source = self.file(model, "BF16")
-            command = [self.llama, HERE / "runners" / "llama.py", "--quantize", source, part, form]
-            subprocess.run(command, check=True)
-        return part.rename(path)
-
-    def ours(
-        self, model: str, strategy: str, form: str = "safetensors", threads: int = 0
-    ) -> Runner:
-        script = HERE / "runners" / "ours.py"
-        threads = threads or self.threads
-        return Runner(sys.executable, script, self.file(model, form), strategy, str(threads))
-
-    def peer(self, model: str, peer: str) -> Runner | None:
-        """The other side of a row; None where it was not asked for."""
-        scripts = HERE / "runners"
-        if not peer.startswith("torch"):
-            return Runner(
-                self.llama, scripts / "llama.py", self.file(model, peer), str(self.threads)
-            )
-        if self.torch is None:
-            return None
-        strategy = peer.removeprefix("torch ")
-        path = self.file(model, "pth")
-        return Runner(self.torch, scripts / "official.py", path, strategy, str(self.threads))
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a model must at least read and compute."""
-
-    weights: int  # bytes that a step reads, at any batch size
-    state: int  # bytes of one sequence's state, read and written
-    token: int  # operations of one token with its logits
-    head: int  # the part of them that the logits take
-
-    def limit(self, row: Row, seen: limits.Limits) -> float:
-        """Tokens per second at most: the slower of memory and arithmetic."""
-        if row.work == "prefill":
-            moved, computed, tokens = (
-                self.weights + 2 * self.state,
-                512 * (self.token - self.head),
-                512,
-            )
-        else:
-            moved = self.weights + 2 * row.batch * self.state
-            computed, tokens = self.token * row.batch, row.batch
-        return tokens / max(moved / seen.read.best / 1e9, computed / seen.peak(row.strategy) / 1e9)
-
-
 COLUMNS = ("row", "ours", "peer", "tok/s", "peer tok/s", "ratio", "limit", "of it", "target")
 
 
@@ -224,7 +99,7 @@ def speed_row(row: Row, bench: Bench, ours: Runner | None, peer: Runner | None) 
     """Decoding or a prompt: tokens per second."""
     work = {"do": "prefill", "tokens": 512}
     if row.work == "decode":
-        work = {"do": "decode", "batch": row.batch, "tokens": TOKENS[row.model]}
+        work = {"do": "decode", "batch": row.batch, "tokens": STEPS[row.model, row.batch]}
     cost = Cost(**ours.ask("cost")) if ours else None
     rates, others, tops = [], [], []
     for turn in range(bench.rounds + 1):
@@ -235,8 +110,15 @@ def speed_row(row: Row, bench: Bench, ours: Runner | None, peer: Runner | None) 
             continue  # the first turn warms both up
         rates.append(mine)
         others.append(theirs)
-        tops.append(cost.limit(row, seen) if cost else None)
+        tops.append(limit(row, cost, seen) if cost else None)
     show(row, rates, others, tops)
+
+
+def limit(row: Row, cost: Cost, seen: limits.Limits) -> float:
+    """Tokens per second at most."""
+    if row.work == "prefill":
+        return 512 / cost.seconds(seen, row.strategy, steps=1, batch=1, prompt=511)
+    return row.batch / cost.seconds(seen, row.strategy, steps=1, batch=row.batch)
 
 
 def show(
@@ -309,7 +191,7 @@ def busy_rows(bench: Bench) -> None:
     """Decoding beside a process that never rests, against one thread without it."""
     row = Row("0.1B", "cpu bf16", "BF16", "decode", target="60 % of 1 thread")
     rates: dict[str, list[float | None]] = {"alone": [], "beside": [], "peer": []}
-    tokens = TOKENS[row.model]
+    tokens = STEPS[row.model, 1]
     with (
         bench.ours(row.model, row.strategy, threads=1) as one,
         bench.ours(row.model, row.strategy) as all_,
@@ -363,13 +245,13 @@ def opened(row: Row, bench: Bench) -> tuple[Runner | None, Runner | None]:
 
 
 def table(wanted: Callable[[str], bool], bench: Bench) -> None:
-    line(*COLUMNS)
-    print("|" + "---|" * len(COLUMNS))
+    shown = [r for r in rows() if wanted(f"{r.name} {r.strategy} {r.peer}")]
+    if shown:
+        line(*COLUMNS)
+        print("|" + "---|" * len(COLUMNS))
     loaded: tuple[str, ...] = ()
     pair: tuple[Runner | None, Runner | None] = (None, None)
-    for row in rows():
-        if not wanted(f"{row.name} {row.strategy} {row.peer}"):
-            continue
+    for row in shown:
         side = row.model, row.strategy, row.peer
         if row.work in ("load", "memory") or side != loaded:
             for runner in filter(None, pair):
@@ -387,28 +269,18 @@ def table(wanted: Callable[[str], bool], bench: Bench) -> None:
         runner.close()
     if wanted("0.1B decode beside a busy process"):
         busy_rows(bench)
-
-
-def llama_python(given: str | None, folder: Path) -> Path:
-    """A Python that has llama-cpp-python: the one that is named, or one made here."""
-    if given:
-        return Path(given)
-    python = folder / "llama" / "bin" / "python"
-    if not python.exists():
-        print(f"installing {LLAMA} (compiles for minutes)", file=sys.stderr, flush=True)
-        venv.create(folder / "llama", with_pip=True)
-        try:
-            subprocess.run([python, "-m", "pip", "install", "--quiet", LLAMA], check=True)
-        except BaseException:
-            python.unlink()  # so that the next run tries again
-            raise
-    return python
+    if wanted("text"):
+        text.measure(bench)
+    if wanted("server"):
+        print()
+        server.measure(bench)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llama-python", metavar="PYTHON", help="one that has llama-cpp-python")
     parser.add_argument("--torch-python", metavar="PYTHON", help="one that has torch and rwkv")
+    parser.add_argument("--llama-server", metavar="PROGRAM", help="one that is built already")
     parser.add_argument("--only", metavar="TEXT", action="append", help="rows that contain it")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
@@ -419,6 +291,7 @@ def main() -> None:
         folder=args.folder,
         llama=llama_python(args.llama_python, args.folder),
         torch=Path(args.torch_python) if args.torch_python else None,
+        server=args.llama_server,
         threads=args.threads,
         rounds=args.rounds,
     )

@@ -1,20 +1,17 @@
 """Our server beside llama-server: many requests at once, and how evenly streams are delivered.
 
-`python benchmarks/server.py` starts both on the same random 0.1B weights (bf16; our .safetensors,
-and a GGUF that our tools write) and measures them in turns: `ab -c 20 -n 100` (apache2-utils) with
-32 tokens each, then streams: time to the first token of one and of 20, and the largest gap within
-a stream beside the step, the mean time between tokens. All requests are greedy. The server of
-llama-cpp-python itself answers one request at a time; llama-server is built into build/peers
-(minutes) from the sources in that package's archive unless --llama-server names one.
+The last table of benchmarks/peers.py. Both run at once on the same weights and are measured in
+turns: `ab -c 20 -n 100` (apache2-utils) with 32 tokens each, then streams: time to the first token
+of one and of 20, and the largest gap within a stream beside the step, the mean time between tokens.
+All requests are greedy. The server of llama-cpp-python itself answers one request at a time, so it
+is llama-server of the same sources.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import json
-import os
 import re
 import selectors
 import shutil
@@ -22,18 +19,13 @@ import socket
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import limits
-import peers
-import random_model
-
-import rwkv_native as rn
-from rwkv_native import convert
+import sides
 
 CLIENTS, REQUESTS, TOKENS = 20, 100, 32
 PROMPT = "User: Hello, how are you today?\n\nAssistant:"
@@ -201,14 +193,6 @@ def watch(server: Server, seen: Seen, turn: int) -> None:
     seen.memory = server.memory()
 
 
-def limit(cost: peers.Cost, prompt: int, seen: limits.Limits) -> float:
-    """Tokens per second at most: 20 requests read the weights once per step, together."""
-    moved = TOKENS * (cost.weights + 2 * CLIENTS * cost.state)
-    computed = CLIENTS * (prompt * (cost.token - cost.head) + TOKENS * cost.token)
-    spent = max(moved / seen.read.best, computed / seen.peak("cpu bf16")) / 1e9
-    return CLIENTS * TOKENS / spent
-
-
 def table(ours: Seen, theirs: Seen, top: float) -> None:
     def firsts(streams: list[Stream]) -> float:
         return 1000 * statistics.median(one.first for one in streams)
@@ -233,82 +217,28 @@ def table(ours: Seen, theirs: Seen, top: float) -> None:
     print(f"\nlimit {top:.0f} tokens/s, of which ours are {ours.rate / top:.0%}")
 
 
-def models(folder: Path) -> tuple[Path, Path]:
-    """Random weights that never draw the end of a text or part of a character, for both sides.
-
-    Their rows of the head are zero: a logit of 0 is never the largest of thousands.
-    """
-    path, gguf = folder / "server.safetensors", folder / "server.gguf"
-    if not gguf.exists():
-        tokenizer = rn.Tokenizer.world()
-        silent = [0]
-        for i in range(1, random_model.Shape().vocab):
-            try:
-                text = tokenizer.decode_bytes([i]).decode() if i < tokenizer.vocab_size else ""
-            except UnicodeDecodeError:
-                text = ""
-            if not text.isprintable() or not text:
-                silent.append(i)
-        random_model.write(path, silent=silent)
-        convert.to_gguf(path, gguf, force=True)
-    return path, gguf
-
-
-def llama_server(given: str | None, folder: Path) -> Path:
-    """llama-server: the one that is named, or one built here."""
-    if given:
-        return Path(given)
-    program = folder / "llama-server" / "bin" / "llama-server"
-    if not program.exists():
-        print(f"building llama-server of {peers.LLAMA} (minutes)", file=sys.stderr, flush=True)
-        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        source = ["--no-binary", "llama-cpp-python", "--dest", folder, peers.LLAMA]
-        subprocess.run([*download, *source], check=True)
-        (archive,) = folder.glob("llama_cpp_python-*.tar.gz")
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-        tools = Path(sys.executable).parent
-        root = folder / archive.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
-        options = ("TESTS", "EXAMPLES", "APP")
-        off = [f"-DLLAMA_BUILD_{name}=OFF" for name in options]
-        off += ["-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DBUILD_SHARED_LIBS=OFF"]
-        build = folder / "llama-server"
-        configure = [tools / "cmake", "-S", root, "-B", build, "-DCMAKE_BUILD_TYPE=Release", *off]
-        subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
-        make = [tools / "cmake", "--build", build, "--target", "llama-server"]
-        subprocess.run([*make, "--parallel", str(os.cpu_count())], check=True)
-    return program
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--llama-server", metavar="PROGRAM", help="one that is built already")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, default=peers.FOLDER)
-    args = parser.parse_args()
+def measure(bench: sides.Bench) -> None:
+    """Runs both servers and prints the table."""
     if shutil.which("ab") is None:
         raise SystemExit("ab is missing; Debian and Ubuntu: apt install apache2-utils")
-    args.folder.mkdir(parents=True, exist_ok=True)
-    path, gguf = models(args.folder)
-    threads = str(args.threads)
-    script = peers.HERE / "runners" / "ours.py"
-    with peers.Runner(sys.executable, script, path, "cpu bf16", threads) as runner:
-        cost = peers.Cost(**runner.ask("cost"))
+    model, strategy, threads = "0.1B", "cpu bf16", str(bench.threads)
     command = Path(sys.executable).with_name("rwkv-native")
-    mine = (command, "serve", "--model", path, "--strategy", "cpu bf16", "--threads", threads)
-    other = (llama_server(args.llama_server, args.folder), "-m", gguf, "-t", threads)
+    mine = (command, "serve", "--model", bench.file(model, "safetensors"), "--no-access-log")
+    other = (sides.llama_server(bench.server, bench.folder), "-m", bench.file(model, "BF16"))
     size = ("-np", str(CLIENTS), "-c", str(2048 * CLIENTS))
-    with Server(*mine, "--no-access-log") as one, Server(*other, *size) as two:
+    cost = bench.cost(model, strategy)
+    with (
+        Server(*mine, "--strategy", strategy, "--threads", threads) as one,
+        Server(*other, *size, "-t", threads) as two,
+    ):
         ours, theirs, tops = Seen(), Seen(), []
         prompt = one.ask()["prompt_tokens"]
-        for turn in range(args.rounds):
-            tops.append(limit(cost, prompt, limits.measure(args.threads)))
+        for turn in range(bench.rounds):
+            seen = limits.measure(bench.threads)
+            # 20 requests at a time read the weights once per step, together.
+            spent = cost.seconds(seen, strategy, TOKENS, CLIENTS, prompt)
+            tops.append(CLIENTS * TOKENS / spent)
             watch(one, ours, turn)
             watch(two, theirs, turn)
     table(ours, theirs, statistics.median(tops))
-    print(f"{prompt} prompt tokens, {TOKENS} drawn; load average {os.getloadavg()[0]:.1f}")
-
-
-if __name__ == "__main__":
-    main()
+    print(f"({prompt} prompt tokens, {TOKENS} drawn by every request)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+from pathlib import Path
 
 import answers
 import llama_cpp as c
@@ -69,6 +70,19 @@ class Runner:
         c.llama_batch_free(step)
         return found
 
+    def tokenize(self, path: str) -> dict[str, object]:
+        """MB/s of llama_tokenize and llama_detokenize, one call each."""
+        vocab = c.llama_model_get_vocab(self._model)
+        text = Path(path).read_bytes()
+        ids, out = (c.llama_token * len(text))(), ctypes.create_string_buffer(2 * len(text))
+        start = time.perf_counter()
+        count = c.llama_tokenize(vocab, text, len(text), ids, len(text), False, False)
+        middle = time.perf_counter()
+        c.llama_detokenize(vocab, ids, count, out, len(out), False, False)
+        end = time.perf_counter()
+        rates = {"encode": len(text) / (middle - start), "decode": len(text) / (end - middle)}
+        return {"ids": count, **{name: rate / 1e6 for name, rate in rates.items()}}
+
     def _clear(self, context: c.llama_context_p) -> None:
         c.llama_memory_clear(c.llama_get_memory(context), True)
 
@@ -105,7 +119,8 @@ def main() -> None:
     start = time.perf_counter()
     runner = Runner(sys.argv[1], int(sys.argv[2]))
     seconds = time.perf_counter() - start
-    answers.serve(seconds, {"decode": runner.decode, "prefill": runner.prefill})
+    works = {"decode": runner.decode, "prefill": runner.prefill, "tokenize": runner.tokenize}
+    answers.serve(seconds, works)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ IMPORTS: dict[str, set[str]] = {
     "web": {"rwkv_native", "falcon", "gevent", "gunicorn", "msgspec", "numpy", "pypdf"},
     # Its runners are where the peers are imported, in environments of their own.
     "benchmarks": {
-        *("rwkv_native", "web", "numpy", "llama_cpp", "rwkv", "torch"),
-        *("answers", "limits", "load", "peers", "random_model"),
+        *("rwkv_native", "web", "numpy", "llama_cpp", "pyrwkv_tokenizer", "rwkv", "torch"),
+        *("answers", "limits", "load", "random_model", "server", "sides", "text"),
     },
 }
 
