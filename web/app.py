@@ -13,13 +13,14 @@ import falcon
 from web import errors
 from web.config import Config
 from web.files.documents import Documents, Limits
-from web.middleware import RequestBody, RequestId
+from web.middleware import CountAnswers, RequestBody, RequestId
 from web.paths import Roots
 from web.resources.billing import BillingResource
 from web.resources.chat import ChatCompletionsResource
 from web.resources.completions import CompletionsResource
 from web.resources.exit import ExitResource
 from web.resources.file_to_text import FileToTextResource
+from web.resources.metrics import MetricsResource
 from web.resources.models import ModelResource, ModelsResource
 from web.resources.status import HealthResource, RootResource, StatusResource
 from web.resources.switch_model import SwitchModelResource
@@ -37,6 +38,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     """The application over a runtime that may be unstarted."""
     app = Application(
         middleware=[
+            CountAnswers(runtime.metrics),
             RequestId(),
             # Every origin, so that tools in a browser can talk to a local server, but never with
             # credentials.
@@ -68,6 +70,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
 
     app.add_route("/", RootResource())
     app.add_route("/status", StatusResource(runtime))
+    app.add_route("/metrics", MetricsResource(runtime))
     app.add_route("/health", HealthResource(runtime))
     app.add_route("/exit", ExitResource())
     app.add_route("/dashboard/billing/credit_grants", billing)

@@ -9,13 +9,16 @@ the hub itself.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
+from dataclasses import dataclass
 from typing import Literal
 
 import gevent
 from gevent.event import Event as Flag
 
 import rwkv_native as rn
+from web.metrics import Meter, ModelMetrics
 from web.schemas.completions import Prompt
 
 log = logging.getLogger("gunicorn.error")
@@ -51,12 +54,21 @@ class Mailbox:
         return events
 
 
-class Bridge:
-    """Submits to one engine and hands its events out."""
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Where the events of one engine request go."""
 
-    def __init__(self, engine: rn.Engine) -> None:
+    mailbox: Mailbox
+    meter: Meter
+
+
+class Bridge:
+    """Submits to one engine, hands its events out, and has them counted."""
+
+    def __init__(self, engine: rn.Engine, metrics: ModelMetrics) -> None:
         self._engine = engine
-        self._mailboxes: dict[int, Mailbox] = {}
+        self._metrics = metrics
+        self._routes: dict[int, _Route] = {}
         self._watcher = gevent.get_hub().loop.io(engine.fileno(), 1)
         self._watcher.start(self._drain)
 
@@ -67,20 +79,28 @@ class Bridge:
 
     def submit(self, prompt: Prompt, sampling: rn.Sampling, mailbox: Mailbox) -> int:
         """Queues one prompt and returns its id. Raises what the engine raises."""
-        # Events cannot arrive before the next line: only the hub polls, and nothing switches here.
-        id = self._engine.submit(prompt, sampling)
-        self._mailboxes[id] = mailbox
+        # Events cannot arrive before the route is there: only the hub polls, and nothing switches
+        # here.
+        meter = Meter(self._metrics)
+        try:
+            id = self._engine.submit(prompt, sampling)
+        except rn.QueueFull:
+            self._metrics.rejected["queue_full"] += 1
+            raise
+        self._routes[id] = _Route(mailbox, meter)
         return id
 
     def cancel(self, id: int) -> None:
         """Frees the slot of a request whose events nobody reads any more."""
-        if self._mailboxes.pop(id, None) is not None:
+        route = self._routes.pop(id, None)
+        if route is not None:
+            route.meter.abort()
             self._engine.cancel(id)
 
     @property
     def busy(self) -> bool:
         """Whether any request is at work."""
-        return bool(self._mailboxes)
+        return bool(self._routes)
 
     def detach(self) -> None:
         """Requests at work see an error; the engine can then be closed from any thread."""
@@ -94,21 +114,23 @@ class Bridge:
 
     def _drain(self) -> None:
         try:
+            now = time.monotonic()
             for event in self._engine.poll():
                 if event.finish_reason is None:
-                    mailbox = self._mailboxes.get(event.id)
+                    route = self._routes.get(event.id)
                 else:
-                    mailbox = self._mailboxes.pop(event.id, None)
-                if mailbox is not None:
-                    mailbox.put(event)
+                    route = self._routes.pop(event.id, None)
+                if route is not None:
+                    route.meter.note(event, now)
+                    route.mailbox.put(event)
         except Exception:
             log.exception("the engine cannot be polled")
             self._watcher.stop()
             self._end_all("error", "the engine has failed")
 
     def _end_all(self, reason: Literal["cancelled", "error"], problem: str | None) -> None:
-        for id, mailbox in self._mailboxes.items():
-            mailbox.put(
+        for id, route in self._routes.items():
+            route.mailbox.put(
                 rn.Event(
                     id=id,
                     text="",
@@ -120,4 +142,4 @@ class Bridge:
                     error=problem,
                 )
             )
-        self._mailboxes.clear()
+        self._routes.clear()

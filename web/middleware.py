@@ -14,6 +14,7 @@ import gevent
 from gunicorn.http import errors as http
 
 from web import errors
+from web.metrics import Metrics
 
 _READ = 64 << 10  # bytes per read of a body
 _IN_MEMORY = 1 << 20  # a chunked body larger than this goes to a temporary file
@@ -30,6 +31,19 @@ class RequestId:
         given = req.get_header("X-Request-Id")
         name = given if given and _ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
         resp.set_header("X-Request-Id", name)
+
+
+class CountAnswers:
+    """Every answer, by its route and status. Outermost, so that it sees those of the others."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: Any, req_succeeded: bool
+    ) -> None:
+        method = req.method if req.method in falcon.HTTP_METHODS else "other"
+        self._metrics.answered(method, req.uri_template or "none", str(resp.status_code))
 
 
 class RequestBody:

@@ -23,6 +23,7 @@ from web.config import Config
 from web.generation import Serving
 from web.hangup import Hangups
 from web.loading import Choice
+from web.metrics import Metrics
 from web.offload import in_thread
 from web.personas import persona_for, tokenizer_for
 
@@ -67,6 +68,7 @@ class Runtime:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.metrics = Metrics()  # of all models that come and go
         self._hangups: Hangups | None = None
         self._loading: rn.Loading | None = None
         self._load_greenlet: gevent.Greenlet | None = None
@@ -291,7 +293,7 @@ class Runtime:
             persona=persona_for(info, tokenizer),
             tokenizer=tokenizer,
             engine=engine,
-            bridge=Bridge(engine),
+            bridge=Bridge(engine, self.metrics.of(name)),
             hangups=self._hangups,
         )
 

@@ -65,7 +65,16 @@ FORBIDDEN_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "b
 # Top-level Python modules that each package may import besides the standard library and itself.
 IMPORTS: dict[str, set[str]] = {
     "rwkv_native": {"cffi", "numpy", "tokenizers"},
-    "web": {"rwkv_native", "falcon", "gevent", "gunicorn", "msgspec", "numpy", "pypdf"},
+    "web": {
+        "rwkv_native",
+        "falcon",
+        "gevent",
+        "gunicorn",
+        "msgspec",
+        "numpy",
+        "prometheus_client",
+        "pypdf",
+    },
     # Its runners are where the peers are imported, in environments of their own.
     "benchmarks": {
         *("rwkv_native", "web", "numpy", "llama_cpp", "pyrwkv_tokenizer", "rwkv", "torch"),
