@@ -15,6 +15,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <string>
 #include <vector>
@@ -31,6 +32,26 @@ struct rwkv_state {
     std::shared_ptr<rwkv::Model> model;
     rwkv::Buffer buffer;
     rwkv::TextCache cache;
+
+    // What requests start from: one copy for all that are queued with this state as it is now.
+    std::shared_ptr<const std::vector<float>> share() const {
+        const std::lock_guard lock(mutex);
+        auto values = shared.lock();
+        if (!values) {
+            auto copy = std::make_shared<std::vector<float>>(buffer.count);
+            model->backend().download(*copy, buffer.data);
+            shared = values = std::move(copy);
+        }
+        return values;
+    }
+    // Before the state changes.
+    void unshare() {
+        const std::lock_guard lock(mutex);
+        shared.reset();
+    }
+
+    mutable std::mutex mutex{};
+    mutable std::weak_ptr<const std::vector<float>> shared{};
 };
 
 struct rwkv_vocab {
@@ -182,8 +203,7 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
     }
     if (r.state) {
         if (r.state->model.get() != model) throw invalid("the state belongs to another model");
-        request.state.resize(r.state->buffer.count);
-        model->backend().download(request.state, r.state->buffer.data);
+        request.state = r.state->share();
         request.cache = r.state->cache;
     }
     return request;
@@ -288,6 +308,7 @@ int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state, cons
         required(logits, "logits");
         if (required(state, "state").model.get() != &m) throw invalid("the state belongs to another model");
         check_tokens(tokens, n, vocab);
+        state->unshare();
         constexpr size_t chunk = 256;  // bounds the activations, as the engine's default does
         for (size_t at = 0; at < n; at += chunk) {
             const size_t rows = std::min(chunk, n - at);
@@ -323,7 +344,8 @@ int rwkv_state_clone(rwkv_state **out, const rwkv_state *state) {
         required(out, "out") = nullptr;
         const rwkv_state &from = required(state, "state");
         rwkv::Backend &backend = from.model->backend();
-        auto copy = std::make_unique<rwkv_state>(rwkv_state{from.model, backend.floats(from.buffer.count), from.cache});
+        std::unique_ptr<rwkv_state> copy(
+            new rwkv_state{from.model, backend.floats(from.buffer.count), from.cache});
         backend.copy(copy->buffer.data, from.buffer.data, from.buffer.count);
         *out = copy.release();
     });
@@ -358,6 +380,7 @@ int rwkv_state_write(rwkv_state *state, int32_t i, const float *values, size_t c
         const rwkv::StatePart &p = part(*s.model, i);
         check_count(p, count);
         required(values, "values");
+        s.unshare();
         s.model->backend().upload(s.buffer.data + p.offset, {values, count});
     });
 }

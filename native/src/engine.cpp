@@ -148,15 +148,14 @@ void Engine::Core::admit() {
     while (Sequence *sequence = scheduler.admit()) {
         try {
             const size_t slot = static_cast<size_t>(sequence->slot);
-            std::vector<float> &start = sequence->request.state;
+            const auto start = std::move(sequence->request.state);  // not needed again
             if (slot >= states.size()) states.resize(slot + 1);
             Buffer &state = states[slot];
             if (!state.data)
                 state = model->new_state();
-            else if (start.empty())
+            else if (!start)
                 model->reset_state(state.data);
-            if (!start.empty()) model->backend().upload(state.data, start);
-            std::vector<float>().swap(start);  // megabytes that are not needed again
+            if (start) model->backend().upload(state.data, *start);
         } catch (const std::exception &error) {
             sequence->fail(error);
             scheduler.remove(*sequence);

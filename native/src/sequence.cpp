@@ -32,8 +32,8 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     if (request.max_tokens < 1)
         throw invalid("max_tokens is " + std::to_string(request.max_tokens) +
                       ", it must be at least 1");
-    if (!request.state.empty() && request.state.size() != state_floats)
-        throw invalid("the start state has " + std::to_string(request.state.size()) +
+    if (request.state && request.state->size() != state_floats)
+        throw invalid("the start state has " + std::to_string(request.state->size()) +
                       " numbers, the states of this model have " + std::to_string(state_floats));
     check(request.sampling, vocab);
 }

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,7 +24,7 @@ struct Request {
     int64_t max_tokens = 0;
     std::vector<std::string> stops;
     std::vector<int32_t> stop_ids, end_ids;
-    std::vector<float> state;  // empty: zero
+    std::shared_ptr<const std::vector<float>> state;  // null: zero; many requests may share one
     TextCache cache;           // that belongs to the start state, or the sequence's own
 };
 

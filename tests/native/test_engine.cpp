@@ -550,16 +550,18 @@ void test_start_states() {
     Request rest = whole;
     rest.prompt.erase(rest.prompt.begin(), rest.prompt.begin() + 16);
     const Request without = rest;
-    rest.state.resize(model->state_floats());
-    model->backend().download(rest.state, state.data);
+    auto start = std::make_shared<std::vector<float>>(model->state_floats());
+    model->backend().download(*start, state.data);
+    rest.state = start;
     CHECK(same(cut_at_16.run(rest), expected));
+    wait_until([&] { return start.use_count() == 2; });  // `rest` and `start`: it was not copied
 
     // The slot forgets: the same rest from nothing, before and after.
     const Answer fresh = Client(options_of(1, 16)).run(without);
     CHECK(!same(fresh, expected));
     CHECK(same(cut_at_16.run(without), fresh));
 
-    rest.state.pop_back();
+    rest.state = std::make_shared<std::vector<float>>(model->state_floats() - 1);
     CHECK_THROWS(cut_at_16.submit(rest), "the start state has");
 }
 
@@ -585,7 +587,7 @@ void test_refused_requests() {
     refused([](Request &r) { r.stops = {"\xff"}; }, "stop");
     refused([](Request &r) { r.sampling.temperature = -1; }, "temperature");
     refused([](Request &r) { r.sampling.forbidden = {257}; }, "forbidden");
-    refused([](Request &r) { r.state = {1, 2, 3}; }, "the start state has 3 numbers");
+    refused([](Request &r) { r.state = std::make_shared<std::vector<float>>(3); }, "the start state has 3 numbers");
     CHECK(client.stats().submitted == 0);
     CHECK(client.run(request_of(8, 4)).completion_tokens == 4);
     CHECK_THROWS(Engine(model, vocab, options_of(0)), "max_batch is 0");
@@ -598,7 +600,8 @@ void test_not_a_number() {
     Client alone(options_of(1)), client(options_of(4));
     Request bad = request_of(20, 10), good = request_of(20, 10, 2);
     const Answer expected = alone.run(good);
-    bad.state.assign(model->state_floats(), std::numeric_limits<float>::quiet_NaN());
+    bad.state = std::make_shared<std::vector<float>>(model->state_floats(),
+                                                     std::numeric_limits<float>::quiet_NaN());
     std::vector<uint64_t> bads, goods;
     for (int i = 0; i < 12; ++i) {
         goods.push_back(client.submit(good));
