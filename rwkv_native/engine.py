@@ -78,8 +78,10 @@ class EngineStats:
 class Engine:
     """Runs many requests on one model. Every method may be called from any thread.
 
-    max_batch: sequences in one step. prefill_chunk: prompt tokens in one step. max_queue: requests
-    that may wait; more raise QueueFull. Use as a context manager, or call close().
+    max_batch: sequences in one step. prefill_chunk: prompt tokens in one step at most. max_queue:
+    requests that may wait; more raise QueueFull. step_ms: how long a step may last while answers
+    are written; a longer one takes fewer prompt tokens, but always what fits into 2.5 steps of the
+    answers alone, and 16. Use as a context manager, or call close().
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Engine:
         max_batch: int = 64,
         prefill_chunk: int = 256,
         max_queue: int = 1024,
+        step_ms: float = 20,
     ) -> None:
         if not isinstance(model, Model) or not isinstance(tokenizer, Tokenizer):
             raise InvalidError("an engine needs a Model and a Tokenizer")
@@ -106,6 +109,7 @@ class Engine:
             if not 1 <= number < 1 << 31:
                 raise InvalidError(f"{name} must be a whole number from 1 up, not {value!r:.80}")
             setattr(options, name, number)
+        options.step_ms = _milliseconds(step_ms)
         self.model = model
         self.tokenizer = tokenizer
         self._end_ids = id_array("end_ids", tokenizer.end_ids)
@@ -476,6 +480,16 @@ class _Native:
             if bell is not None:
                 os.close(bell.watcher)
                 os.close(bell.iterators)
+
+
+def _milliseconds(value: float) -> float:
+    try:
+        number = float(value) if not isinstance(value, str) else 0.0
+    except (TypeError, ValueError, OverflowError):
+        number = 0.0
+    if not (0 < number < float("inf")):
+        raise InvalidError(f"step_ms must be a number above 0, not {value!r:.80}")
+    return number
 
 
 _STATS = tuple(f.name for f in fields(EngineStats))

@@ -206,12 +206,14 @@ typedef struct rwkv_engine rwkv_engine;
 typedef struct {
     size_t size;
     int32_t max_batch;       /* sequences in one step; 0: 64 */
-    int32_t prefill_chunk;   /* prompt tokens of one step; 0: 256 */
+    int32_t prefill_chunk;   /* prompt tokens of one step at most; 0: 256 */
     int32_t max_queue;       /* waiting requests; 0: 1024 */
     /* Called by the engine thread when events are waiting, at most once between two polls. Must not
      * block and must not call back into the engine. NULL: poll without a bell. */
     void (*ring)(void *payload);
     void *payload;
+    double step_ms;          /* how long a step beside running streams may last before it takes fewer prompt
+                              * tokens; always 2.5 of the streams' own steps and 16 tokens. 0: 20 */
 } rwkv_engine_options;
 
 typedef struct {

@@ -498,6 +498,7 @@ int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vocab *voca
         set(o.max_batch, given.max_batch, 4096, "max_batch");
         set(o.prefill_chunk, given.prefill_chunk, 16384, "prefill_chunk");
         set(o.max_queue, given.max_queue, std::numeric_limits<int32_t>::max(), "max_queue");
+        if (given.step_ms != 0) o.step_ms = given.step_ms;
         o.ring = given.ring;
         o.payload = given.payload;
         auto &m = required(model, "model").model;

@@ -4,9 +4,12 @@
 #include "engine.h"
 
 #include "error.h"
+#include "pace.h"
 #include "scheduler.h"
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -57,6 +60,8 @@ struct Engine::Core {
     // The engine thread's own.
     std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences;
     Scheduler scheduler;
+    Pace pace;
+    std::chrono::steady_clock::time_point started;  // this step's forward
     EngineStats done;                            // counts of what has been done
     std::vector<Buffer> states;                  // by slot, made when a slot is first used
     std::vector<std::unique_ptr<Sequence>> new_sequences;
@@ -83,7 +88,11 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
       options(options_),
       n_vocab(static_cast<size_t>(model->info().vocab)),
       scheduler(at_least_1("max_batch", options.max_batch),
-                at_least_1("prefill_chunk", options.prefill_chunk)) {
+                at_least_1("prefill_chunk", options.prefill_chunk)),
+      pace(options.step_ms / 1000) {
+    if (!std::isfinite(options.step_ms) || options.step_ms < 0)
+        throw invalid("step_ms is " + std::to_string(options.step_ms) +
+                      ", it must be a number of milliseconds");
     at_least_1("max_queue", options.max_queue);
     for (size_t id = 0; id < n_vocab; ++id)
         if (!vocab->has(static_cast<int32_t>(id))) undecodable.push_back(static_cast<int32_t>(id));
@@ -168,7 +177,8 @@ void Engine::Core::admit() {
 
 void Engine::Core::plan() {
     tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear();
-    shares = scheduler.plan();
+    const int64_t running = scheduler.running();
+    shares = running ? scheduler.plan(pace.rows_beside(running) - running) : scheduler.plan();
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
         spans.push_back({static_cast<int32_t>(tokens.size()), rows,
@@ -184,6 +194,7 @@ void Engine::Core::plan() {
 
 void Engine::Core::step() {
     if (shares.empty()) return;
+    started = std::chrono::steady_clock::now();
     try {
         logits.resize(std::max(logits.size(), logit_rows.size() * n_vocab));
         model->forward({tokens, spans, logit_rows}, logits.data());
@@ -217,6 +228,9 @@ void Engine::Core::sample() {
         if (sequence.finish != Finish::running) scheduler.remove(sequence);
         speakers.push_back(&sequence);
     }
+    if (shares.empty()) return;
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
+    pace.saw(static_cast<int64_t>(tokens.size()), took.count());
 }
 
 // Makes the step's events visible, then rings, unless that was done since the last poll.

@@ -16,8 +16,9 @@ namespace rwkv {
 
 struct EngineOptions {
     int32_t max_batch = 64;       // slots
-    int32_t prefill_chunk = 256;  // prompt rows of one step
+    int32_t prefill_chunk = 256;  // prompt rows of one step at most
     int32_t max_queue = 1024;     // requests beyond the free slots
+    double step_ms = 20;          // of a step beside running streams; see pace.h
     void (*ring)(void *payload) = nullptr;
     void *payload = nullptr;
 };

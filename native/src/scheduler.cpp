@@ -6,7 +6,9 @@
 namespace rwkv {
 
 Scheduler::Scheduler(int32_t max_batch, int32_t prefill_chunk)
-    : max_batch_(max_batch), prefill_chunk_(prefill_chunk) {}
+    : max_batch_(max_batch),
+      prefill_chunk_(prefill_chunk),
+      grain_(std::min(prefill_chunk, largest_grain)) {}
 
 void Scheduler::add(Sequence &sequence) { waiting_.push_back(&sequence); }
 
@@ -24,19 +26,21 @@ Sequence *Scheduler::admit() {
     return sequence;
 }
 
-std::span<const Share> Scheduler::plan() {
+std::span<const Share> Scheduler::plan(int64_t prompt_rows) {
     plan_.clear();
     for (Sequence *sequence : active_)
         if (sequence->decoding()) plan_.push_back({sequence, 1});
 
-    // A chunk that does not fit is passed over, not split, and a shorter one behind it may still
+    // A grain that does not fit is passed over, not split, and a shorter one behind it may still
     // fit. Nobody starves: who is passed over only moves forward, and the first one always fits.
-    int32_t budget = prefill_chunk_;
+    auto budget = static_cast<int32_t>(std::min<int64_t>(prompt_rows, prefill_chunk_));
     auto keep = active_.begin();
     served_.clear();
     for (Sequence *sequence : active_) {
-        const int32_t rows = sequence->decoding() ? 0 : sequence->chunk_rows(prefill_chunk_);
-        if (rows == 0 || rows > budget) {
+        int32_t rows = sequence->decoding() ? 0 : sequence->prompt_rows(grain_, budget);
+        if (rows == 0 && !sequence->decoding() && served_.empty())
+            rows = sequence->prompt_rows(grain_, grain_);
+        if (rows == 0) {
             *keep++ = sequence;
             continue;
         }

@@ -2,9 +2,9 @@
 // Called by the engine thread alone. Owns neither sequences nor states, runs nothing, and knows no
 // model: a slot is a number.
 //
-// A step holds one row of every decoding sequence and at most `prefill_chunk` prompt rows in all,
-// made of whole chunks. So a long prompt holds up the other streams for one chunk at most, and
-// where it is cut depends on itself alone.
+// A step holds one row of every decoding sequence and a bounded number of prompt rows in all. A prompt
+// is cut at multiples of `grain` rows, counted from its own start: how many grains go together is a
+// matter of time and neighbours, what a row is cut from is not.
 #pragma once
 
 #include "sequence.h"
@@ -24,6 +24,9 @@ struct Share {
 
 class Scheduler {
 public:
+    // What one step beside running streams takes at least of a prompt.
+    static constexpr int32_t largest_grain = 16;
+
     Scheduler(int32_t max_batch, int32_t prefill_chunk);
 
     // To the end of the queue.
@@ -31,10 +34,11 @@ public:
     // First come, first served: gives the next waiting sequence a slot; nullptr if there is none
     // of either. Slots are numbered from 0, and a used one is preferred to a new one.
     Sequence *admit();
-    // The shares of the next step; empty if no sequence has a slot. Prefilling sequences take
-    // turns: those that got a chunk go to the back, and the one in front always gets its chunk, so
-    // that each waits for at most one chunk of every other. Valid until the next call.
-    std::span<const Share> plan();
+    // The shares of the next step, with at most `prompt_rows` and prefill_chunk prompt rows; empty if
+    // no sequence has a slot. Prefilling sequences take turns: those that got rows go to the back, and
+    // the one in front always gets a grain, so that each waits for at most one turn of every other.
+    // Valid until the next call.
+    std::span<const Share> plan(int64_t prompt_rows = INT32_MAX);
     // Forgets a sequence in whatever phase; its slot is free at once.
     void remove(Sequence &sequence);
 
@@ -44,7 +48,7 @@ public:
     int64_t running() const { return static_cast<int64_t>(active_.size()) - prefilling(); }
 
 private:
-    int32_t max_batch_, prefill_chunk_;
+    int32_t max_batch_, prefill_chunk_, grain_;
     std::deque<Sequence *> waiting_;
     std::vector<Sequence *> active_;  // those with a slot; prefilling ones in order of their turns
     std::vector<Sequence *> served_;  // scratch of plan()

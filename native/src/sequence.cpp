@@ -51,10 +51,11 @@ void Event::append(const Event &later) {
 Sequence::Sequence(Request asked)
     : request(std::move(asked)), sampler(request.sampling, request.prompt), output(request.stops) {}
 
-int32_t Sequence::chunk_rows(int32_t chunk) const {
+int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
     const int64_t size = static_cast<int64_t>(request.prompt.size());
-    const int64_t cut = std::min(size, (prefilled / chunk + 1) * chunk);
-    return static_cast<int32_t>(cut - prefilled);
+    const int64_t reach = prefilled + most;
+    const int64_t cut = reach >= size ? size : reach / grain * grain;
+    return static_cast<int32_t>(std::max<int64_t>(cut - prefilled, 0));
 }
 
 std::span<const int32_t> Sequence::input(int32_t rows) const {

@@ -66,9 +66,9 @@ struct Sequence {
     size_t told_at = 0;        // ... and the place of its event in that period's outbox
 
     bool decoding() const { return prefilled == static_cast<int64_t>(request.prompt.size()); }
-    // Rows up to the next multiple of `chunk`, counted from the prompt's own start: never a matter
-    // of neighbours or of where prefilling began.
-    int32_t chunk_rows(int32_t chunk) const;
+    // At most `most` rows up to the prompt's end or to a multiple of `grain`, counted from the prompt's
+    // own start; 0 if that many do not reach one.
+    int32_t prompt_rows(int32_t grain, int32_t most) const;
     // The tokens of the next `rows` rows.
     std::span<const int32_t> input(int32_t rows) const;
     // Whether a token is drawn from the logits of the last of them.

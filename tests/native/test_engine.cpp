@@ -592,6 +592,9 @@ void test_refused_requests() {
     CHECK(client.run(request_of(8, 4)).completion_tokens == 4);
     CHECK_THROWS(Engine(model, vocab, options_of(0)), "max_batch is 0");
     CHECK_THROWS(Engine(model, vocab, options_of(1, -1)), "prefill_chunk is -1");
+    EngineOptions slow = options_of(1);
+    slow.step_ms = -1;
+    CHECK_THROWS(Engine(model, vocab, slow), "step_ms is -1");
     CHECK_THROWS(Engine(model, vocab, options_of(1, 1, 0)), "max_queue is 0");
 }
 

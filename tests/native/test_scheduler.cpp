@@ -1,6 +1,7 @@
 // The scheduler alone: cuts, budget, turns, admission, slots. No model and no thread takes part;
 // the tests play the engine's part by moving `prefilled` on.
 #include "check.h"
+#include "pace.h"
 #include "scheduler.h"
 #include "tiny_model.h"
 
@@ -72,11 +73,16 @@ void test_cuts_depend_on_the_prompt_alone() {
     // A prompt of which a part is known already goes on at the same places.
     auto s = sequence(20);
     s->prefilled = 5;
-    CHECK(s->chunk_rows(8) == 3);
+    CHECK(s->prompt_rows(8, 8) == 3);
+    CHECK(s->prompt_rows(8, 12) == 11);
+    CHECK(s->prompt_rows(8, 2) == 0);
     s->prefilled = 8;
-    CHECK(s->chunk_rows(8) == 8);
+    CHECK(s->prompt_rows(8, 8) == 8);
+    CHECK(s->prompt_rows(8, 11) == 8);
+    CHECK(s->prompt_rows(8, 12) == 12);
     s->prefilled = 16;
-    CHECK(s->chunk_rows(8) == 4);
+    CHECK(s->prompt_rows(8, 8) == 4);
+    CHECK(s->prompt_rows(8, 3) == 0);
 }
 
 void test_short_prompts_share_a_step() {
@@ -131,6 +137,55 @@ void test_decoding_is_in_every_step() {
         ++steps;
     }
     CHECK(steps == 100);
+}
+
+// A step takes what it is allowed to, in grains; the first prompt always gets one.
+void test_prompts_beside_streams() {
+    Scheduler scheduler(4, 256);
+    auto stream = sequence(3, 1000), prompt = sequence(1000), brief = sequence(11);
+    for (Sequence *s : {stream.get(), prompt.get(), brief.get()}) scheduler.add(*s);
+    admit_all(scheduler);
+    play(scheduler, scheduler.plan(3));
+    CHECK(stream->decoding());
+    const auto turn = [&](int64_t prompt_rows) {
+        const auto plan = scheduler.plan(prompt_rows);
+        CHECK(plan[0].sequence == stream.get() && plan[0].rows == 1);
+        const int32_t rows = rows_of(plan, prompt.get());
+        play(scheduler, plan);
+        return rows;
+    };
+    CHECK(turn(30) == 16 && brief->decoding());  // 16 + 11 fit
+    CHECK(turn(0) == 16);
+    CHECK(turn(15) == 16);
+    CHECK(turn(100) == 96);
+    CHECK(turn(1000) == 256);
+    CHECK(turn(50) == 48);
+    CHECK(prompt->prefilled % Scheduler::largest_grain == 0);
+}
+
+void test_pace() {
+    rwkv::Pace pace(0.020);
+    CHECK(pace.estimate(5) == 0);
+    CHECK(pace.rows_beside(1) > 10000);  // nothing is known yet
+    for (int i = 0; i < 100; ++i) {
+        pace.saw(1, 0.010);
+        pace.saw(21, 0.012);
+        pace.saw(101, 0.052);
+    }
+    CHECK_NEAR(pace.estimate(1), 0.010, 1e-4);
+    CHECK_NEAR(pace.estimate(11), 0.011, 1e-4);
+    CHECK_NEAR(pace.estimate(61), 0.032, 1e-4);
+    // 2.5 steps of one stream: 25 ms. Of 21 streams: 30 ms.
+    CHECK_NEAR(static_cast<double>(pace.rows_beside(1)), 47, 1);
+    CHECK_NEAR(static_cast<double>(pace.rows_beside(21)), 57, 1);
+    for (int i = 0; i < 4; ++i) pace.saw(1, 10);  // the process was stopped
+    for (int i = 0; i < 40; ++i) pace.saw(1, 0.010);
+    CHECK_NEAR(pace.estimate(1), 0.010, 1e-4);
+    // A target above the streams' own steps.
+    rwkv::Pace slow(1.0);
+    slow.saw(1, 0.010);
+    slow.saw(101, 0.110);
+    CHECK(slow.rows_beside(1) > 900);
 }
 
 void test_admission_and_slots() {
@@ -234,6 +289,8 @@ int main() {
     test_short_prompts_share_a_step();
     test_budget_and_turns();
     test_decoding_is_in_every_step();
+    test_prompts_beside_streams();
+    test_pace();
     test_admission_and_slots();
     for (uint64_t seed = 1; seed <= 200; ++seed) test_random_workload(seed);
     return report();

@@ -442,7 +442,9 @@ def test_wrong_sampling_and_state(engine: rn.Engine, golden: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"max_batch": 0}, {"prefill_chunk": -1}, {"max_queue": 1.5}, {"max_batch": 10**9}]
+    "options",
+    [{"max_batch": 0}, {"prefill_chunk": -1}, {"max_queue": 1.5}, {"max_batch": 10**9}]
+    + [{"step_ms": v} for v in (0, -1, float("nan"), "20", None)],
 )
 def test_wrong_engine_options(
     options: dict, small_model: rn.Model, byte_tokenizer: rn.Tokenizer

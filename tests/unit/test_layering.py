@@ -43,11 +43,13 @@ INCLUDES: dict[str, set[str]] = {
     "load": {"model", "strategy"},
     "sequence": {"backend", "output", "sampler", "vocab"},
     "state_cache": {"backend", "model"},
+    "pace": set(),
     "scheduler": {"backend", "model", "sequence", "state_cache"},
     "engine": {
         "backend",
         "model",
         "output",
+        "pace",
         "sampler",
         "scheduler",
         "sequence",

@@ -1,0 +1,36 @@
+// How long steps take, and so how many prompt rows one may carry beside running streams. Fed and asked
+// by the engine thread; knows neither sequences nor the machine.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace rwkv {
+
+class Pace {
+public:
+    // A step beside running streams should last no longer than `seconds`, or than `ratio` of their
+    // own steps, if that is longer: their readers then see no gap.
+    explicit Pace(double seconds) : seconds_(seconds) {}
+
+    // A step of so many rows has taken so long.
+    void saw(int64_t rows, double seconds);
+    // The rows that a step may have in all if `decoding` of them are running streams.
+    int64_t rows_beside(int64_t decoding) const;
+    // The time that a step of so many rows will take: 0 until one has been seen.
+    double estimate(int64_t rows) const;
+
+private:
+    static constexpr double ratio = 2.5;
+    // Steps of [2^i, 2^(i+1)) rows: moving averages of rows and seconds. The cost is far from
+    // proportional: a few rows cost as much as one, because all of them read the weights once.
+    struct Seen {
+        double rows = 0, seconds = 0;
+    };
+    double slope(const Seen &from, const Seen *above) const;
+
+    double seconds_;
+    std::array<Seen, 20> seen_{};
+};
+
+}  // namespace rwkv
