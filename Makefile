@@ -19,7 +19,7 @@ test soak: export RWKV_ISA_OBJECTS = $(firstword $(wildcard build/cp311-abi3-*))
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build serve test soak lint bench clean help
+.PHONY: build serve test soak lint bench peers clean help
 
 build: $(VENV)/.installed  ## set everything up: .venv with the package, editable (the default)
 
@@ -39,6 +39,9 @@ lint: build  ## check style and formatting; `make lint ARGS=--fix` repairs what 
 bench: build  ## print the benchmark tables (minutes; wants an idle machine)
 	$(BIN)/python benchmarks/model.py $(ARGS)
 	$(BIN)/python benchmarks/bindings.py
+
+peers: build  ## print our speed beside llama.cpp and others (long; ARGS="--only 0.1B")
+	$(BIN)/python benchmarks/peers.py $(ARGS)
 
 clean:  ## remove everything that make made
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
