@@ -17,7 +17,7 @@ Input input(Type stored, [[maybe_unused]] Type compute) {
     return rwkv::cpu::kFloats;
 }
 
-using Block = void (*)(float *, const char *, int64_t, const char *, int64_t, int64_t);
+using Block = void (*)(float *, const char *, int64_t, const char *, int64_t, int64_t, int64_t);
 
 // The blocks that fit the register file: kWide panels at once for up to kWideRows rows, kMain for
 // up to kMaxRows, single panels for what is left over.
@@ -85,6 +85,9 @@ RWKV_INLINE void finish(const LinearTask &task, const float *tile, int64_t width
     }
 }
 
+// How far ahead of its own loads a block fetches weights that no block before it has fetched, in bytes of each
+// panel: what memory takes to answer, in the time that few rows and many take for it.
+constexpr int64_t kAheadOfFew = 1024, kAheadOfMany = 4096;
 // Rows are taken in turns of so many that their inputs stay in the second-level cache while all panels
 // pass.
 constexpr int64_t kTurnBytes = 512 << 10;
@@ -118,8 +121,14 @@ void linear(const LinearTask *given) {
             for (int64_t b = first; b < last; ++b) {  // rows in equal parts, as far as that goes
                 const int64_t row = task.rows * b / blocks;
                 const int64_t rows = task.rows * (b + 1) / blocks - row;
+                // While the first of several blocks is multiplied, the next panels come from memory.
+                int64_t ahead = 0;
+                if (last - first == 1)
+                    ahead = choice == forms.wide ? kAheadOfFew : kAheadOfMany;
+                else if (b == first && panel + width < end)
+                    ahead = width * panel_bytes;
                 choice[rows - 1](tile, task.x + row * task.stride_x, task.stride_x, w, panel_bytes,
-                                 task.w.in);
+                                 task.w.in, ahead);
                 finish(task, tile, wide, n, row, rows, output);
             }
             panel += width;

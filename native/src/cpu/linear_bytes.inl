@@ -137,10 +137,10 @@ RWKV_INLINE void add_words(I (&sums)[M][P * NV], const U (&words)[P * NV],
 }
 
 // tile[m][p · 16 ..] = Σ_k W[k] x[m][k]. The integer sums live in registers, those in fp32 in the tile, where
-// they are needed once per group. Rows are addressed as in linear_words.inl.
+// they are needed once per group. Rows are addressed and weights fetched as in linear_words.inl.
 template <class Stored, int M, int P>
 void block_bytes(float *tile, const char *x, int64_t stride, const char *w, int64_t panel_bytes,
-                 int64_t in) {
+                 int64_t in, int64_t ahead) {
     const char *scales = w;
     w += rwkv::cpu::scale_bytes(in);
     for (int i = 0; i < M * P * NV; ++i) store(tile + i * V, F{});
@@ -162,6 +162,8 @@ void block_bytes(float *tile, const char *x, int64_t stride, const char *w, int6
             for (int j = 0; j < P * NV; ++j) sums[m][j] = Stored::start(offset_of(m));
         const char *const end = w + Stored::bytes;
         for (int64_t at = 0; w != end; w += 4 * kPanel, at += 4 * Stored::halves) {
+#pragma GCC unroll 4
+            for (int p = 0; p < P; ++p) __builtin_prefetch(w + ahead + p * panel_bytes, 0, 2);
             U words[P * NV];
 #pragma GCC unroll 16
             for (int j = 0; j < P * NV; ++j)

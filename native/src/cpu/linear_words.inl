@@ -71,13 +71,13 @@ RWKV_INLINE void multiply_add(F (&sums)[M][P * NV], const char *const (&x)[(M + 
     }
 }
 
-// tile[m][p · 16 ..] = Σ_k W[k] x[m][k] over `pairs` pairs of inputs.
+// tile[m][p · 16 ..] = Σ_k W[k] x[m][k]. Fetches what lies `ahead` bytes beyond the weights that it loads.
 //
 // The empty asm keeps the compiler from giving each of the M rows a pointer of its own: with 12 of
 // them it runs out of general registers and reloads one for every broadcast.
 template <class Stored, int M, int P>
 void block(float *tile, const char *x, int64_t stride, const char *w, int64_t panel_bytes,
-           int64_t in) {
+           int64_t in, int64_t ahead) {
     constexpr int64_t step = 2 * kPanel * Stored::bytes;
     F sums[M][P * NV];
 #pragma GCC unroll 16
@@ -89,6 +89,11 @@ void block(float *tile, const char *x, int64_t stride, const char *w, int64_t pa
     for (int i = 0; i < (M + 3) / 4; ++i) rows[i] = x + 4 * i * stride;
     int64_t stride3 = 3 * stride;
     for (const char *end = w + (in + 1) / 2 * step; w != end; w += step) {
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+            for (int64_t i = 0; i < step; i += 64)
+                __builtin_prefetch(w + ahead + p * panel_bytes + i, 0, 2);
         multiply_add<Stored, 0, M, P>(sums, rows, stride, stride3, w, panel_bytes);
         if constexpr (Stored::halves == 2)
             multiply_add<Stored, 1, M, P>(sums, rows, stride, stride3, w, panel_bytes);
