@@ -12,6 +12,7 @@ import falcon
 
 from web import errors
 from web.config import Config
+from web.deploy import DeployGuard
 from web.files.documents import Documents, Limits
 from web.middleware import CountAnswers, RequestBody, RequestId
 from web.paths import Roots
@@ -25,7 +26,9 @@ from web.resources.models import ModelResource, ModelsResource
 from web.resources.status import HealthResource, RootResource, StatusResource
 from web.resources.switch_model import SwitchModelResource
 from web.resources.tokenize import TokenizeResource
+from web.resources.update_config import UpdateConfigResource
 from web.runtime import Runtime
+from web.tuned import StartStates
 
 
 class Application(falcon.App):
@@ -44,6 +47,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
             # credentials.
             falcon.CORSMiddleware(expose_headers=["X-Request-Id", "Retry-After"]),
             RequestBody(config.max_body),
+            DeployGuard(runtime),
         ]
     )
     app.runtime = runtime
@@ -53,8 +57,9 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_error_handler(errors.ClientGone, errors.on_client_gone)
 
     roots = Roots(config)
-    chat = ChatCompletionsResource(runtime)
-    completions = CompletionsResource(runtime, config)
+    starts = StartStates(runtime, roots)
+    chat = ChatCompletionsResource(runtime, starts)
+    completions = CompletionsResource(runtime, config, starts)
     models = ModelsResource(runtime)
     model = ModelResource(runtime)
     billing = BillingResource()
@@ -79,6 +84,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_route("/detokenize", tokenize, suffix="back")
     app.add_route("/file-to-text", FileToTextResource(documents))
     app.add_route("/switch-model", SwitchModelResource(runtime, roots))
+    app.add_route("/update-config", UpdateConfigResource(runtime, starts))
     for prefix in ("", "/v1"):
         app.add_route(f"{prefix}/chat/completions", chat)
         app.add_route(f"{prefix}/completions", completions)

@@ -77,13 +77,19 @@ class Bridge:
         """Whether events still come: not after close(), nor when the engine has failed."""
         return bool(self._watcher.active)
 
-    def submit(self, prompt: Prompt, sampling: rn.Sampling, mailbox: Mailbox) -> int:
+    def submit(
+        self,
+        prompt: Prompt,
+        sampling: rn.Sampling,
+        mailbox: Mailbox,
+        state: rn.State | None = None,
+    ) -> int:
         """Queues one prompt and returns its id. Raises what the engine raises."""
         # Events cannot arrive before the route is there: only the hub polls, and nothing switches
         # here.
         meter = Meter(self._metrics)
         try:
-            id = self._engine.submit(prompt, sampling)
+            id = self._engine.submit(prompt, sampling, state=state)
         except rn.QueueFull:
             self._metrics.rejected["queue_full"] += 1
             raise

@@ -123,6 +123,12 @@ def no_chat(family: str) -> Refusal:
     )
 
 
+def forbidden(param: str | None = None) -> Refusal:
+    """403 in deploy mode, as RWKV Runner answers."""
+    message = "this server is in deploy mode: requests cannot change it or name its files"
+    return Refusal(falcon.HTTP_403, message, param=param, code="deploy_mode", detail="Forbidden")
+
+
 def queue_full() -> Refusal:
     return Refusal(
         falcon.HTTP_429,

@@ -20,6 +20,7 @@ from web.offload import in_thread
 from web.personas import Persona, effective
 from web.schemas.completions import Prompt
 from web.schemas.sampling import SamplingFields
+from web.tuned import TunedStates
 
 # Characters of a prompt above which encoding goes to a thread: some 10 ms of the hub.
 _LONG_PROMPT = 200_000
@@ -37,6 +38,8 @@ class Serving:
     engine: rn.Engine
     bridge: Bridge
     hangups: Hangups
+    tuned: TunedStates
+    state: rn.State | None = None  # where answers start; None: the zero state
 
 
 @dataclass(slots=True)
@@ -97,9 +100,10 @@ class Generation:
         prompts: Sequence[Prompt],
         sampling: rn.Sampling,
         sock: Any,
+        state: rn.State | None = None,
     ) -> None:
         """Queues all prompts, or none and raises: 400 for what the engine refuses, 429 if its
-        queue is full. `sock` is the client's socket."""
+        queue is full. `sock` is the client's socket; `state` is where every prompt starts."""
         self._bridge = serving.bridge
         self._hangups = serving.hangups
         self._mailbox = Mailbox()
@@ -112,7 +116,7 @@ class Generation:
                 if index:
                     gevent.sleep(0)  # a thousand prompts, each with a large bias, take a minute
                 ids = _encode(serving, prompt)
-                self._index[self._bridge.submit(ids, sampling, self._mailbox)] = index
+                self._index[self._bridge.submit(ids, sampling, self._mailbox, state)] = index
         except rn.QueueFull:
             self.close()
             raise errors.queue_full() from None

@@ -217,6 +217,13 @@ def _within(persona: Persona, rows: int) -> Persona:
     )
 
 
+def configured(persona: Persona, given: SamplingFields) -> Persona:
+    """The persona with other defaults, where something is given that its requests may set."""
+    names = Defaults.__dataclass_fields__.keys() - set(persona.fixed)
+    values = {name: value for name in names if (value := getattr(given, name)) is not None}
+    return replace(persona, defaults=replace(persona.defaults, **values))
+
+
 def effective(asked: SamplingFields, persona: Persona) -> Defaults:
     """The request's values over the persona's defaults. A temperature below 0.1 acts as 0.1, as in
     RWKV Runner, except 0, which is greedy."""

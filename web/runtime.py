@@ -12,7 +12,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import EllipsisType
 
 import gevent
 
@@ -25,7 +27,9 @@ from web.hangup import Hangups
 from web.loading import Choice
 from web.metrics import Metrics
 from web.offload import in_thread
-from web.personas import persona_for, tokenizer_for
+from web.personas import configured, persona_for, tokenizer_for
+from web.schemas.sampling import SamplingFields, over
+from web.tuned import TunedStates
 
 log = logging.getLogger("gunicorn.error")
 
@@ -63,6 +67,14 @@ class Counts:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What /update-config has set; it holds for every model to come."""
+
+    defaults: SamplingFields = field(default_factory=SamplingFields)
+    state: Path | None = None  # of a tuned state's file
+
+
 class Runtime:
     """At most one model that takes requests, its engine, and the watch over clients."""
 
@@ -78,6 +90,8 @@ class Runtime:
         # Replaced, and at work for the last requests: in lists of one, which a thread empties.
         self._draining: list[list[Serving]] = []
         self._ended = Counts()  # of engines that are gone
+        self._stored = Stored()
+        self._deploy = config.deploy
         self._status = OFFLINE
 
     # What resources ask.
@@ -107,6 +121,11 @@ class Runtime:
     def created(self) -> int:
         """When the served model was loaded, in seconds since the epoch; 0: none is."""
         return self._serving.created if self._serving is not None else 0
+
+    @property
+    def deploy(self) -> bool:
+        """Whether requests may not change the server."""
+        return self._deploy
 
     @property
     def draining(self) -> int:
@@ -146,6 +165,28 @@ class Runtime:
             raise errors.stopping()
         if problem is not None:
             raise errors.load_failed(problem)
+
+    def enter_deploy(self) -> None:
+        """Until the process ends."""
+        self._deploy = True
+
+    def configure(self, given: SamplingFields, state: Path | EllipsisType | None = ...) -> None:
+        """Other defaults for requests to come, and another tuned state if one is given; None: none.
+        Everything or, for a state that does not fit the model (400), nothing."""
+        while True:
+            serving, stored = self._serving, self._stored
+            path, tuned = stored.state, None if serving is None else serving.state
+            if not isinstance(state, EllipsisType):
+                path = state
+                tuned = None if serving is None or path is None else serving.tuned.get(path)
+            if self._serving is serving and self._stored is stored:
+                break  # else the model was replaced meanwhile, or somebody else was quicker
+        defaults = over(given, stored.defaults)
+        self._stored = Stored(defaults, path)
+        if serving is not None:
+            self._serving = replace(
+                serving, persona=configured(serving.persona, defaults), state=tuned
+            )
 
     # What the worker's hooks do.
 
@@ -192,7 +233,7 @@ class Runtime:
         """Loads a model in the place of the present one. Returns what went wrong."""
         try:
             self._make_room(choice)
-            serving = self._open(choice, tell)
+            serving = self._configured(self._open(choice, tell))
         except Exception as problem:
             reason = loading.reason(problem, choice)
             fault = problem if loading.is_fault(problem) else None
@@ -232,18 +273,31 @@ class Runtime:
         """After a load that failed: the previous model again, from memory or else from its file."""
         previous, self._choice = self._choice, None
         if self._aside is not None and previous is not None:
-            self._take(self._aside, previous)
+            self._take(self._configured(self._aside), previous)
             self._aside = None
         elif self._serving is not None:
             self._choice = previous  # it failed before anything had changed
         elif previous is not None:
             try:
-                self._take(self._open(previous, tell), previous)
+                self._take(self._configured(self._open(previous, tell)), previous)
             except Exception as problem:
                 log.error("failed to load %s again: %s", previous.name, problem)
                 self._status = OFFLINE
         else:
             self._status = OFFLINE
+
+    def _configured(self, serving: Serving) -> Serving:
+        """With what /update-config has set, as far as it suits this model."""
+        while True:
+            stored, tuned = self._stored, None
+            if stored.state is not None:
+                try:
+                    tuned = serving.tuned.get(stored.state)
+                except errors.Refusal as problem:
+                    log.warning("%s: %s: no tuned state", stored.state, problem)
+            if self._stored is stored:
+                persona = configured(serving.persona, stored.defaults)
+                return replace(serving, persona=persona, state=tuned)
 
     def _load(self, choice: Choice) -> rn.Loading:
         threads = self._config.threads or None
@@ -295,6 +349,7 @@ class Runtime:
             engine=engine,
             bridge=Bridge(engine, self.metrics.of(name)),
             hangups=self._hangups,
+            tuned=TunedStates(model),
         )
 
     # The end of a model that has been replaced.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Sequence
 
 import falcon
 import msgspec
@@ -86,12 +87,28 @@ class EventStream:
     """The body of a streamed answer. A class, not a generator: gunicorn calls close() in every
     case, and a generator that never ran its first line would not run its `finally` either."""
 
-    __slots__ = ("_ended", "_frames", "_generation", "_include_usage", "_opened", "_silent_since")
+    __slots__ = (
+        "_echoed",
+        "_ended",
+        "_frames",
+        "_generation",
+        "_include_usage",
+        "_opened",
+        "_silent_since",
+    )
 
-    def __init__(self, generation: Generation, frames: Frames, include_usage: bool) -> None:
+    def __init__(
+        self,
+        generation: Generation,
+        frames: Frames,
+        include_usage: bool,
+        echoed: Sequence[str] = (),
+    ) -> None:
+        """`echoed`: a text for each choice that comes before its answer."""
         self._generation = generation
         self._frames = frames
         self._include_usage = include_usage
+        self._echoed = echoed
         self._opened = False
         self._ended = False
         self._silent_since = time.monotonic()
@@ -104,7 +121,8 @@ class EventStream:
         if not self._opened:
             # The header goes out with the first bytes, also while the request is queued.
             self._opened = True
-            return self._frames.opening()
+            echoed = [self._frames.text(i, text) for i, text in enumerate(self._echoed) if text]
+            return self._frames.opening() + b"".join(echoed)
         if self._ended:
             self.close()
             raise StopIteration

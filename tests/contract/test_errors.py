@@ -53,7 +53,7 @@ SHARED = [
     ("best_of", [2], "above 1"),
     ("top_logprobs", [3], "not supported"),
     ("response_format.type", [], ""),
-    ("state", ["models/a.pth", 5], ""),
+    ("state", ["models/a.pth", "/etc/passwd", "README.md", "a\0", "x" * 5000, 5], ""),
     ("stream_options", [5, [], {"include_usage": True}], ""),
     ("model", [5, ["x"]], "string"),
 ]
@@ -126,7 +126,7 @@ def test_chat_is_refused_by_field(server: Server, body: Any, field: str) -> None
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [[1], ["a"]]}, "prompt"),
         ({"prompt": [300]}, "prompt"),  # no such token in the demo model
-        ({**TEXT, "echo": True}, "echo"),
+        ({**TEXT, "echo": "loud"}, "echo"),
         ({**TEXT, "suffix": "end"}, "suffix"),
         ({**TEXT, "logprobs": 0}, "logprobs"),
         ({**TEXT, "logprobs": 3}, "logprobs"),

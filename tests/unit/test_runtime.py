@@ -145,6 +145,7 @@ class Scripted:
         monkeypatch.setattr(module.loading, "needed", lambda choice: self.wanted)
         monkeypatch.setattr(module.loading, "available", lambda: self.free)
         monkeypatch.setattr(Runtime, "_rehearse", lambda runtime, choice: None)
+        monkeypatch.setattr(Runtime, "_configured", lambda runtime, serving: serving)
         monkeypatch.setattr(Runtime, "_open", lambda runtime, choice, tell: self.open(choice))
         self.runtime = Runtime(Config(model="none"))
         self.runtime.start()

@@ -99,7 +99,6 @@ def test_what_asks_for_nothing_is_accepted() -> None:
             }
         )
     )  # fmt: skip
-    chat_request(Fields({"messages": [], "state": "models/"}))  # a folder: no tuned state
 
 
 def test_ids_of_logit_bias_are_read_from_strings() -> None:

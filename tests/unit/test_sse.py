@@ -100,6 +100,11 @@ def stream(script: Script, include_usage: bool = False, **options: Any) -> Event
     return EventStream(script, frames(include_usage=include_usage, **options), include_usage)  # type: ignore[arg-type]
 
 
+def test_echoed_prompts_come_first() -> None:
+    one = EventStream(Script([]), frames(chat=False), False, ["p0", ""])  # type: ignore[arg-type]
+    assert next(one) == frames(chat=False).text(0, "p0")  # nothing is not echoed
+
+
 def test_what_waits_goes_out_in_one_write() -> None:
     script = Script(
         [Piece(0, "a", None), Piece(1, "b", None)], [Piece(1, "", "stop"), Piece(0, "c", "length")]

@@ -17,13 +17,15 @@ from web.schemas import fields
 from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, usage
 from web.schemas.chat import chat_request
 from web.sse import EventStream, Frames, begin
+from web.tuned import StartStates
 
 
 class ChatCompletionsResource:
     """A conversation in, the assistant's next message out."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, starts: StartStates) -> None:
         self._runtime = runtime
+        self._starts = starts
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), chat_request)
@@ -34,7 +36,8 @@ class ChatCompletionsResource:
         )
         id = f"chatcmpl-{uuid.uuid4().hex}"
         created = int(time.time())
-        generation = Generation(serving, [prompt], sampling, req.env.get("gunicorn.socket"))
+        state = self._starts.of(serving, request.sampling.state)
+        generation = Generation(serving, [prompt], sampling, req.env.get("gunicorn.socket"), state)
         if request.stream.stream:
             frames = Frames(
                 chat=True,

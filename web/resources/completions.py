@@ -6,26 +6,32 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 
 import falcon
 import msgspec
 
 from web import errors
 from web.config import Config
-from web.generation import Generation, sampling_for
+from web.generation import Generation, Serving, fed_text, sampling_for
 from web.middleware import read_body
+from web.offload import in_thread
 from web.runtime import Runtime
 from web.schemas import fields
 from web.schemas.answers import Completion, CompletionChoice, usage
-from web.schemas.completions import completion_request
+from web.schemas.completions import Prompt, completion_request
 from web.sse import EventStream, Frames, begin
+from web.tuned import StartStates
+
+_LONG = 50_000  # characters and ids above which a thread decodes what is echoed
 
 
 class CompletionsResource:
     """Raw completion: no prompt format, no default stops."""
 
-    def __init__(self, runtime: Runtime, config: Config) -> None:
+    def __init__(self, runtime: Runtime, config: Config, starts: StartStates) -> None:
         self._runtime = runtime
+        self._starts = starts
         self._most_prompts = config.max_queue
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -37,7 +43,11 @@ class CompletionsResource:
         sampling = sampling_for(serving.persona, request.sampling)
         id = f"cmpl-{uuid.uuid4().hex}"
         created = int(time.time())
-        generation = Generation(serving, request.prompts, sampling, req.env.get("gunicorn.socket"))
+        state = self._starts.of(serving, request.sampling.state)
+        echoed = _texts(serving, request.prompts) if request.echo else None
+        generation = Generation(
+            serving, request.prompts, sampling, req.env.get("gunicorn.socket"), state
+        )
         if request.stream.stream:
             frames = Frames(
                 chat=False,
@@ -47,9 +57,11 @@ class CompletionsResource:
                 choices=len(request.prompts),
                 include_usage=request.stream.include_usage,
             )
-            begin(resp, EventStream(generation, frames, request.stream.include_usage))
+            begin(resp, EventStream(generation, frames, request.stream.include_usage, echoed or ()))
             return
-        answers = generation.collect()
+        texts = [answer.text for answer in generation.collect()]
+        if echoed is not None:
+            texts = [prompt + text for prompt, text in zip(echoed, texts, strict=True)]
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(
             Completion(
@@ -57,9 +69,25 @@ class CompletionsResource:
                 created=created,
                 model=serving.name,
                 choices=[
-                    CompletionChoice(answer.text, index, answer.finish_reason or "stop")
-                    for index, answer in enumerate(answers)
+                    CompletionChoice(text, index, generation.answers[index].finish_reason or "stop")
+                    for index, text in enumerate(texts)
                 ],
                 usage=usage(*generation.usage()),
             )
         )
+
+
+def _texts(serving: Serving, prompts: Sequence[Prompt]) -> list[str]:
+    """The prompts as text, for `echo`."""
+
+    def decode(prompt: Prompt) -> str:
+        if isinstance(prompt, str):
+            return fed_text(serving.persona, prompt)
+        return serving.tokenizer.decode(prompt)
+
+    try:
+        if sum(map(len, prompts)) > _LONG:
+            return in_thread(lambda: [decode(prompt) for prompt in prompts])
+        return [decode(prompt) for prompt in prompts]
+    except ValueError as problem:
+        raise errors.invalid("prompt", f"cannot be decoded: {problem}") from None

@@ -30,6 +30,8 @@ class SwitchModelResource:
         except Busy:
             resp.status = falcon.HTTP_304
             return
+        if request.deploy:
+            self._runtime.enter_deploy()
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'
 

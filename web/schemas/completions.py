@@ -23,19 +23,20 @@ class CompletionRequest(msgspec.Struct, frozen=True):
     prompts: list[Prompt]
     sampling: SamplingFields
     stream: StreamFields
+    echo: bool = False  # the answer begins with its prompt
 
 
 def completion_request(fields: Fields) -> CompletionRequest:
     """Reads the request; every error names its field."""
-    if fields.boolean("echo"):
-        raise fields.refuse("echo", "is not supported yet")
     if fields.text("suffix"):
         raise fields.refuse("suffix", "is not supported")
     wanted = fields.raw("logprobs")
     if wanted is not None and wanted is not False:  # 0 asks for those of the drawn tokens
         raise fields.refuse("logprobs", "is not supported yet")
     fields.text("model")
-    return CompletionRequest(_prompts(fields), sampling_of(fields), stream_of(fields))
+    return CompletionRequest(
+        _prompts(fields), sampling_of(fields), stream_of(fields), bool(fields.boolean("echo"))
+    )
 
 
 def _prompts(fields: Fields) -> list[Prompt]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from web.paths import LONGEST
 from web.schemas.fields import Fields, as_integer, as_number
 
 MAX_TOKENS = 102400
@@ -30,6 +31,7 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     penalty_decay: float | None = None
     global_penalty: bool | None = None
+    state: str | None = None  # path of a tuned state; "": none, whatever the default is
     seed: int | None = None
     stop: tuple[str, ...] | None = None
     stop_token_ids: tuple[int, ...] = ()
@@ -41,12 +43,10 @@ class StreamFields(msgspec.Struct, frozen=True):
     include_usage: bool
 
 
-def sampling_of(fields: Fields) -> SamplingFields:
-    _refuse_what_changes_answers(fields)
-    limit = fields.integer("max_tokens", 1, MAX_TOKENS)
-    newer = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
+def defaults_of(fields: Fields) -> SamplingFields:
+    """The fields that /update-config sets, and that a request may replace."""
     return SamplingFields(
-        max_tokens=limit if newer is None else newer,
+        max_tokens=fields.integer("max_tokens", 1, MAX_TOKENS),
         temperature=fields.number("temperature", 0, 3),
         top_p=fields.number("top_p", 0, 1),
         top_k=fields.integer("top_k", 0, 100),
@@ -55,6 +55,25 @@ def sampling_of(fields: Fields) -> SamplingFields:
         frequency_penalty=fields.number("frequency_penalty", -2, 2),
         penalty_decay=fields.number("penalty_decay", 0.99, 0.999),
         global_penalty=fields.boolean("global_penalty"),
+        state=fields.text("state", longest=LONGEST),
+    )
+
+
+def over(given: SamplingFields, below: SamplingFields) -> SamplingFields:
+    """`below`, replaced by what is given."""
+    values = msgspec.structs.asdict(given)
+    return msgspec.structs.replace(
+        below, **{name: value for name, value in values.items() if value is not None}
+    )
+
+
+def sampling_of(fields: Fields) -> SamplingFields:
+    _refuse_what_changes_answers(fields)
+    shared = defaults_of(fields)
+    newer = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
+    return msgspec.structs.replace(
+        shared,
+        max_tokens=shared.max_tokens if newer is None else newer,
         seed=fields.integer("seed", -(2**63), 2**64 - 1),
         stop=_stop(fields),
         stop_token_ids=_stop_token_ids(fields),
@@ -81,10 +100,6 @@ def _refuse_what_changes_answers(fields: Fields) -> None:
     form = fields.table("response_format")
     if form is not None and form.text("type") != "text":
         raise form.refuse("type", 'must be "text": other formats are not supported yet')
-    # A tuned state. A folder or nothing means none: the API guide's own example sends "models/".
-    state = fields.text("state")
-    if state and not state.endswith(("/", "\\")):
-        raise fields.refuse("state", "is not supported yet")
 
 
 def _stop(fields: Fields) -> tuple[str, ...] | None:
