@@ -11,10 +11,12 @@ from __future__ import annotations
 import falcon
 
 from web import errors
+from web.api_keys import ApiKeys
 from web.config import Config
 from web.deploy import DeployGuard
 from web.files.documents import Documents, Limits
 from web.middleware import CountAnswers, RequestBody, RequestId
+from web.origins import Origins
 from web.paths import Roots
 from web.resources.billing import BillingResource
 from web.resources.chat import ChatCompletionsResource
@@ -43,9 +45,8 @@ def create_app(runtime: Runtime, config: Config) -> Application:
         middleware=[
             CountAnswers(runtime.metrics),
             RequestId(),
-            # Every origin, so that tools in a browser can talk to a local server, but never with
-            # credentials.
-            falcon.CORSMiddleware(expose_headers=["X-Request-Id", "Retry-After"]),
+            Origins(config.cors_origin),
+            ApiKeys(config.api_key),
             RequestBody(config.max_body),
             DeployGuard(runtime),
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 PREFIX = "RWKV_NATIVE_"
@@ -18,7 +18,7 @@ _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 
 # Settings that are lists -> what separates their values in the environment.
-_SEPARATORS = {"model_dir": os.pathsep}
+_SEPARATORS = {"model_dir": os.pathsep, "api_key": ",", "cors_origin": ","}
 
 # Setting -> smallest and largest value; those of the engine are its own.
 _RANGES = {
@@ -31,6 +31,8 @@ _RANGES = {
     "prefill_chunk": (1, 16384),
     "max_queue": (1, 1_000_000),
     "max_body": (1024, 1 << 40),
+    "max_prompt_tokens": (1, 1 << 31),
+    "max_tokens": (1, 102400),
     "file_pages": (1, 1_000_000),
     "file_seconds": (1, 3600),
     "file_memory": (128 << 20, 1 << 40),
@@ -56,6 +58,8 @@ class Config:
     prefill_chunk: int = 256
     max_queue: int = 1024
     max_body: int = 32 << 20  # bytes of one request body
+    max_prompt_tokens: int = 1 << 20
+    max_tokens: int = 102400  # that a request may ask for
     file_pages: int = 2000  # of one document that /file-to-text reads
     file_seconds: int = 30
     file_memory: int = 1 << 30  # bytes of the process that reads it
@@ -63,6 +67,8 @@ class Config:
     deploy: bool = False  # refuse requests that change the server or touch its files
     workspace: str = "."  # the folder whose files requests may name
     model_dir: tuple[str, ...] = ()  # more such folders
+    api_key: tuple[str, ...] = field(default=(), repr=False)  # empty: none is asked for
+    cors_origin: tuple[str, ...] = ()  # of pages that browsers may let use the server; "*": all
 
     def __post_init__(self) -> None:
         for name, separator in _SEPARATORS.items():
@@ -82,11 +88,11 @@ class Config:
         as not given."""
         environ = os.environ if environ is None else environ
         given: dict[str, Any] = {}
-        for field in fields(cls):
-            text = environ.get(PREFIX + field.name.upper())
+        for one in fields(cls):
+            text = environ.get(PREFIX + one.name.upper())
             if text is not None and text.strip() != "":
-                given[field.name] = _parse(field, text.strip())
-        unknown = overrides.keys() - {field.name for field in fields(cls)}
+                given[one.name] = _parse(one, text.strip())
+        unknown = overrides.keys() - {one.name for one in fields(cls)}
         if unknown:
             raise TypeError(f"unknown setting {', '.join(sorted(unknown))}")
         given.update({name: value for name, value in overrides.items() if value is not None})
@@ -95,13 +101,13 @@ class Config:
     def to_environment(self) -> dict[str, str]:
         """The environment that makes `from_environment` return this Config again."""
         out = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if value is not None:
                 if isinstance(value, tuple):
-                    value = _SEPARATORS[field.name].join(value)
+                    value = _SEPARATORS[one.name].join(value)
                 text = str(int(value)) if isinstance(value, bool) else str(value)
-                out[PREFIX + field.name.upper()] = text
+                out[PREFIX + one.name.upper()] = text
         return out
 
     def gunicorn(self) -> dict[str, Any]:

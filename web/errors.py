@@ -129,6 +129,34 @@ def forbidden(param: str | None = None) -> Refusal:
     return Refusal(falcon.HTTP_403, message, param=param, code="deploy_mode", detail="Forbidden")
 
 
+def no_key() -> Refusal:
+    """401, as OpenAI answers."""
+    return Refusal(
+        falcon.HTTP_401,
+        "this server wants an API key: send `Authorization: Bearer KEY`",
+        code="invalid_api_key",
+    )
+
+
+def wrong_origin(origin: str) -> Refusal:
+    """403 for what a web page sends that may not."""
+    return Refusal(
+        falcon.HTTP_403,
+        f"pages of {clip(origin)} may not use this server; its --cors-origin allows more",
+        code="origin_not_allowed",
+    )
+
+
+def prompt_too_long(param: str, tokens: int, most: int) -> Refusal:
+    """400 with OpenAI's code: clients then shorten their conversation."""
+    return Refusal(
+        falcon.HTTP_400,
+        f"{param} has {tokens} tokens, and this server takes at most {most}",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
 def queue_full() -> Refusal:
     return Refusal(
         falcon.HTTP_429,

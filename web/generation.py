@@ -24,6 +24,21 @@ from web.tuned import TunedStates
 
 # Characters of a prompt above which encoding goes to a thread: some 10 ms of the hub.
 _LONG_PROMPT = 200_000
+_MOST_BYTES = 4  # of a character
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may cost."""
+
+    prompt_tokens: int
+    max_tokens: int
+
+    def check(self, max_tokens: int | None) -> None:
+        if max_tokens is not None and max_tokens > self.max_tokens:
+            raise errors.invalid(
+                "max_tokens", f"must be an integer between 1 and {self.max_tokens}"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +54,7 @@ class Serving:
     bridge: Bridge
     hangups: Hangups
     tuned: TunedStates
+    limits: Limits
     state: rn.State | None = None  # where answers start; None: the zero state
 
 
@@ -101,9 +117,12 @@ class Generation:
         sampling: rn.Sampling,
         sock: Any,
         state: rn.State | None = None,
+        field: str = "prompt",
     ) -> None:
         """Queues all prompts, or none and raises: 400 for what the engine refuses, 429 if its
-        queue is full. `sock` is the client's socket; `state` is where every prompt starts."""
+        queue is full. `sock` is the client's socket; `state` is where every prompt starts; `field`
+        is what errors call a prompt."""
+        serving.limits.check(sampling.max_tokens)
         self._bridge = serving.bridge
         self._hangups = serving.hangups
         self._mailbox = Mailbox()
@@ -115,7 +134,7 @@ class Generation:
             for index, prompt in enumerate(prompts):
                 if index:
                     gevent.sleep(0)  # a thousand prompts, each with a large bias, take a minute
-                ids = _encode(serving, prompt)
+                ids = _encode(serving, prompt, field)
                 self._index[self._bridge.submit(ids, sampling, self._mailbox, state)] = index
         except rn.QueueFull:
             self.close()
@@ -204,12 +223,19 @@ def fed_text(persona: Persona, text: str) -> str:
     return text if persona.start is None or text.strip() else persona.start
 
 
-def _encode(serving: Serving, prompt: Prompt) -> Prompt:
-    if not isinstance(prompt, str):
-        return prompt
-    prompt = fed_text(serving.persona, prompt)
-    if len(prompt) > _LONG_PROMPT:
-        return in_thread(serving.tokenizer.encode_array, prompt)
+def _encode(serving: Serving, prompt: Prompt, field: str) -> Prompt:
+    """Ids, or a text that the engine may encode. 400 for too many."""
+    most = serving.limits.prompt_tokens
+    if isinstance(prompt, str):
+        prompt = fed_text(serving.persona, prompt)
+        if len(prompt) > _LONG_PROMPT:
+            prompt = in_thread(serving.tokenizer.encode_array, prompt)
+        elif _MOST_BYTES * len(prompt) > most:
+            prompt = serving.tokenizer.encode_array(prompt)
+        else:
+            return prompt  # a token is a byte or more
+    if len(prompt) > most:
+        raise errors.prompt_too_long(field, len(prompt), most)
     return prompt
 
 

@@ -24,6 +24,7 @@ backlog = _settings["backlog"]
 keepalive = _settings["keepalive"]
 accesslog = _settings["accesslog"]
 errorlog = "-"
+logger_class = "web.access_log.AccessLog"
 
 workers = 1
 worker_class = "gevent"

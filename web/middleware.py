@@ -14,6 +14,7 @@ import gevent
 from gunicorn.http import errors as http
 
 from web import errors
+from web.access_log import REQUEST_ID
 from web.metrics import Metrics
 
 _READ = 64 << 10  # bytes per read of a body
@@ -30,6 +31,7 @@ class RequestId:
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         given = req.get_header("X-Request-Id")
         name = given if given and _ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        req.env[REQUEST_ID] = name  # for the access log
         resp.set_header("X-Request-Id", name)
 
 

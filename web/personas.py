@@ -217,11 +217,13 @@ def _within(persona: Persona, rows: int) -> Persona:
     )
 
 
-def configured(persona: Persona, given: SamplingFields) -> Persona:
-    """The persona with other defaults, where something is given that its requests may set."""
+def configured(persona: Persona, given: SamplingFields, most: int) -> Persona:
+    """The persona with other defaults, where something is given that its requests may set, and no
+    more than `most` tokens."""
     names = Defaults.__dataclass_fields__.keys() - set(persona.fixed)
     values = {name: value for name in names if (value := getattr(given, name)) is not None}
-    return replace(persona, defaults=replace(persona.defaults, **values))
+    defaults = replace(persona.defaults, **values)
+    return replace(persona, defaults=replace(defaults, max_tokens=min(defaults.max_tokens, most)))
 
 
 def effective(asked: SamplingFields, persona: Persona) -> Defaults:

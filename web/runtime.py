@@ -22,7 +22,7 @@ import rwkv_native as rn
 from web import errors, loading
 from web.bridge import Bridge
 from web.config import Config
-from web.generation import Serving
+from web.generation import Limits, Serving
 from web.hangup import Hangups
 from web.loading import Choice
 from web.metrics import Metrics
@@ -92,6 +92,7 @@ class Runtime:
         self._ended = Counts()  # of engines that are gone
         self._stored = Stored()
         self._deploy = config.deploy
+        self._limits = Limits(config.max_prompt_tokens, config.max_tokens)
         self._status = OFFLINE
 
     # What resources ask.
@@ -173,6 +174,7 @@ class Runtime:
     def configure(self, given: SamplingFields, state: Path | EllipsisType | None = ...) -> None:
         """Other defaults for requests to come, and another tuned state if one is given; None: none.
         Everything or, for a state that does not fit the model (400), nothing."""
+        self._limits.check(given.max_tokens)
         while True:
             serving, stored = self._serving, self._stored
             path, tuned = stored.state, None if serving is None else serving.state
@@ -185,7 +187,9 @@ class Runtime:
         self._stored = Stored(defaults, path)
         if serving is not None:
             self._serving = replace(
-                serving, persona=configured(serving.persona, defaults), state=tuned
+                serving,
+                persona=configured(serving.persona, defaults, self._limits.max_tokens),
+                state=tuned,
             )
 
     # What the worker's hooks do.
@@ -296,7 +300,7 @@ class Runtime:
                 except errors.Refusal as problem:
                     log.warning("%s: %s: no tuned state", stored.state, problem)
             if self._stored is stored:
-                persona = configured(serving.persona, stored.defaults)
+                persona = configured(serving.persona, stored.defaults, self._limits.max_tokens)
                 return replace(serving, persona=persona, state=tuned)
 
     def _load(self, choice: Choice) -> rn.Loading:
@@ -350,6 +354,7 @@ class Runtime:
             bridge=Bridge(engine, self.metrics.of(name)),
             hangups=self._hangups,
             tuned=TunedStates(model),
+            limits=self._limits,
         )
 
     # The end of a model that has been replaced.

@@ -288,7 +288,7 @@ def test_request_ids(server: Server) -> None:
 
 
 def test_cors(server: Server) -> None:
-    origin = {"Origin": "http://tool.example"}
+    origin = {"Origin": "http://localhost:3000"}
     _, headers, _ = server.request("GET", "/status", headers=origin)
     assert headers["access-control-allow-origin"] == "*"
     assert "access-control-allow-credentials" not in headers

@@ -30,8 +30,8 @@ Each flag is also a variable, such as RWKV_NATIVE_MAX_BATCH=32. For production,
 
 _SETTINGS = (
     *("model", "strategy", "tokenizer", "threads", "host", "port", "backlog"),
-    *("timeout_keep_alive", "access_log", "deploy", "workspace", "model_dir"),
-    *("max_batch", "prefill_chunk", "max_queue"),
+    *("timeout_keep_alive", "access_log", "deploy", "workspace", "model_dir", "api_key"),
+    *("cors_origin", "max_batch", "prefill_chunk", "max_queue", "max_prompt_tokens", "max_tokens"),
 )
 
 
@@ -53,6 +53,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="refuse requests that change the server (default: no)",
     )
+    server.add_argument(
+        "--api-key",
+        metavar="KEY",
+        action="append",
+        help="answer only those who send one of the keys; RWKV_NATIVE_API_KEY hides them from `ps`",
+    )
+    server.add_argument(
+        "--cors-origin",
+        metavar="URL",
+        action="append",
+        help="let web pages of this origin use the server, such as https://chat.example.com; '*':"
+        " all (default: pages of this machine)",
+    )
     files = parser.add_argument_group("files that requests may name")
     files.add_argument("--workspace", metavar="DIR", help="default: the current folder")
     files.add_argument(
@@ -68,6 +81,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument(
         "--max-queue", type=int, metavar="N", help="requests that wait before a 429 (1024)"
+    )
+    engine.add_argument(
+        "--max-prompt-tokens", type=int, metavar="N", help="of one prompt (1048576)"
+    )
+    engine.add_argument(
+        "--max-tokens", type=int, metavar="N", help="that a request may ask for (102400)"
     )
 
 

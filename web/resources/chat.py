@@ -37,7 +37,8 @@ class ChatCompletionsResource:
         id = f"chatcmpl-{uuid.uuid4().hex}"
         created = int(time.time())
         state = self._starts.of(serving, request.sampling.state)
-        generation = Generation(serving, [prompt], sampling, req.env.get("gunicorn.socket"), state)
+        sock = req.env.get("gunicorn.socket")
+        generation = Generation(serving, [prompt], sampling, sock, state, field="messages")
         if request.stream.stream:
             frames = Frames(
                 chat=True,

@@ -1,0 +1,70 @@
+"""What one request may cost, keys, and the log, on a real server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from serving import Server, serving, wait_until
+
+KEY = {"Authorization": "Bearer one-key"}
+
+
+@pytest.fixture(scope="module")
+def limited() -> Iterator[Server]:
+    with serving(max_prompt_tokens=50, max_tokens=20) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens"), [("x" * 51, 51), ("é" * 26, 52), ([5] * 51, 51), ("x" * 300_000, 300_000)]
+)
+def test_prompts_that_are_too_long(limited: Server, prompt: object, tokens: int) -> None:
+    answer = limited.post("/completions", {"prompt": prompt}, expect=400)
+    assert answer["error"]["code"] == "context_length_exceeded"
+    assert answer["detail"] == f"prompt has {tokens} tokens, and this server takes at most 50"
+    chat = {"messages": [{"role": "user", "content": prompt}]}
+    if isinstance(prompt, str):
+        answer = limited.post("/chat/completions", chat, expect=400)
+        assert answer["error"]["param"] == "messages"
+    wait_until(limited.is_idle)
+
+
+def test_prompts_that_are_just_short_enough(limited: Server) -> None:
+    for prompt in ("x" * 50, "é" * 25, [5] * 50):
+        answer = limited.post("/completions", {"prompt": prompt, "max_tokens": 1})
+        assert answer["usage"]["prompt_tokens"] == 50
+
+
+def test_answers_that_are_too_long(limited: Server) -> None:
+    for path in ("/completions", "/update-config"):
+        answer = limited.post(path, {"prompt": "x", "max_tokens": 21}, expect=400)
+        assert answer["detail"] == "max_tokens must be an integer between 1 and 20"
+    body = {"prompt": "x", "logit_bias": {"0": -100}}
+    assert limited.post("/completions", body)["usage"]["completion_tokens"] == 20
+
+
+def test_keys_and_the_log() -> None:
+    with serving(api_key="one-key,another", ready=False) as server:
+        wait_until(lambda: server.process.poll() is None and _up(server))
+        assert server.request("POST", "/completions", {"prompt": "hidden words"})[0] == 401
+        body = {"prompt": "hidden words", "max_tokens": 3, "stream": True}
+        named = {**KEY, "X-Request-Id": "mine-7"}
+        wait_until(lambda: server.request("GET", "/health")[0] == 200)
+        status, headers, raw = server.request("POST", "/completions", body, named)
+        assert status == 200 and headers["x-request-id"] == "mine-7"
+        log = wait_until(lambda: '"id":"mine-7"' in server.log() and server.log())
+        assert "hidden" not in log and "one-key" not in log
+        lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        entry = next(line for line in lines if line["id"] == "mine-7")
+        assert entry["path"] == "/completions" and entry["status"] == 200
+        assert entry["bytes"] >= len(raw) and entry["client"] == "127.0.0.1"
+        assert [line["status"] for line in lines if line["method"] == "POST"] == [401, 200]
+
+
+def _up(server: Server) -> bool:
+    try:
+        return server.request("GET", "/")[0] == 200
+    except OSError:
+        return False

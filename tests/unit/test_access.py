@@ -1,0 +1,193 @@
+"""Who may use the server: keys, the origins of web pages; and what the access log says."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import falcon.testing
+import msgspec
+import pytest
+
+from web.access_log import REQUEST_ID, line
+from web.app import create_app
+from web.config import Config
+from web.runtime import Runtime
+
+
+def client(**settings: Any) -> falcon.testing.TestClient:
+    config = Config(model="none", **settings)
+    return falcon.testing.TestClient(create_app(Runtime(config), config))
+
+
+KEYS = client(api_key=("first-key", "sécond"))
+
+
+@pytest.mark.parametrize("sent", ["Bearer first-key", "bearer first-key", "Bearer  first-key"])
+def test_a_key_opens(sent: str) -> None:
+    answer = KEYS.simulate_get("/status", headers={"Authorization": sent})
+    assert answer.status_code == 200
+
+
+def test_a_key_of_any_bytes_opens() -> None:
+    raw = "sécond".encode().decode("latin-1")
+    answer = KEYS.simulate_get("/status", extras={"HTTP_AUTHORIZATION": f"Bearer {raw}"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(None, "", "Bearer", "Bearer ", "Bearer first-ke", "Bearer first-keyy"),
+        *("Basic first-key", "first-key", "Bearer first-key,second", "Bearer First-key"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/status"), ("POST", "/v1/chat/completions"), ("POST", "/exit"), ("GET", "/nowhere")],
+)
+def test_no_key_no_answer(sent: str | None, method: str, path: str) -> None:
+    headers = {} if sent is None else {"Authorization": sent}
+    answer = KEYS.simulate_request(method, path, headers=headers, body=b"not json")
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.json["error"]["code"] == "invalid_api_key"
+    assert "key" not in answer.text.replace("API key", "").replace("api_key", "")
+    assert answer.headers["x-request-id"]
+
+
+def test_what_is_open_without_a_key() -> None:
+    assert KEYS.simulate_get("/").status_code == 200
+    assert KEYS.simulate_get("/health").status_code == 503  # there is no model
+    asked = {"Origin": "http://localhost", "Access-Control-Request-Method": "POST"}
+    assert KEYS.simulate_options("/completions", headers=asked).status_code == 200
+
+
+OPEN = client()
+STRICT = client(cors_origin=("https://chat.example.com/", "http://Tool.example:8080"))
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("http://localhost", "http://localhost:3000", "https://localhost", "http://a.localhost:5"),
+        *("http://127.0.0.1:8000", "http://127.9.9.9", "http://[::1]:5173"),
+        *("wails://wails", "http://wails.localhost", "tauri://localhost"),
+        "chrome-extension://abcdefgh",
+    ],
+)
+def test_local_pages_and_programs(origin: str) -> None:
+    answer = OPEN.simulate_post("/completions", headers={"Origin": origin}, json={"prompt": "x"})
+    assert answer.json["detail"] == "model not loaded"
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers
+    assert "Origin" in answer.headers["vary"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("http://evil.example", "https://localhost.evil.example", "http://127.0.0.1.evil.example"),
+        *(
+            "null",
+            "",
+            "http://",
+            "http://[",
+            "//x",
+            "http://192.168.1.5:8000",
+            "http://nolocalhost",
+        ),
+        "http://localhost@evil.example",
+    ],
+)
+def test_other_pages_may_only_look(origin: str) -> None:
+    """Also with a body that needs no question beforehand: text/plain."""
+    for path in ("/completions", "/exit", "/switch-model"):
+        answer = OPEN.simulate_post(
+            path, headers={"Origin": origin, "Content-Type": "text/plain"}, body='{"prompt": "x"}'
+        )
+        assert answer.status_code == 403
+        assert answer.json["error"]["code"] == "origin_not_allowed"
+        assert "access-control-allow-origin" not in answer.headers
+    answer = OPEN.simulate_get("/status", headers={"Origin": origin})
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    answer = OPEN.simulate_options("/completions", headers=asked)
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("host", ["192.168.1.5:8000", "10.0.0.7"])
+def test_a_page_of_this_server(host: str) -> None:
+    """By its address; not by a name, which a hostile site can point anywhere."""
+    for at, status in ((host, 400), ("evil.example", 403)):
+        headers = {"Origin": f"http://{at}"}
+        name, _, port = at.partition(":")
+        answer = OPEN.simulate_post(
+            "/completions", headers=headers, json={"prompt": "x"}, host=name, port=port or None
+        )
+        assert answer.status_code == status, at
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://chat.example.com", 400),
+        ("https://Chat.example.com", 400),
+        ("http://tool.example:8080", 400),
+        ("http://chat.example.com", 403),
+        ("https://chat.example.com:444", 403),
+        ("https://sub.chat.example.com", 403),
+    ],
+)
+def test_configured_origins(origin: str, status: int) -> None:
+    answer = STRICT.simulate_post("/completions", headers={"Origin": origin}, json={"prompt": "x"})
+    assert answer.status_code == status  # 400: no model is loaded
+
+
+def test_all_origins() -> None:
+    everybody = client(cors_origin=("*",))
+    for origin in ("http://evil.example", "null"):
+        answer = everybody.simulate_get("/status", headers={"Origin": origin})
+        assert answer.headers["access-control-allow-origin"] == "*"
+        answer = everybody.simulate_post("/completions", headers={"Origin": origin}, json={})
+        assert answer.status_code == 400
+
+
+def test_an_entry_of_the_log() -> None:
+    environ = {
+        REQUEST_ID: "req-1",
+        "REMOTE_ADDR": "",
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": '/models/"é\n'.encode().decode("latin-1"),
+        "QUERY_STRING": "key=secret",
+        "HTTP_USER_AGENT": "a" * 999,
+    }
+    answer = SimpleNamespace(status="200 OK", sent=17)
+    text = line(answer, environ, timedelta(seconds=1.23456))
+    assert "\n" not in text and "secret" not in text
+    entry = msgspec.json.decode(text)
+    assert entry.pop("time").endswith("+00:00")
+    assert entry == {
+        "id": "req-1",
+        "client": None,
+        "method": "GET",
+        "path": '/models/"é\n',
+        "status": 200,
+        "bytes": 17,
+        "seconds": 1.2346,
+        "agent": "a" * 256,
+    }
+
+
+def test_lists_in_the_environment() -> None:
+    config = Config(model_dir=("/a", "b c"), api_key=("k1", "k2"), cors_origin=("http://x:1",))
+    environ = config.to_environment()
+    assert environ["RWKV_NATIVE_MODEL_DIR"] == "/a:b c"
+    assert environ["RWKV_NATIVE_API_KEY"] == "k1,k2"
+    assert Config.from_environment(environ) == config
+    assert "k1" not in repr(config)
+    for wrong in ({"api_key": ("a,b",)}, {"model_dir": ("",)}, {"cors_origin": (" ",)}):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} cannot be empty or hold"):
+            Config(**wrong)

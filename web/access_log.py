@@ -1,0 +1,48 @@
+"""The access log: one JSON object per request, written when its answer has ended.
+
+gunicorn's logger, named in `web/gunicorn.conf.py`. Neither bodies nor query strings are written, so
+no prompt and no key.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from gunicorn.glogging import Logger
+
+REQUEST_ID = "rwkv.request_id"  # where `web/middleware.py` leaves the name of a request
+
+_LONGEST = 256  # characters of what a client chooses
+
+
+class AccessLog(Logger):
+    """With lines such as {"time":"...","id":"req-...","status":200,...}."""
+
+    def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
+        if self.access_log_enabled:
+            self.access_log.info("%s", line(resp, environ, request_time))
+
+
+def line(resp: Any, environ: dict[str, Any], took: timedelta) -> str:
+    status = str(resp.status).partition(" ")[0]
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "id": environ.get(REQUEST_ID),
+        "client": environ.get("REMOTE_ADDR") or None,  # None behind a unix socket
+        "method": environ.get("REQUEST_METHOD"),
+        "path": _text(environ.get("PATH_INFO")),
+        "status": int(status) if status.isdigit() else status,
+        "bytes": getattr(resp, "sent", None),
+        "seconds": round(took.total_seconds(), 4),
+        "agent": _text(environ.get("HTTP_USER_AGENT")),
+    }
+    return msgspec.json.encode(entry).decode()
+
+
+def _text(given: str | None) -> str | None:
+    """WSGI hands bytes out as Latin-1."""
+    if given is None:
+        return None
+    return given.encode("latin-1", "replace").decode("utf-8", "replace")[:_LONGEST]
