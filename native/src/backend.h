@@ -147,7 +147,10 @@ public:
     virtual void upload(float *to, std::span<const float> from) = 0;
     virtual void download(std::span<float> to, const float *from) = 0;
     virtual void copy(float *to, const float *from, size_t count) = 0;
+    // `alive` is called from any thread every few microseconds of packing, and what it throws ends that.
+    virtual void while_packing(std::function<void()> alive) = 0;
     // Packs a two-dimensional tensor for products; transposed: the tensor is [in, out]. Uses all threads.
+    // Throws Error if a weight is a NaN or an infinity.
     virtual Matrix matrix(const Tensor &weights, Precision precision, bool transposed) = 0;
     // A table whose rows are only looked up, kept in the file's type.
     virtual Matrix table(const Tensor &rows) = 0;

@@ -9,10 +9,6 @@
 #include "tensor_table.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
-#include <thread>
 #include <variant>
 
 namespace rwkv {
@@ -55,81 +51,6 @@ void refuse_untaken(const TensorTable &table, const std::string &version) {
     for (size_t i = 0; i < names.size() && i < 8; ++i) text += (i ? ", " : " ") + names[i];
     if (names.size() > 8) text += " and " + std::to_string(names.size() - 8) + " more";
     throw invalid(text);
-}
-
-// Whether any element has an exponent of all ones: a NaN or an infinity.
-template <class Word>
-bool any_exponent_full(const std::byte *data, int64_t count, Word mask) {
-    bool found = false;
-    for (int64_t i = 0; i < count; ++i) {
-        Word word;
-        std::memcpy(&word, data + static_cast<size_t>(i) * sizeof word, sizeof word);
-        found |= (word & mask) == mask;
-    }
-    return found;
-}
-
-// Scaled weights must also fit the type that they are stored in.
-bool any_beyond_its_type(const Tensor &t) {
-    const float limit = t.dtype == DType::f16 ? 65504.0f : std::numeric_limits<float>::max();
-    std::vector<float> row(static_cast<size_t>(t.shape[1]));
-    for (int64_t i = 0; i < t.shape[0]; ++i) {
-        read_row(row.data(), t, i);
-        for (float x : row) {
-            if (!(std::fabs(x) <= limit)) return true;
-        }
-    }
-    return false;
-}
-
-// The same with up to `threads` threads, in slices between which a cancelled load ends: from a cold
-// file this is where the time goes.
-template <class Word>
-bool any_exponent_full(const std::byte *data, int64_t count, Word mask, int threads,
-                       const LoadProgress &progress) {
-    constexpr int64_t slice = int64_t{1} << 21;
-    const int64_t slices = (count + slice - 1) / slice;
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> found{false};
-    const auto work = [&] {
-        while (!found && !progress.cancel) {
-            const int64_t first = next++ * slice;
-            if (first >= count) return;
-            const std::byte *from = data + static_cast<size_t>(first) * sizeof(Word);
-            if (any_exponent_full(from, std::min(slice, count - first), mask)) found = true;
-        }
-    };
-    {
-        std::vector<std::jthread> others;
-        for (int i = 1; i < std::min<int64_t>(threads, slices); ++i) others.emplace_back(work);
-        work();
-    }
-    if (progress.cancel) throw Error(RWKV_STOPPED, "the load was cancelled");
-    return found;
-}
-
-void refuse_not_finite(const Tensor &t, int threads, const LoadProgress &progress) {
-    int64_t extent = 1;
-    for (size_t i = 0; i < t.shape.size(); ++i) extent += (t.shape[i] - 1) * t.stride[i];
-    bool found = false;
-    if (t.scale != 1 && t.shape.size() == 2) {
-        found = any_beyond_its_type(t);
-    } else if (extent != t.count()) {  // a view with gaps
-        std::vector<float> values(static_cast<size_t>(t.count()));
-        read_floats(values.data(), t);
-        const auto *bytes = reinterpret_cast<const std::byte *>(values.data());
-        found = any_exponent_full<uint32_t>(bytes, t.count(), 0x7f800000u);
-    } else if (t.dtype == DType::f16) {
-        found = any_exponent_full<uint16_t>(t.data, extent, 0x7c00, threads, progress);
-    } else if (t.dtype == DType::bf16) {
-        found = any_exponent_full<uint16_t>(t.data, extent, 0x7f80, threads, progress);
-    } else if (t.dtype == DType::f32) {
-        found = any_exponent_full<uint32_t>(t.data, extent, 0x7f800000u, threads, progress);
-    } else {
-        found = any_exponent_full<uint64_t>(t.data, extent, 0x7ff0000000000000u, threads,
-                                              progress);
-    }
-    if (found) throw invalid("the tensor " + t.name + " holds a NaN or an infinity");
 }
 
 // The tuned state of layer i, [H][value][key] in every version, as the version's own state has it.
@@ -188,9 +109,12 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     std::shared_ptr<Model> model(new Model);
     model->backend_ = open_backend("cpu", threads);
     Backend &backend = *model->backend_;
-    WeightReader reader(backend, table, precisions, [&](const Tensor &t) {
+    const auto alive = [&progress] {
         if (progress.cancel) throw Error(RWKV_STOPPED, "the load was cancelled");
-        refuse_not_finite(t, backend.threads(), progress);
+    };
+    backend.while_packing(alive);
+    WeightReader reader(backend, table, precisions, [&](const Tensor &t) {
+        alive();
         progress.done += static_cast<uint64_t>(t.count()) * size_of(t.dtype);
     });
     model->architecture_ =
@@ -214,6 +138,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
             std::copy(tuned.begin(), tuned.end(), model->initial_.begin() + part.at(i));
         }
     }
+    backend.while_packing([] {});  // `progress` goes with the load
     refuse_untaken(table, info.version);
     progress.done = total;
 

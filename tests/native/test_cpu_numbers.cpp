@@ -3,6 +3,7 @@
 #include "cpu/isa.h"
 #include "oracle.h"
 
+#include <atomic>
 #include <limits>
 
 using namespace rwkv;
@@ -93,13 +94,16 @@ void test_numbers() {
     }
 }
 
-// Weights of every bit pattern through a product with 1. Instructions for pairs take subnormal ones as 0.
+// Weights of every bit pattern that is a number through a product with 1. Instructions for pairs take
+// subnormal ones as 0.
 void test_all_weights() {
     const auto backend = open_backend("cpu", 2);
-    std::vector<uint16_t> all(65536);
-    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<uint16_t>(i);
     for (const DType type : {DType::f16, DType::bf16})
         for (const DType compute : {DType::f32, type}) {
+            const uint16_t exponent = type == DType::f16 ? 0x7c00 : 0x7f80;
+            std::vector<uint16_t> all(65536);
+            for (size_t i = 0; i < all.size(); ++i)
+                all[i] = (i & exponent) == exponent ? 0 : static_cast<uint16_t>(i);
             const Tensor tensor{
                 "w", reinterpret_cast<const std::byte *>(all.data()), type, {65536, 1}, {1, 1}};
             const Matrix w = backend->matrix(tensor, compute, false);
@@ -115,7 +119,7 @@ void test_all_weights() {
             for (size_t i = 0; i < 65536; ++i) {
                 float expected = type == DType::f16 ? from_f16(all[i]) : from_bf16(all[i]);
                 if (pairs && std::fabs(expected) < 0x1p-126f) expected = 0;
-                wrong += std::isnan(expected) ? !std::isnan(x[i]) : x[i] != expected;
+                wrong += x[i] != expected;
             }
             CHECK(wrong == 0);
         }
@@ -182,6 +186,60 @@ void test_tensors() {
           std::string(name_of(DType::f64)) == "fp64");
 }
 
+// One weight that is no number, anywhere, whatever its type and the one it is packed to.
+void test_not_finite() {
+    Random random{7};
+    const auto backend = open_backend("cpu", 3);
+    const struct {
+        DType dtype;
+        uint64_t infinity, nan, largest;
+    } kinds[] = {{DType::f32, 0x7f800000, 0xff800001, 0x7f7fffff},
+                 {DType::f16, 0x7c00, 0xfc01, 0x7bff},
+                 {DType::bf16, 0x7f80, 0xffff, 0xff7f},
+                 {DType::f64, 0x7ff0000000000000, 0xfff8000000000000, 0x47efffffe0000000}};
+    const Precision precisions[] = {DType::f32,  DType::f16, DType::bf16, {DType::f32, DType::i8},
+                                    {DType::bf16, DType::i4}};
+    for (const auto &kind : kinds)
+        for (const bool strided : {false, true})
+            for (const int64_t in : {1, 45, 130})
+                for (const int64_t at : {int64_t{0}, 17 * in, 18 * in + in / 2, 19 * in - 1}) {
+                    Source source(random, 19, in, kind.dtype, strided);
+                    const int64_t place = at / in * source.tensor.stride[0] +
+                                          at % in * source.tensor.stride[1];
+                    const size_t size = size_of(kind.dtype);
+                    std::byte *const byte =
+                        source.bytes.data() + 1 + static_cast<size_t>(place) * size;
+                    for (const uint64_t bits : {kind.infinity, kind.nan}) {
+                        std::memcpy(byte, &bits, size);
+                        for (const Precision &precision : precisions)
+                            for (const bool transposed : {false, true})
+                                CHECK_THROWS(backend->matrix(source.tensor, precision, transposed),
+                                             "the tensor w holds a NaN or an infinity");
+                        CHECK_THROWS(backend->table(source.tensor), "the tensor w holds a NaN");
+                    }
+                    std::memcpy(byte, &kind.largest, size);
+                    CHECK(backend->matrix(source.tensor, DType::f32, false).in == in);
+                    CHECK(backend->table(source.tensor).in == in);
+                    source.tensor.scale = 2;
+                    CHECK_THROWS(backend->matrix(source.tensor, DType::f32, false), "a NaN or an inf");
+                }
+}
+
+void test_packing_that_is_ended() {
+    Random random{8};
+    const auto backend = open_backend("cpu", 3);
+    Source source(random, 700, 10, DType::bf16);
+    std::atomic<int> calls{0};
+    backend->while_packing([&] {
+        if (++calls == 20) throw std::runtime_error("enough");
+    });
+    CHECK_THROWS(backend->table(source.tensor), "enough");
+    calls = 0;
+    CHECK_THROWS(backend->matrix(source.tensor, DType::bf16, false), "enough");
+    backend->while_packing([] {});
+    CHECK(backend->matrix(source.tensor, DType::bf16, false).out == 700);
+}
+
 void test_refusals() {
     CHECK_THROWS(open_backend("tpu", 1), "\"cpu\"");
     CHECK_THROWS(open_backend("cpu", -1), "threads");
@@ -202,6 +260,8 @@ int main() {
     test_all_weights();
     test_functions();
     test_tensors();
+    test_not_finite();
+    test_packing_that_is_ended();
     test_refusals();
     return report();
 }

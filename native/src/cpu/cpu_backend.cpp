@@ -57,11 +57,15 @@ void CpuBackend::copy(float *to, const float *from, size_t count) {
     if (count != 0) std::memcpy(to, from, count * sizeof(float));
 }
 
+void CpuBackend::while_packing(std::function<void()> alive) { alive_ = std::move(alive); }
+
 Matrix CpuBackend::matrix(const Tensor &weights, Precision precision, bool transposed) {
-    return pack(weights, precision, transposed, arena_, pool_);
+    return pack(weights, precision, transposed, arena_, pool_, alive_);
 }
 
-Matrix CpuBackend::table(const Tensor &rows) { return pack_table(rows, arena_, pool_); }
+Matrix CpuBackend::table(const Tensor &rows) {
+    return pack_table(rows, arena_, pool_, alive_);
+}
 
 void CpuBackend::table_row(float *to, const Matrix &table, int32_t token) {
     const int64_t from = token * table.in;

@@ -9,6 +9,7 @@
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -40,6 +41,7 @@ public:
     void upload(float *to, std::span<const float> from) override;
     void download(std::span<float> to, const float *from) override;
     void copy(float *to, const float *from, size_t count) override;
+    void while_packing(std::function<void()> alive) override;
     Matrix matrix(const Tensor &weights, Precision precision, bool transposed) override;
     Matrix table(const Tensor &rows) override;
 
@@ -105,6 +107,7 @@ private:
     const Kernels &kernels_;
     Pool pool_;
     Arena arena_;
+    std::function<void()> alive_ = [] {};
     std::vector<Worker> workers_;
     uint64_t serial_ = 0;
     // Of the operation in progress.

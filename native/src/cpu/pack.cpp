@@ -2,6 +2,7 @@
 #include "cpu/pack.h"
 
 #include "cpu/pack_blocks.h"
+#include "cpu/rows.h"
 #include "error.h"
 #include "half.h"
 
@@ -21,61 +22,92 @@ void require_matrix(const Tensor &tensor) {
         throw invalid(tensor.name + ": a matrix must have two dimensions, both at least 1");
 }
 
-// Row `row` as words of the stored type; same-type 16-bit words are copied, not converted.
-void read_words(float *out, std::vector<float> &, const Tensor &tensor, int64_t row, DType) {
-    read_row(out, tensor, row);
+// What one task needs beside the file: room for the rows of a panel that must be converted first.
+struct Lines {
+    std::vector<std::byte> bytes;
+    std::vector<float> wide;
+    size_t length;
+
+    // One cache line more than needed: rows a multiple of 4 KiB apart would share a cache set.
+    Lines(int64_t in, DType stored)
+        : length((static_cast<size_t>(in) * size_of(stored) + 63) / 64 * 64 + 64) {}
+    std::byte *at(int64_t o) {
+        bytes.resize(length * kPanel);
+        return bytes.data() + static_cast<size_t>(o) * length;
+    }
+};
+
+// Whether the tensor's rows are in the file what they are to be in memory.
+bool stored_as_is(const Tensor &tensor, DType stored) {
+    return tensor.dtype == stored && tensor.scale == 1 && tensor.stride[1] == 1;
 }
-void read_words(uint16_t *out, std::vector<float> &wide, const Tensor &tensor, int64_t row,
+
+const std::byte *start_of(const Tensor &tensor, int64_t row) {
+    return tensor.data + row * tensor.stride[0] * static_cast<int64_t>(size_of(tensor.dtype));
+}
+
+// Row `row` in the stored type; same-type 16-bit words are copied, not converted, and not searched.
+void read_words(std::byte *out, std::vector<float> &wide, const Tensor &tensor, int64_t row,
                 DType stored) {
+    if (stored == DType::f32) return read_finite(reinterpret_cast<float *>(out), tensor, row);
     const int64_t n = tensor.shape[1];
+    uint16_t *const words = reinterpret_cast<uint16_t *>(out);
     if (tensor.dtype == stored && tensor.scale == 1) {
-        const std::byte *data = tensor.data + row * tensor.stride[0] * 2;
-        if (tensor.stride[1] == 1) {
-            std::memcpy(out, data, static_cast<size_t>(n) * 2);
-        } else {
-            const int64_t step = tensor.stride[1] * 2;
-            for (int64_t i = 0; i < n; ++i) std::memcpy(out + i, data + i * step, 2);
-        }
+        const std::byte *data = start_of(tensor, row);
+        const int64_t step = tensor.stride[1] * 2;
+        for (int64_t i = 0; i < n; ++i) std::memcpy(words + i, data + i * step, 2);
         return;
     }
     wide.resize(static_cast<size_t>(n));
-    read_row(wide.data(), tensor, row);
+    read_finite(wide.data(), tensor, row);
     if (stored == DType::bf16)
-        for (int64_t i = 0; i < n; ++i) out[i] = to_bf16(wide[static_cast<size_t>(i)]);
+        for (int64_t i = 0; i < n; ++i) words[i] = to_bf16(wide[static_cast<size_t>(i)]);
     else
-        for (int64_t i = 0; i < n; ++i) out[i] = to_f16(wide[static_cast<size_t>(i)]);
+        for (int64_t i = 0; i < n; ++i) words[i] = to_f16(wide[static_cast<size_t>(i)]);
 }
 
-// Panels [first, last) of the packed matrix. Word is float or the bits of a 16-bit type.
-template <class Word>
-void pack_panels(Word *packed, const Tensor &tensor, DType stored, int64_t first, int64_t last) {
-    const int64_t out = tensor.shape[0], in = tensor.shape[1], even = (in + 1) / 2 * 2;
-    // One cache line more than needed: rows a multiple of 4 KiB apart would share a cache set.
-    const int64_t length = even + 64 / static_cast<int64_t>(sizeof(Word));
-    std::vector<Word> lines(static_cast<size_t>(kPanel * length));
-    std::vector<float> wide;
-    for (int64_t panel = first; panel < last; ++panel) {
-        std::fill(lines.begin(), lines.end(), Word{});
-        for (int64_t o = 0; o < kPanel && panel * kPanel + o < out; ++o)
-            read_words(lines.data() + o * length, wide, tensor, panel * kPanel + o, stored);
-        Word *to = packed + panel * kPanel * even;
-        const Word *from = lines.data();
-        if (stored == DType::bf16) {
-            for (int64_t k = 0; k < even; k += 2)
-                for (int64_t o = 0; o < kPanel; ++o) {
-                    to[k * kPanel + 2 * o] = from[o * length + k];
-                    to[k * kPanel + 2 * o + 1] = from[o * length + k + 1];
-                }
-        } else {
-            for (int64_t k = 0; k < even; ++k)
-                for (int64_t o = 0; o < kPanel; ++o) to[k * kPanel + o] = from[o * length + k];
+void pack_panel(std::byte *packed, const Tensor &tensor, DType stored, int64_t panel, Lines &lines) {
+    const int64_t out = tensor.shape[0], in = tensor.shape[1];
+    const std::byte *rows[kPanel];
+    for (int64_t o = 0; o < kPanel; ++o) {
+        const int64_t row = panel * kPanel + o;
+        if (row < out && stored_as_is(tensor, stored)) {
+            rows[o] = start_of(tensor, row);
+            continue;
         }
+        std::byte *const line = lines.at(o);
+        rows[o] = line;
+        if (row < out)
+            read_words(line, lines.wide, tensor, row, stored);
+        else
+            std::fill_n(line, static_cast<size_t>(in) * size_of(stored), std::byte{});
     }
+    const int64_t bytes = (in + 1) / 2 * 2 * kPanel * static_cast<int64_t>(size_of(stored));
+    require_finite(interleave(packed + panel * bytes, rows, in, stored), tensor);
+}
+
+void copy_row(std::byte *table, const Tensor &tensor, DType stored, int64_t row, Lines &lines) {
+    const int64_t in = tensor.shape[1];
+    const size_t bytes = static_cast<size_t>(in) * size_of(stored);
+    std::byte *const to = table + static_cast<size_t>(row) * bytes;
+    if (stored_as_is(tensor, stored))
+        std::memcpy(to, start_of(tensor, row), bytes);
+    else
+        read_words(to, lines.wide, tensor, row, stored);
+    require_finite(all_finite(to, in, stored), tensor);
+}
+
+std::byte *allocate(Matrix &matrix, Arena &arena) {
+    Arena::Piece piece = arena.take(matrix.bytes);
+    matrix.data = piece.data;
+    matrix.owner = std::move(piece.owner);
+    return static_cast<std::byte *>(piece.data);
 }
 
 }  // namespace
 
-Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &arena, Pool &pool) {
+Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &arena, Pool &pool,
+            const std::function<void()> &alive) {
     require_matrix(weights);
     if (precision.compute == DType::f64)
         throw unsupported(weights.name + ": products are not computed in fp64");
@@ -85,7 +117,7 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
         std::swap(tensor.stride[0], tensor.stride[1]);
     }
     if (precision.stored == DType::i8 || precision.stored == DType::i4)
-        return pack_blocks(tensor, precision, arena, pool);
+        return pack_blocks(tensor, precision, arena, pool, alive);
     Matrix matrix;
     matrix.out = tensor.shape[0];
     matrix.in = tensor.shape[1];
@@ -97,22 +129,20 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
     const size_t words = static_cast<size_t>(panels * kPanel) *
                          static_cast<size_t>((matrix.in + 1) / 2 * 2);
     matrix.bytes = words * size_of(matrix.stored);
-    Arena::Piece piece = arena.take(matrix.bytes);
-    matrix.data = piece.data;
-    matrix.owner = std::move(piece.owner);
-
+    std::byte *const data = allocate(matrix, arena);
     const int64_t tasks = std::min<int64_t>(panels, 8 * pool.threads());
     pool.run(tasks, [&](int64_t task, int) {
+        Lines lines(matrix.in, matrix.stored);
         const int64_t first = panels * task / tasks, last = panels * (task + 1) / tasks;
-        if (matrix.stored == DType::f32)
-            pack_panels(static_cast<float *>(matrix.data), tensor, matrix.stored, first, last);
-        else
-            pack_panels(static_cast<uint16_t *>(matrix.data), tensor, matrix.stored, first, last);
+        for (int64_t panel = first; panel < last; ++panel) {
+            alive();
+            pack_panel(data, tensor, matrix.stored, panel, lines);
+        }
     });
     return matrix;
 }
 
-Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool) {
+Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive) {
     require_matrix(rows);
     Matrix matrix;
     matrix.out = rows.shape[0];
@@ -120,20 +150,14 @@ Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool) {
     matrix.stored = rows.dtype == DType::f64 ? DType::f32 : rows.dtype;
     matrix.bytes = static_cast<size_t>(matrix.out) * static_cast<size_t>(matrix.in) *
                    size_of(matrix.stored);
-    Arena::Piece piece = arena.take(matrix.bytes);
-    matrix.data = piece.data;
-    matrix.owner = std::move(piece.owner);
+    std::byte *const data = allocate(matrix, arena);
     const int64_t tasks = std::min<int64_t>(matrix.out, 8 * pool.threads());
     pool.run(tasks, [&](int64_t task, int) {
-        std::vector<float> unused;
+        Lines lines(matrix.in, matrix.stored);
         const int64_t first = matrix.out * task / tasks, last = matrix.out * (task + 1) / tasks;
         for (int64_t row = first; row < last; ++row) {
-            const int64_t at = row * matrix.in;
-            if (matrix.stored == DType::f32)
-                read_row(static_cast<float *>(matrix.data) + at, rows, row);
-            else
-                read_words(static_cast<uint16_t *>(matrix.data) + at, unused, rows, row,
-                           matrix.stored);
+            alive();
+            copy_row(data, rows, matrix.stored, row, lines);
         }
     });
     return matrix;

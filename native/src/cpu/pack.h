@@ -7,13 +7,19 @@
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
 
+#include <functional>
+
 namespace rwkv::cpu {
 
+// Both throw Error with the tensor's name if a weight is a NaN or an infinity. `alive` is called by all
+// threads every few microseconds; what it throws ends the packing.
+//
 // stored f32 keeps 16-bit files as they are (exact in fp32) and narrows f64; bf16 and f16 round to that
 // type, f16 saturating; i8 and i4 are the block formats of quant.h. transposed: the tensor is [in, out].
-Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &arena, Pool &pool);
+Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &arena, Pool &pool,
+            const std::function<void()> &alive);
 // Rows for look-up, [rows][columns] without padding, in the file's type (f64 as f32).
-Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool);
+Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive);
 
 // What the kernels are given.
 Panels panels_of(const Matrix &matrix);

@@ -2,6 +2,7 @@
 #include "cpu/pack_blocks.h"
 
 #include "cpu/kernels.h"
+#include "cpu/rows.h"
 #include "quant.h"
 
 #include <algorithm>
@@ -27,7 +28,7 @@ public:
         const int64_t rows = std::min(kPanel, tensor.shape[0] - panel * kPanel);
         if (rows < kPanel) std::fill(lines_.begin(), lines_.end(), 0.0f);
         for (int64_t o = 0; o < rows; ++o)
-            read_row(lines_.data() + o * length_, tensor, panel * kPanel + o);
+            read_finite(lines_.data() + o * length_, tensor, panel * kPanel + o);
         const float *from = lines_.data();
         for (int64_t k = 0; k < in; ++k)
             for (int64_t o = 0; o < kPanel; ++o)
@@ -58,7 +59,8 @@ bool harmed_by_int4(const Tensor &tensor, Pool &pool) {
 
 }  // namespace
 
-Matrix pack_blocks(const Tensor &tensor, Precision precision, Arena &arena, Pool &pool) {
+Matrix pack_blocks(const Tensor &tensor, Precision precision, Arena &arena, Pool &pool,
+                   const std::function<void()> &alive) {
     const bool spared = precision.stored == DType::i4 && harmed_by_int4(tensor, pool);
     Matrix matrix;
     matrix.out = tensor.shape[0];
@@ -75,9 +77,11 @@ Matrix pack_blocks(const Tensor &tensor, Precision precision, Arena &arena, Pool
     const int64_t tasks = std::min<int64_t>(panels, 8 * pool.threads());
     pool.run(tasks, [&](int64_t task, int) {
         Tile tile(matrix.in);
-        for (int64_t panel = panels * task / tasks; panel < panels * (task + 1) / tasks; ++panel)
+        for (int64_t panel = panels * task / tasks; panel < panels * (task + 1) / tasks; ++panel) {
+            alive();
             quant::pack_panel(static_cast<std::byte *>(matrix.data) + static_cast<size_t>(panel) * bytes,
                               tile.read(tensor, panel), matrix.stored, matrix.in);
+        }
     });
     return matrix;
 }
