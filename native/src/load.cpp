@@ -3,6 +3,7 @@
 #include "error.h"
 #include "strategy.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -87,10 +88,17 @@ MappedFile::MappedFile(const std::string &path) {
             close(fd);
             throw fail(code);
         }
-        madvise(map, size_, MADV_WILLNEED);
         data_ = static_cast<const std::byte *>(map);
     }
     close(fd);
+}
+
+void MappedFile::fetch(std::stop_token stop) const {
+    constexpr size_t slice = size_t{4} << 20;
+    for (size_t at = 0; at < size_ && !stop.stop_requested(); at += slice) {
+        void *from = const_cast<std::byte *>(data_) + at;
+        madvise(from, std::min(slice, size_ - at), MADV_WILLNEED);
+    }
 }
 
 MappedFile::~MappedFile() {
@@ -147,6 +155,9 @@ std::shared_ptr<Model> Load::load() {
         }
         tensors.push_back(std::move(row.tensor));
     }
+    const std::jthread ahead([&files](std::stop_token stop) {
+        for (const auto &[path, file] : files) file.fetch(stop);
+    });
     return Model::load(std::move(tensors), strategy_, threads_, progress_);
 }
 

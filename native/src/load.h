@@ -10,6 +10,7 @@
 #include <exception>
 #include <memory>
 #include <span>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -25,6 +26,9 @@ public:
     MappedFile &operator=(const MappedFile &) = delete;
 
     std::span<const std::byte> bytes() const { return {data_, size_}; }
+    // Has the kernel read all of it, first to last. Takes as long as a cold disk takes: for a thread of
+    // its own, so that what has arrived is packed meanwhile.
+    void fetch(std::stop_token stop) const;
 
 private:
     const std::byte *data_ = nullptr;
