@@ -220,7 +220,8 @@ void test_admission_and_slots() {
 void test_random_workload(uint64_t seed) {
     Random random{seed};
     const int32_t max_batch = static_cast<int32_t>(1 + random.below(9));
-    const int32_t chunk = static_cast<int32_t>(1 + random.below(24));
+    const int32_t chunk = static_cast<int32_t>(1 + random.below(40));
+    const int32_t grain = std::min(chunk, Scheduler::largest_grain);
     Scheduler scheduler(max_batch, chunk);
     std::vector<std::unique_ptr<Sequence>> all;
     std::vector<Sequence *> queue, active;
@@ -275,8 +276,8 @@ void test_random_workload(uint64_t seed) {
                 continue;
             }
             if (wait != patience.end()) patience.erase(wait);
-            CHECK(s->prefilled % chunk == 0);
-            CHECK(rows == chunk || s->draws_after(rows));
+            CHECK(s->prefilled % grain == 0);
+            CHECK(rows % grain == 0 || s->draws_after(rows));
         }
         for (Sequence *s : play(scheduler, plan)) std::erase(active, s);
     }
