@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -297,7 +298,24 @@ def test_bench_prints_every_row() -> None:
         assert re.fullmatch(rf"{name} +{shape}", found[name]), found[name]
 
 
-def test_bench_of_a_model_without_words(tmp_path: Path) -> None:
+def test_bench_says_on_a_terminal_what_it_measures() -> None:
+    parent, child = pty.openpty()
+    done = subprocess.run(
+        [COMMAND, "bench", "--tokens", "2", "--prompt", "1"],
+        stdout=subprocess.PIPE, stderr=child, env=CLEAN, timeout=120,
+    )  # fmt: skip
+    os.close(child)
+    assert done.returncode == 0
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends whose other side is closed
+        while piece := os.read(parent, 1 << 16):
+            shown += piece
+    os.close(parent)
+    assert b"\rmeasuring decoding, batch 32\x1b[K\r\x1b[K" in shown
+    assert b"measuring" not in done.stdout
+
+
+def test_bench_of_a_model_without_words() -> None:
     done = run("bench", "--tokens", "2", "--prompt", "1", "--tokenizer", "abc")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^tokenizer +- +abc takes no plain text$", done.stdout, re.M), done.stdout
