@@ -31,7 +31,7 @@ def refused(path: Path, words: str) -> None:
     assert message.startswith(f"{path}: ") and "damaged file (" not in message
     assert any(w in message for w in words.split("|")), message
     assert len(message) < len(str(path)) + 700 and message.isprintable()
-    # Prompt, whatever else the machine does: the slowest refusal takes half a second of a quiet core.
+    # Prompt, whatever else the machine does: the slowest refusal takes half a second of a core.
     assert busy < 5 and took < 30, f"took {took:.1f} s, {busy:.1f} s of a core"
 
 
