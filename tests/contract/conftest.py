@@ -18,5 +18,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def narrow() -> Iterator[Server]:
     """Two slots, a queue of four, small chunks: to be queued, to prefill for long, to be full."""
-    with serving(max_batch=2, max_queue=4, prefill_chunk=16, max_body=4 << 20) as one:
+    with serving(
+        max_batch=2, max_queue=4, prefill_chunk=16, max_body=4 << 20, max_prompt_tokens=4 << 20
+    ) as one:
         yield one
