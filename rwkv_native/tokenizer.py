@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
 _WORLD_IDS = 65530
+_new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 _LARGEST_FILE = 64 << 20
 _ALIASES = {
     "rwkv_vocab_v20230424": "world",
@@ -240,7 +241,7 @@ class Tokenizer:
         """The text of ids; bytes that are not UTF-8 become U+FFFD. End ids add nothing."""
         if self._decode is not None:
             return self._decode(list(id_array("ids", ids, self.vocab_size)))
-        return self._printed(ids).decode("utf-8", "replace")
+        return str(self._view(ids), "utf-8", "replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids. Raises ValueError for an id outside the vocabulary."""
@@ -248,14 +249,18 @@ class Tokenizer:
 
     def _printed(self, ids: Iterable[int]) -> bytes:
         """What an engine prints when it draws these ids, one after the other."""
+        return bytes(self._view(ids))
+
+    def _view(self, ids: Iterable[int]) -> Any:
+        """The same in memory of C's."""
         array = id_array("ids", ids, self.vocab_size)
         size = ffi.new("size_t *")
         capacity = 16 * len(array) + 16  # World's average is 7 bytes, its longest token 128
         while True:
-            out = ffi.new("char[]", capacity)
+            out = _new_uncleared("char[]", capacity)
             check(lib.rwkv_vocab_decode(out, capacity, size, self._handle, array, len(array)))
             if size[0] <= capacity:
-                return ffi.unpack(out, size[0])
+                return ffi.buffer(out, size[0])
             capacity = size[0]
 
 

@@ -441,10 +441,8 @@ int rwkv_vocab_decode(char *out, size_t capacity, size_t *n, const rwkv_vocab *v
                       const int32_t *ids, size_t n_ids) {
     return guarded([&] {
         if (n_ids > 0) required(ids, "ids");
-        const std::string bytes = required(vocab, "vocab").vocab->decode({ids, n_ids});
-        required(n, "n") = bytes.size();
-        const size_t copied = std::min(capacity, bytes.size());
-        if (copied > 0) std::memcpy(&required(out, "out"), bytes.data(), copied);
+        if (capacity > 0) required(out, "out");
+        required(n, "n") = required(vocab, "vocab").vocab->decode({out, capacity}, {ids, n_ids});
     });
 }
 

@@ -367,6 +367,7 @@ void Vocab::build_trie() {
         }
     }
     trie_.shrink_to_fit();
+    blob_.append(16, '\0');  // decode() reads that far
 }
 
 std::string_view Vocab::bytes(int32_t id) const {
@@ -406,21 +407,26 @@ void Vocab::encode(std::vector<int32_t> &ids, std::string_view text) const {
     }
 }
 
-std::string Vocab::decode(std::span<const int32_t> ids) const {
+// Most tokens are short: 16 bytes are copied whatever their length, and the next token overwrites what
+// was too much.
+size_t Vocab::decode(std::span<char> out, std::span<const int32_t> ids) const {
     size_t n = 0;
     for (const int32_t id : ids) {
         if (id < 0 || static_cast<size_t>(id) >= size()) {
             throw invalid("token id " + std::to_string(id) + " is outside the vocabulary of " +
                           std::to_string(size()));
         }
-        n += bytes(id).size();
+        const size_t i = static_cast<size_t>(id);
+        const size_t length = offsets_[i + 1] - offsets_[i];
+        const char *from = blob_.data() + offsets_[i];
+        if (n + 16 <= out.size() && length <= 16) {
+            std::memcpy(out.data() + n, from, 16);
+        } else if (n < out.size()) {
+            std::memcpy(out.data() + n, from, std::min(length, out.size() - n));
+        }
+        n += length;
     }
-    std::string text;
-    text.reserve(n);
-    for (const int32_t id : ids) {
-        text += bytes(id);
-    }
-    return text;
+    return n;
 }
 
 }  // namespace rwkv

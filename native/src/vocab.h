@@ -24,14 +24,15 @@ public:
     // Appends to ids; of several ids with the same bytes the smallest wins. Throws Error
     // (RWKV_INVALID) naming the byte offset where no token matches; ids is then as it was.
     void encode(std::vector<int32_t> &ids, std::string_view text) const;
-    // Ids without bytes add nothing; ids outside [0, size()) throw Error (RWKV_INVALID).
-    std::string decode(std::span<const int32_t> ids) const;
+    // Writes the bytes of ids as far as `out` reaches and returns how many there are. Ids without bytes
+    // add nothing; ids outside [0, size()) throw Error (RWKV_INVALID).
+    size_t decode(std::span<char> out, std::span<const int32_t> ids) const;
 
 private:
     Vocab() = default;
     void build_trie();
 
-    std::string blob_;               // all token bytes in id order
+    std::string blob_;               // all token bytes in id order, and 16 zeros
     std::vector<uint64_t> offsets_;  // [size + 1]
     std::vector<uint64_t> trie_;     // a double array, root first; see vocab.cpp
 };

@@ -56,7 +56,8 @@ void check(const Vocab &vocab, const std::string &text) {
         try {
             vocab.encode(ids, one);
             CLAIM(expected && std::equal(ids.begin() + 1, ids.end(), expected->begin(), expected->end()));
-            CLAIM(vocab.decode(std::span(ids).subspan(1)) == one);
+            std::string text(one.size(), '\0');
+            CLAIM(vocab.decode(text, std::span(ids).subspan(1)) == one.size() && text == one);
         } catch (const Error &error) {
             CLAIM(!expected && ids.size() == 1 && error.status == RWKV_INVALID);
         }
@@ -64,7 +65,7 @@ void check(const Vocab &vocab, const std::string &text) {
     for (const int32_t id : {INT32_MIN, -1, static_cast<int32_t>(vocab.size()), INT32_MAX}) {
         CLAIM(!vocab.has(id));
         try {
-            (void)vocab.decode({&id, 1});
+            (void)vocab.decode({}, {&id, 1});
             CLAIM(!"an id outside the vocabulary was decoded");
         } catch (const Error &error) {
             CLAIM(error.status == RWKV_INVALID);
