@@ -214,6 +214,7 @@ typedef struct {
     void *payload;
     double step_ms;          /* how long a step beside running streams may last before it takes fewer prompt
                               * tokens; always 2.5 of the streams' own steps and 16 tokens. 0: 20 */
+    int32_t speculate;       /* of requests that leave it to the engine: 0 to 64 */
 } rwkv_engine_options;
 
 typedef struct {
@@ -230,6 +231,8 @@ typedef struct {
     const int32_t *end_ids;     /* end of document: ends the answer; neither counted nor emitted */
     size_t n_end_ids;
     const rwkv_state *state;    /* start state or NULL for zero; copied */
+    int32_t speculate;          /* tokens to guess ahead at most, by looking up the text so far; a guess is
+                                 * verified, so that the answer stays the same. 0: none; -1: as the engine */
 } rwkv_request;
 
 typedef enum {
@@ -262,6 +265,7 @@ typedef struct {
     int64_t waiting, prefilling, running;   /* requests now; slots in use = prefilling + running */
     int64_t submitted, finished, cancelled;
     int64_t steps, prompt_tokens, completion_tokens;   /* computed so far */
+    int64_t guessed_tokens, accepted_tokens;           /* went through the model; were then drawn */
 } rwkv_engine_stats;
 
 RWKV_API int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vocab *vocab,

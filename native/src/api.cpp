@@ -206,6 +206,7 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
         request.state = r.state->share();
         request.cache = r.state->cache;
     }
+    request.speculate = r.speculate;
     return request;
 }
 
@@ -497,6 +498,7 @@ int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vocab *voca
         set(o.prefill_chunk, given.prefill_chunk, 16384, "prefill_chunk");
         set(o.max_queue, given.max_queue, std::numeric_limits<int32_t>::max(), "max_queue");
         if (given.step_ms != 0) o.step_ms = given.step_ms;
+        o.speculate = given.speculate;
         o.ring = given.ring;
         o.payload = given.payload;
         auto &m = required(model, "model").model;
@@ -512,6 +514,7 @@ void rwkv_request_init(rwkv_request *request) {
     *request = {};
     request->size = sizeof *request;
     rwkv_sampling_init(&request->sampling);
+    request->speculate = -1;
 }
 
 int rwkv_engine_submit(uint64_t *id, rwkv_engine *engine, const rwkv_request *request) {
@@ -550,7 +553,8 @@ int rwkv_engine_describe(rwkv_engine_stats *out, rwkv_engine *engine) {
     return guarded([&] {
         const rwkv::EngineStats s = required(engine, "engine").engine->stats();
         fill(out, rwkv_engine_stats{0, s.waiting, s.prefilling, s.running, s.submitted, s.finished,
-                                    s.cancelled, s.steps, s.prompt_tokens, s.completion_tokens},
+                                    s.cancelled, s.steps, s.prompt_tokens, s.completion_tokens,
+                                    s.guessed_tokens, s.accepted_tokens},
              "out");
     });
 }

@@ -25,12 +25,14 @@ struct Engine::Core {
     void drop_cancelled();
     void admit();
     void plan();
+    void save();
     void step();
     void sample();
     void emit();
     void tell(Sequence &sequence);
     void end_all(const std::exception &error);
     void forbid_undecodable(Request &request) const;
+    void refuse_speculation(int32_t speculate) const;
     void show_stats();
 
     const std::shared_ptr<Model> model;
@@ -64,13 +66,19 @@ struct Engine::Core {
     std::chrono::steady_clock::time_point started;  // this step's forward
     EngineStats done;                            // counts of what has been done
     std::vector<Buffer> states;                  // by slot, made when a slot is first used
+    std::vector<Buffer> saved;                   // the same: before a step with guesses
     std::vector<std::unique_ptr<Sequence>> new_sequences;
     std::vector<uint64_t> new_cancelled;
     std::span<const Share> shares;               // of this step
     std::vector<int32_t> tokens, logit_rows;
     std::vector<Span> spans;
     std::vector<float> logits;                   // [logit_rows, n_vocab]
-    std::vector<Sequence *> drawing;             // sequence of each logits row
+    struct Drawing {
+        Sequence *sequence;
+        size_t row;     // its first of the logits
+        int32_t draws;  // and how many it has
+    };
+    std::vector<Drawing> drawing;
     std::vector<Sequence *> speakers;            // those with something to say after this step
 
     std::thread thread;
@@ -94,6 +102,10 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
         throw invalid("step_ms is " + std::to_string(options.step_ms) +
                       ", it must be a number of milliseconds");
     at_least_1("max_queue", options.max_queue);
+    if (options.speculate < 0 || options.speculate > most_speculation)
+        throw invalid("speculate is " + std::to_string(options.speculate) + ", outside [0, " +
+                      std::to_string(most_speculation) + "]");
+    refuse_speculation(options.speculate);
     for (size_t id = 0; id < n_vocab; ++id)
         if (!vocab->has(static_cast<int32_t>(id))) undecodable.push_back(static_cast<int32_t>(id));
 }
@@ -185,11 +197,36 @@ void Engine::Core::plan() {
                          states[static_cast<size_t>(sequence->slot)].data,
                          &sequence->request.cache});
         tokens.insert(tokens.end(), input.begin(), input.end());
-        if (sequence->draws_after(rows)) {
-            logit_rows.push_back(static_cast<int32_t>(tokens.size()) - 1);
-            drawing.push_back(sequence);
-        }
+        const int32_t draws = sequence->draws_after(rows);
+        if (draws > 0) drawing.push_back({sequence, logit_rows.size(), draws});
+        for (int32_t i = draws; i > 0; --i)
+            logit_rows.push_back(static_cast<int32_t>(tokens.size()) - i);
     }
+}
+
+// Copies the states that a step with guesses may have to go back to.
+void Engine::Core::save() {
+    struct Copy {
+        float *to;
+        const float *from;
+        size_t count;
+    };
+    constexpr size_t slice = size_t{1} << 16;
+    std::vector<Copy> copies;
+    for (auto [sequence, rows] : shares) {
+        if (!sequence->decoding() || rows == sequence->known) continue;
+        const size_t slot = static_cast<size_t>(sequence->slot);
+        saved.resize(std::max(saved.size(), states.size()));
+        if (!saved[slot].data) saved[slot] = model->new_state();
+        const size_t size = model->state_floats();
+        for (size_t at = 0; at < size; at += slice)
+            copies.push_back({saved[slot].data + at, states[slot].data + at,
+                              std::min(slice, size - at)});
+    }
+    model->backend().spread(static_cast<int64_t>(copies.size()), [&](int64_t i) {
+        const Copy &copy = copies[static_cast<size_t>(i)];
+        model->backend().copy(copy.to, copy.from, copy.count);
+    });
 }
 
 void Engine::Core::step() {
@@ -197,6 +234,7 @@ void Engine::Core::step() {
     started = std::chrono::steady_clock::now();
     try {
         logits.resize(std::max(logits.size(), logit_rows.size() * n_vocab));
+        save();
         model->forward({tokens, spans, logit_rows}, logits.data());
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
@@ -219,11 +257,16 @@ void Engine::Core::step() {
 void Engine::Core::sample() {
     // Each draw touches its own sequence and the memory of its thread only.
     model->backend().spread(static_cast<int64_t>(drawing.size()), [this](int64_t i) {
-        const size_t row = static_cast<size_t>(i);
-        drawing[row]->draw(std::span(logits).subspan(row * n_vocab, n_vocab), *vocab);
+        const auto [sequence, row, draws] = drawing[static_cast<size_t>(i)];
+        const size_t size = static_cast<size_t>(draws) * n_vocab;
+        sequence->draw(std::span(logits).subspan(row * n_vocab, size), draws, *vocab);
     });
-    for (Sequence *drawn : drawing) {
-        Sequence &sequence = *drawn;
+    for (const Drawing &drawn : drawing) {
+        Sequence &sequence = *drawn.sequence;
+        const size_t slot = static_cast<size_t>(sequence.slot);
+        if (sequence.undone) std::swap(states[slot], saved[slot]);
+        done.guessed_tokens += sequence.verified;
+        done.accepted_tokens += sequence.accepted;
         done.completion_tokens += static_cast<int64_t>(sequence.event.tokens.size());
         if (sequence.finish != Finish::running) scheduler.remove(sequence);
         speakers.push_back(&sequence);
@@ -304,6 +347,12 @@ void Engine::Core::forbid_undecodable(Request &request) const {
                         std::back_inserter(request.sampling.forbidden));
 }
 
+void Engine::Core::refuse_speculation(int32_t speculate) const {
+    if (speculate > 0 && model->info().version == "7b")
+        throw unsupported("speculate needs a state that can be put back, and RWKV-7b also keeps its "
+                          "whole text; use speculate 0");
+}
+
 Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab,
                EngineOptions options)
     : core_(std::make_unique<Core>(std::move(model), std::move(vocab), options)) {
@@ -321,6 +370,8 @@ Engine::~Engine() {
 uint64_t Engine::submit(Request request) {
     Core &core = *core_;
     check(request, core.n_vocab, core.model->state_floats());
+    if (request.speculate < 0) request.speculate = core.options.speculate;
+    core.refuse_speculation(request.speculate);
     core.forbid_undecodable(request);
     auto sequence = std::make_unique<Sequence>(std::move(request));
     std::unique_lock lock(core.mutex);

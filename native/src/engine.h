@@ -18,6 +18,7 @@ struct EngineOptions {
     int32_t max_batch = 64;       // slots
     int32_t prefill_chunk = 256;  // prompt rows of one step at most
     int32_t max_queue = 1024;     // requests beyond the free slots
+    int32_t speculate = 0;        // of requests that do not say: tokens to guess ahead at most
     double step_ms = 20;          // of a step beside running streams; see pace.h
     void (*ring)(void *payload) = nullptr;
     void *payload = nullptr;
@@ -31,6 +32,8 @@ struct EngineStats {
     int64_t steps = 0;              // forwards
     int64_t prompt_tokens = 0;      // prompt rows that went through the model
     int64_t completion_tokens = 0;  // tokens drawn that count
+    int64_t guessed_tokens = 0;     // guesses that went through the model
+    int64_t accepted_tokens = 0;    // of these: were then drawn
 };
 
 class Engine {

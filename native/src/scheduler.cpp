@@ -28,8 +28,18 @@ Sequence *Scheduler::admit() {
 
 std::span<const Share> Scheduler::plan(int64_t prompt_rows) {
     plan_.clear();
-    for (Sequence *sequence : active_)
-        if (sequence->decoding()) plan_.push_back({sequence, 1});
+    int64_t rows_so_far = 0;
+    for (Sequence *sequence : active_) {
+        if (!sequence->decoding()) continue;
+        plan_.push_back({sequence, sequence->known});
+        rows_so_far += sequence->known;
+    }
+    for (Share &share : plan_) {
+        const int64_t room = std::max<int64_t>(guessing_rows - rows_so_far, 0);
+        const auto guesses = std::min<int64_t>(share.sequence->guesses(), room);
+        share.rows += static_cast<int32_t>(guesses);
+        rows_so_far += guesses;
+    }
 
     // A grain that does not fit is passed over, not split, and a shorter one behind it may still
     // fit. Nobody starves: who is passed over only moves forward, and the first one always fits.

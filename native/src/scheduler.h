@@ -2,7 +2,8 @@
 // Called by the engine thread alone. Owns neither sequences nor states, runs nothing, and knows no
 // model: a slot is a number.
 //
-// A step holds one row of every decoding sequence and a bounded number of prompt rows in all. A prompt
+// A step holds the known rows of every decoding sequence (one, unless the last step was undone), some
+// rows that they have guessed, and a bounded number of prompt rows in all. A prompt
 // is cut at multiples of `grain` rows, counted from its own start: how many grains go together is a
 // matter of time and neighbours, what a row is cut from is not.
 #pragma once
@@ -26,6 +27,9 @@ class Scheduler {
 public:
     // What one step beside running streams takes at least of a prompt.
     static constexpr int32_t largest_grain = 16;
+    // Guessed rows are carried while a step has fewer rows than this: so few cost hardly more than one,
+    // because all of them read the weights once.
+    static constexpr int64_t guessing_rows = 16;
 
     Scheduler(int32_t max_batch, int32_t prefill_chunk);
 

@@ -35,6 +35,9 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     if (request.state && request.state->size() != state_floats)
         throw invalid("the start state has " + std::to_string(request.state->size()) +
                       " numbers, the states of this model have " + std::to_string(state_floats));
+    if (request.speculate < -1 || request.speculate > most_speculation)
+        throw invalid("speculate is " + std::to_string(request.speculate) + ", outside [0, " +
+                      std::to_string(most_speculation) + "]");
     check(request.sampling, vocab);
 }
 
@@ -49,7 +52,10 @@ void Event::append(const Event &later) {
 }
 
 Sequence::Sequence(Request asked)
-    : request(std::move(asked)), sampler(request.sampling, request.prompt), output(request.stops) {}
+    : request(std::move(asked)),
+      sampler(request.sampling, request.prompt),
+      output(request.stops),
+      draft_(request.prompt, request.speculate) {}
 
 int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
     const int64_t size = static_cast<int64_t>(request.prompt.size());
@@ -59,21 +65,46 @@ int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
 }
 
 std::span<const int32_t> Sequence::input(int32_t rows) const {
-    if (decoding()) return {&next, 1};
+    if (decoding()) return std::span(ahead).first(static_cast<size_t>(rows));
     return std::span(request.prompt)
         .subspan(static_cast<size_t>(prefilled), static_cast<size_t>(rows));
 }
 
-void Sequence::draw(std::span<const float> logits, const Vocab &vocab) noexcept {
+void Sequence::draw(std::span<const float> logits, int32_t draws, const Vocab &vocab) noexcept {
+    const size_t n = logits.size() / static_cast<size_t>(draws);
+    verified = draws - 1;
+    accepted = 0;
+    undone = false;
     try {
-        take(sampler.draw(logits), vocab);
+        for (;; ++accepted) {
+            const Drawn drawn =
+                sampler.draw(logits.subspan(static_cast<size_t>(accepted) * n, n));
+            take(drawn, vocab);
+            if (finish != Finish::running) return;
+            undone = accepted < verified &&
+                     drawn.token != ahead[static_cast<size_t>(known + accepted)];
+            if (undone || accepted == verified) {
+                // What has been through the model for good is not fed to it again.
+                ahead.resize(undone ? static_cast<size_t>(known + accepted) : 0);
+                ahead.push_back(drawn.token);
+                known = static_cast<int32_t>(ahead.size());
+                break;
+            }
+        }
+        if (!draft_.on()) return;
+        draft_.judge(verified, accepted);
+        const int64_t left = request.max_tokens - completion - 1;
+        const int64_t room = std::min<int64_t>(left, draft_.most() + 1 - known);
+        const auto guess = draft_.guess(static_cast<int32_t>(room));
+        ahead.insert(ahead.end(), guess.begin(), guess.end());
     } catch (const std::exception &error) {
         fail(error);
     }
 }
 
 void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
-    next = drawn.token;
+    const int32_t next = drawn.token;
+    draft_.add(next);
     if (contains(request.end_ids, next)) {
         output.finish(event.text);
         finish = Finish::stop;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "backend.h"
+#include "draft.h"
 #include "output.h"
 #include "sampler.h"
 #include "vocab.h"
@@ -26,7 +27,11 @@ struct Request {
     std::vector<int32_t> stop_ids, end_ids;
     std::shared_ptr<const std::vector<float>> state;  // null: zero; many requests may share one
     TextCache cache;           // that belongs to the start state, or the sequence's own
+    int32_t speculate = -1;    // tokens to guess ahead at most; 0: none, -1: as the engine does
 };
+
+// The most that Request::speculate may be.
+constexpr int32_t most_speculation = 64;
 
 // Throws Error (RWKV_INVALID) naming the field. Stop strings are checked by Output.
 void check(const Request &request, size_t vocab, size_t state_floats);
@@ -59,7 +64,14 @@ struct Sequence {
     int32_t slot = -1;         // its place among the engine's states; -1: none
     int64_t prefilled = 0;     // prompt tokens that have been through the model
     int64_t completion = 0;    // tokens counted as answer
-    int32_t next = -1;         // the last drawn token: the next row
+    // The next rows once the prompt is through: `known` tokens, the last of which has just been drawn,
+    // and guesses. Known tokens before that one have been through the model in a step that was undone.
+    std::vector<int32_t> ahead{-1};
+    int32_t known = 1;
+    // Of the last step: guesses that were verified and came true, and whether one did not. The state
+    // is then to be what it was before the step.
+    int32_t verified = 0, accepted = 0;
+    bool undone = false;
     Finish finish = Finish::running;
     Event event;               // since the engine last collected it
     uint64_t told_in = 0;      // the poll period in which it last spoke ...
@@ -71,20 +83,25 @@ struct Sequence {
     int32_t prompt_rows(int32_t grain, int32_t most) const;
     // The tokens of the next `rows` rows.
     std::span<const int32_t> input(int32_t rows) const;
-    // Whether a token is drawn from the logits of the last of them.
-    bool draws_after(int32_t rows) const {
+    // How many of the last of them need logits, because a token may be drawn there.
+    int32_t draws_after(int32_t rows) const {
+        if (decoding()) return rows - known + 1;
         return prefilled + rows >= static_cast<int64_t>(request.prompt.size());
     }
+    int32_t guesses() const { return static_cast<int32_t>(ahead.size()) - known; }
 
-    // Draws the next token and decides what it means. Never throws: a failure ends this sequence
-    // with Finish::error. Touches nothing but this sequence.
-    void draw(std::span<const float> logits, const Vocab &vocab) noexcept;
+    // Draws from logits [draws, vocab], row after row while the guesses come true, decides what each
+    // token means, and guesses again. Never throws: a failure ends this sequence with Finish::error.
+    // Touches nothing but this sequence.
+    void draw(std::span<const float> logits, int32_t draws, const Vocab &vocab) noexcept;
     // Text that was held back as a possible stop is dropped.
     void cancel() { finish = Finish::cancel; }
     void fail(const std::exception &error) noexcept;
 
 private:
     void take(const Drawn &drawn, const Vocab &vocab);
+
+    Draft draft_;
 };
 
 }  // namespace rwkv

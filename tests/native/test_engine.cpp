@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -587,6 +588,7 @@ void test_refused_requests() {
     refused([](Request &r) { r.stops = {"\xff"}; }, "stop");
     refused([](Request &r) { r.sampling.temperature = -1; }, "temperature");
     refused([](Request &r) { r.sampling.forbidden = {257}; }, "forbidden");
+    refused([](Request &r) { r.speculate = 65; }, "speculate is 65");
     refused([](Request &r) { r.state = std::make_shared<std::vector<float>>(3); }, "the start state has 3 numbers");
     CHECK(client.stats().submitted == 0);
     CHECK(client.run(request_of(8, 4)).completion_tokens == 4);
@@ -689,6 +691,60 @@ void test_idle_costs_nothing() {
     CHECK(used() - before < 30000);
 }
 
+// Guesses change when an answer comes and never what it is: every version, greedy and drawn, with
+// penalties, stops, limits and logprobs, alone and together.
+void test_speculation() {
+    const auto usual = model;
+    int64_t guessed = 0, accepted = 0;
+    for (const char *version : {"4", "5.0", "5.1", "5.2", "6.0", "7", "7a", "8rc"}) {
+        model = tiny_model({.version = version});
+        Random random{11};
+        std::vector<Request> requests;
+        for (int i = 0; i < 24; ++i) {
+            Request request = random_request(random);
+            request.sampling.temperature = std::array{0.0, 0.1, 0.5, 1.0}[i % 4];
+            if (i % 3 == 0) {
+                // Few different tokens: guesses come true now and then.
+                request = letters_of(1 + random.below(40), 1 + random.below(60), random.next());
+                for (int32_t id = 1 + 'd'; id <= 1 + 'z'; ++id)
+                    request.sampling.forbidden.push_back(id);
+            }
+            requests.push_back(std::move(request));
+        }
+        EngineOptions guessing = options_of(1);
+        guessing.speculate = 5;
+        Client plain(options_of(8)), together(options_of(8)), alone(guessing);
+        std::vector<uint64_t> plain_ids, together_ids;
+        for (const Request &request : requests) {
+            Request bold = request;
+            bold.speculate = static_cast<int32_t>(1 + random.below(12));
+            plain_ids.push_back(plain.submit(request));
+            together_ids.push_back(together.submit(bold));
+        }
+        for (size_t i = 0; i < requests.size(); ++i) {
+            const Answer expected = plain.wait(plain_ids[i]);
+            CHECK(same(together.wait(together_ids[i]), expected));
+            CHECK(same(alone.run(requests[i]), expected));
+        }
+        CHECK(plain.stats().guessed_tokens == 0);
+        CHECK(together.stats().completion_tokens == plain.stats().completion_tokens);
+        CHECK(alone.stats().steps < alone.stats().completion_tokens);
+        guessed += alone.stats().guessed_tokens;
+        accepted += alone.stats().accepted_tokens;
+    }
+    CHECK(accepted > 0 && accepted < guessed);
+    model = tiny_model({.version = "7b", .width = 256});
+    Request bold = request_of(8, 4);
+    bold.speculate = 4;
+    CHECK_THROWS(Client().submit(bold), "speculate needs a state that can be put back");
+    EngineOptions options = options_of(1);
+    options.speculate = 4;
+    CHECK_THROWS(Engine(model, vocab, options), "RWKV-7b");
+    model = usual;
+    options.speculate = 65;
+    CHECK_THROWS(Engine(model, vocab, options), "speculate is 65");
+}
+
 // Several threads submit and cancel at random moments while one listens.
 void test_storm() {
     Client client(options_of(16, 16, 100)), alone(options_of(1));
@@ -707,6 +763,7 @@ void test_storm() {
             std::vector<Asked> &mine = asked[static_cast<size_t>(t)];
             for (int i = 0; i < each; ++i) {
                 Asked one{random_request(random)};
+                one.request.speculate = static_cast<int32_t>(4 * random.below(3));
                 while (one.id == 0) {
                     try {
                         one.id = client.engine().submit(one.request);
@@ -746,7 +803,9 @@ void test_storm() {
             cancelled += answer.finish == Finish::cancel;
             completion += answer.completion_tokens;
             if (++compared % 10) continue;
-            const Answer whole = alone.run(one.request);
+            Request plain = one.request;
+            plain.speculate = 0;
+            const Answer whole = alone.run(plain);
             if (answer.finish == Finish::cancel)
                 CHECK(std::equal(answer.tokens.begin(), answer.tokens.end(), whole.tokens.begin()));
             else
@@ -791,6 +850,7 @@ int main() {
 #endif
     test_destroyed_at_work();
     test_idle_costs_nothing();
+    test_speculation();
     test_storm();
     return report();
 }

@@ -444,7 +444,8 @@ def test_wrong_sampling_and_state(engine: rn.Engine, golden: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [{"max_batch": 0}, {"prefill_chunk": -1}, {"max_queue": 1.5}, {"max_batch": 10**9}]
-    + [{"step_ms": v} for v in (0, -1, float("nan"), "20", None)],
+    + [{"step_ms": v} for v in (0, -1, float("nan"), "20", None)]
+    + [{"speculate": v} for v in (-1, 65, 1.5, "4", True)],
 )
 def test_wrong_engine_options(
     options: dict, small_model: rn.Model, byte_tokenizer: rn.Tokenizer
@@ -736,3 +737,21 @@ engine.close()
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert done.stdout == f"{[200] * 5}\n", done.stderr
+
+
+def test_speculation_changes_no_answer(small_model: rn.Model, byte_tokenizer: rn.Tokenizer) -> None:
+    options = rn.Sampling(max_tokens=60, temperature=0.2, seed=3)
+    prompt = "again and again and again and "
+    with rn.Engine(small_model, byte_tokenizer) as engine:
+        plain = [t for event in engine.generate(prompt, options) for t in event.token_ids]
+        assert engine.stats().guessed_tokens == 0
+        guessed = engine.generate(prompt, options, speculate=8)
+        assert [t for event in guessed for t in event.token_ids] == plain
+        assert engine.stats().guessed_tokens > 0
+        with pytest.raises(ValueError, match="speculate"):
+            engine.submit(prompt, options, speculate=65)
+    with rn.Engine(small_model, byte_tokenizer, speculate=4) as engine:
+        engine.submit(prompt, options, speculate=0)
+        default = engine.generate(prompt, options)
+        assert [t for event in default for t in event.token_ids] == plain
+        assert engine.stats().accepted_tokens <= engine.stats().guessed_tokens
