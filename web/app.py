@@ -25,6 +25,7 @@ from web.resources.exit import ExitResource
 from web.resources.file_to_text import FileToTextResource
 from web.resources.metrics import MetricsResource
 from web.resources.models import ModelResource, ModelsResource
+from web.resources.openapi import OpenApiResource
 from web.resources.status import HealthResource, RootResource, StatusResource
 from web.resources.switch_model import SwitchModelResource
 from web.resources.tokenize import TokenizeResource
@@ -75,6 +76,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     )
 
     app.add_route("/", RootResource())
+    app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/status", StatusResource(runtime))
     app.add_route("/metrics", MetricsResource(runtime))
     app.add_route("/health", HealthResource(runtime))

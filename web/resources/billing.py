@@ -10,7 +10,7 @@ import msgspec
 _GRANTED = 10_000
 _BEGINS, _ENDS = 1_672_531_200, 33_229_440_000  # 2023 to 3023
 
-_CREDIT_GRANTS = {
+CREDIT_GRANTS = {
     "object": "credit_summary",
     "total_granted": _GRANTED,
     "total_used": 0,
@@ -28,7 +28,7 @@ _CREDIT_GRANTS = {
         ],
     },
 }
-_SUBSCRIPTION = {
+SUBSCRIPTION = {
     "object": "billing_subscription",
     "has_payment_method": True,
     "soft_limit_usd": _GRANTED,
@@ -41,8 +41,8 @@ _SUBSCRIPTION = {
 class BillingResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode(_CREDIT_GRANTS)
+        resp.data = msgspec.json.encode(CREDIT_GRANTS)
 
     def on_get_subscription(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode(_SUBSCRIPTION)
+        resp.data = msgspec.json.encode(SUBSCRIPTION)

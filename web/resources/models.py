@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import falcon
 import msgspec
 
 from web import errors
 from web.runtime import Runtime
+from web.schemas.answers import Model, Models, Permission
 
 
-def _stand_in(id: str, created: int, owner: str, permission: str, granted: int) -> dict[str, Any]:
+def _stand_in(id: str, created: int, owner: str, permission: str, granted: int) -> Model:
     """An entry that RWKV Runner lists so that clients with a fixed model name start."""
-    return {
-        "id": id,
-        "object": "model",
-        "created": created,
-        "owned_by": owner,
-        "permission": [
-            {
-                "id": permission,
-                "object": "model_permission",
-                "created": granted,
-                "allow_create_engine": False,
-                "allow_sampling": True,
-                "allow_logprobs": True,
-                "allow_search_indices": False,
-                "allow_view": True,
-                "allow_fine_tuning": False,
-                "organization": "*",
-                "group": None,
-                "is_blocking": False,
-            }
-        ],
-        "root": id,
-        "parent": None,
-    }
+    granted_to_all = Permission(id=permission, created=granted)
+    return Model(id=id, created=created, owned_by=owner, permission=[granted_to_all], root=id)
 
 
 _STAND_INS = {
-    entry["id"]: entry
+    entry.id: entry
     for entry in (
         _stand_in(
             "gpt-3.5-turbo", 1677610602, "openai", "modelperm-zy5TOjnE2zVaicIcKO9bQDgX", 1690864883
@@ -56,16 +33,9 @@ _STAND_INS = {
 }
 
 
-def _entry(runtime: Runtime) -> dict[str, Any]:
+def _entry(runtime: Runtime) -> Model:
     name = runtime.model_name or "rwkv"
-    return {
-        "id": name,
-        "object": "model",
-        "created": runtime.created,
-        "owned_by": "rwkv",
-        "root": name,
-        "parent": None,
-    }
+    return Model(id=name, created=runtime.created, owned_by="rwkv", root=name)
 
 
 class ModelsResource:
@@ -76,9 +46,7 @@ class ModelsResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode(
-            {"object": "list", "data": [_entry(self._runtime), *_STAND_INS.values()]}
-        )
+        resp.data = msgspec.json.encode(Models(data=[_entry(self._runtime), *_STAND_INS.values()]))
 
     on_head = on_get
 

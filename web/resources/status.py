@@ -6,9 +6,11 @@ import os
 
 import falcon
 import msgspec
+from msgspec import UNSET
 
 from web import errors
 from web.runtime import LOADING, Runtime
+from web.schemas.answers import Status
 
 
 class RootResource:
@@ -47,22 +49,22 @@ class StatusResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         runtime = self._runtime
         counts = runtime.counts()
-        answer = {
-            "status": runtime.status,
-            "pid": os.getpid(),
-            "device_name": "CPU",
-            "model": runtime.model_name,
-            "running": counts.running,
-            "waiting": counts.waiting,
-            "prompt_tokens": counts.prompt_tokens,
-            "completion_tokens": counts.completion_tokens,
-            "draining": runtime.draining,
-        }
         progress = runtime.progress
-        if progress is not None:
-            answer["progress"] = round(progress, 4)
         resp.content_type = falcon.MEDIA_JSON
         resp.set_header("Cache-Control", "no-store")
-        resp.data = msgspec.json.encode(answer)
+        resp.data = msgspec.json.encode(
+            Status(
+                status=runtime.status,
+                pid=os.getpid(),
+                device_name="CPU",
+                model=runtime.model_name,
+                running=counts.running,
+                waiting=counts.waiting,
+                prompt_tokens=counts.prompt_tokens,
+                completion_tokens=counts.completion_tokens,
+                draining=runtime.draining,
+                progress=UNSET if progress is None else round(progress, 4),
+            )
+        )
 
     on_head = on_get

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -55,3 +56,46 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Usage:
     return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens)
+
+
+class Permission(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["model_permission"] = "model_permission"
+    created: int
+    allow_create_engine: bool = False
+    allow_sampling: bool = True
+    allow_logprobs: bool = True
+    allow_search_indices: bool = False
+    allow_view: bool = True
+    allow_fine_tuning: bool = False
+    organization: str = "*"
+    group: None = None
+    is_blocking: bool = False
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    permission: list[Permission] | UnsetType = UNSET
+    root: str
+    parent: None = None
+
+
+class Models(msgspec.Struct, frozen=True, kw_only=True):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal[0, 2, 3]  # offline, loading, working
+    pid: int
+    device_name: str
+    model: str | None
+    running: int
+    waiting: int
+    prompt_tokens: int
+    completion_tokens: int
+    draining: int  # models that have been replaced and still answer
+    progress: float | UnsetType = UNSET  # the share of the weights that is loaded

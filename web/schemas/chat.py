@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from web import errors
-from web.schemas.fields import Fields
+from web.schemas.fields import WIRE, Fields
 from web.schemas.sampling import SamplingFields, StreamFields, sampling_of, stream_of
 
 _ROLES = {
@@ -20,19 +21,61 @@ _ROLES = {
 _LONGEST_NAME = 256
 
 
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=_LONGEST_NAME,
+        description="The label of a role in the prompt. 提示词中该角色的名称。",
+    ),
+]
+
+
+# None only for an assistant that said nothing.
+Content = Annotated[
+    str | None,
+    Meta(
+        description="The text, or parts of type text. 消息文本，或文本片段的数组。",
+        extra_json_schema={WIRE: {"type": ["string", "array", "null"], "items": _PART}},
+    ),
+]
+
+
 class Message(msgspec.Struct, frozen=True):
-    role: str  # system, user, assistant or tool
-    content: str | None  # None only for an assistant that said nothing
-    prefix: bool = False  # the model continues this text, if it is the last message
-    raw: bool = False  # for RWKV-4: this text stays as it is
+    role: Annotated[
+        str, Meta(description="Who speaks. 说话的角色。", extra_json_schema={"enum": list(_ROLES)})
+    ]
+    # None only for an assistant that said nothing.
+    content: Content
+    prefix: Annotated[
+        bool,
+        Meta(
+            description="Of a last message of the assistant: the model continues it. "
+            "最后一条助手消息：模型从这里继续。"
+        ),
+    ] = False
+    raw: Annotated[
+        bool, Meta(description="For RWKV-4: the text stays as it is. RWKV-4：保持文本原样。")
+    ] = False
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    messages: list[Message]
-    user_name: str | None
-    assistant_name: str | None
-    system_name: str | None
-    presystem: bool
+    messages: Annotated[
+        list[Message], Meta(description="The conversation so far, oldest first. 到目前为止的对话。")
+    ]
+    user_name: Name | None
+    assistant_name: Name | None
+    system_name: Name | None
+    presystem: Annotated[
+        bool,
+        Meta(description="Begin with a friendly exchange. 在对话前加入一段预设问答。"),
+    ]
     sampling: SamplingFields
     stream: StreamFields
 
@@ -48,9 +91,7 @@ def chat_request(fields: Fields) -> ChatRequest:
             _message(value, f"{fields.name('messages')}[{i}]")
             for i, value in enumerate(fields.items("messages") or ())
         ],
-        user_name=fields.text("user_name", 1, _LONGEST_NAME),
-        assistant_name=fields.text("assistant_name", 1, _LONGEST_NAME),
-        system_name=fields.text("system_name", 1, _LONGEST_NAME),
+        **fields.plain(ChatRequest, "user_name", "assistant_name", "system_name"),
         presystem=bool(fields.boolean("presystem")),
         sampling=sampling_of(fields),
         stream=stream_of(fields),

@@ -8,10 +8,20 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from web.schemas.fields import Fields
+from web.schemas.fields import TOKEN_ID, Fields
 from web.schemas.sampling import SamplingFields, StreamFields, sampling_of, stream_of
 
 Prompt = str | Sequence[int] | np.ndarray  # text, or ids, of which many are an int32 array
+
+# Its shape, for /openapi.json.
+PROMPT = {
+    "description": "A text, token ids, or several of either, which run side by side. "
+    "文本、token 数组，或它们的数组。",
+    "type": ["string", "array", "null"],
+    "items": {
+        "anyOf": [{"type": "string"}, TOKEN_ID, {"type": "array", "items": TOKEN_ID}],
+    },
+}
 
 _PIECE = 1 << 14  # ids that are checked at a time, so that the hub can run in between
 

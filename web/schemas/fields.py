@@ -7,12 +7,14 @@ its range. Called by the other schemas; knows no field by name.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from web import errors
 from web.offload import in_thread
@@ -25,6 +27,10 @@ T = TypeVar("T")
 _LARGE = 64 << 10
 _MOST_VALUES = 1 << 19  # strings, arrays and objects of one body; numbers are not bounded
 _LONGEST_NUMBER = 400  # characters of a number in quotes
+
+# In a field's extra_json_schema: what clients may send, where the struct holds something else.
+WIRE = "x-wire"
+TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 
 _INTEGER = re.compile(r"[+-]?\d{1,30}(\.0*)?")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
@@ -157,6 +163,12 @@ class Fields:
             raise self.wrong(field, "must be an object")
         return Fields(value, self.name(field))
 
+    def plain(self, struct: type[msgspec.Struct], *names: str) -> dict[str, Any]:
+        """These fields of a struct, read by the types and ranges of its annotations. So a range is
+        said once, for requests and for /openapi.json."""
+        getters = _getters(struct)
+        return {name: getters[name](self) for name in names}
+
     def pairs(self) -> list[tuple[str, Any]]:
         return list(self._values.items())
 
@@ -165,6 +177,35 @@ class Fields:
 
     def refuse(self, field: str, what: str = "is not supported") -> errors.Refusal:
         return errors.unsupported(self.name(field), what)
+
+
+@functools.cache
+def _getters(struct: type[msgspec.Struct]) -> dict[str, Callable[[Fields], Any]]:
+    """How each field of a struct is read that is a number, a boolean or a text."""
+    known = {}
+    for field in inspect.type_info(struct).fields:  # type: ignore[union-attr]
+        kinds = getattr(field.type, "types", [field.type])
+        plain = [
+            _getter(field.name, kind) for kind in kinds if not isinstance(kind, inspect.NoneType)
+        ]
+        if len(plain) == 1 and plain[0] is not None:
+            known[field.name] = plain[0]
+    return known
+
+
+def _getter(name: str, kind: inspect.Type) -> Callable[[Fields], Any] | None:
+    match kind:
+        case inspect.Metadata():  # a description
+            return _getter(name, kind.type)
+        case inspect.IntType(ge=int(low), le=int(high)):
+            return lambda fields: fields.integer(name, low, high)
+        case inspect.FloatType(ge=low, le=high) if low is not None and high is not None:
+            return lambda fields: fields.number(name, low, high)
+        case inspect.BoolType():
+            return lambda fields: fields.boolean(name)
+        case inspect.StrType():
+            return lambda fields: fields.text(name, kind.min_length or 0, kind.max_length)
+    return None
 
 
 def as_integer(value: Any) -> int | None:

@@ -7,10 +7,13 @@ cannot be honoured are refused by name; those that cannot change it (`user`, `me
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from web.paths import LONGEST
-from web.schemas.fields import Fields, as_integer, as_number
+from web.schemas.fields import TOKEN_ID, WIRE, Fields, as_integer, as_number
 
 MAX_TOKENS = 102400
 _MOST_STOPS = 128
@@ -19,23 +22,163 @@ _MOST_STOP_IDS = 1024
 _MOST_BIASES = 65536  # as many as World has rows
 
 
+# What /update-config sets.
+DEFAULTS = (
+    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty"),
+    *("frequency_penalty", "penalty_decay", "global_penalty", "state"),
+)
+
+
+MaxTokens = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=MAX_TOKENS,
+        description="The most tokens to generate. 最多生成的 token 数。",
+        examples=[1000],
+    ),
+]
+Temperature = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=3,
+        description="Higher is more random, lower more stable; 0 takes the most probable token, "
+        "and what lies between acts as 0.1 at least. "
+        "越高越随机，越低越稳定；0 表示总取概率最大的 token。",
+        examples=[1],
+    ),
+]
+TopP = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=1,
+        description="Only the most probable tokens up to this share of the mass. "
+        "只在累计概率达到该值的 token 中采样。",
+        examples=[0.3],
+    ),
+]
+TopK = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=100,
+        description="Only so many of the most probable tokens; 0: all. "
+        "只在概率最大的若干 token 中采样，0 表示不限。",
+    ),
+]
+MinP = Annotated[
+    float,
+    Meta(
+        ge=0,
+        le=1,
+        description="Only tokens at least this share as probable as the first. "
+        "丢弃概率低于最大概率乘以该值的 token。",
+    ),
+]
+PresencePenalty = Annotated[
+    float,
+    Meta(
+        ge=-2,
+        le=2,
+        description="Against every token that has been drawn. 对已出现过的 token 的惩罚。",
+    ),
+]
+FrequencyPenalty = Annotated[
+    float,
+    Meta(
+        ge=-2,
+        le=2,
+        description="The same, times how often it was drawn. 按出现次数惩罚，减少重复。",
+    ),
+]
+PenaltyDecay = Annotated[
+    float,
+    Meta(
+        ge=0.99,
+        le=0.999,
+        description="By which the counts shrink with every token. 出现次数每步的衰减系数。",
+        examples=[0.996],
+    ),
+]
+GlobalPenalty = Annotated[
+    bool,
+    Meta(description="Whether the prompt's tokens count, too. 提示词中的 token 是否也计入。"),
+]
+TunedState = Annotated[
+    str,
+    Meta(
+        max_length=LONGEST,
+        description="The file of a tuned state; empty: none. 状态微调文件的路径，空表示不使用。",
+    ),
+]
+Seed = Annotated[
+    int | None,
+    Meta(
+        description="Makes the draws repeatable. 随机种子，用于复现结果。",
+        extra_json_schema={
+            WIRE: {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**64 - 1}
+        },
+    ),
+]
+Stop = Annotated[
+    tuple[str, ...] | None,
+    Meta(
+        description="Texts that end the answer. 遇到这些文本时停止生成。",
+        extra_json_schema={
+            WIRE: {
+                "type": ["string", "array", "null"],
+                "minLength": 1,
+                "maxLength": _LONGEST_STOP,
+                "maxItems": _MOST_STOPS,
+                "items": {"type": "string", "minLength": 1, "maxLength": _LONGEST_STOP},
+            }
+        },
+    ),
+]
+StopTokenIds = Annotated[
+    tuple[int, ...],
+    Meta(
+        description="Tokens that end the answer. 遇到这些 token 时停止生成。",
+        extra_json_schema={
+            WIRE: {"type": ["array", "null"], "maxItems": _MOST_STOP_IDS, "items": TOKEN_ID}
+        },
+    ),
+]
+LogitBias = Annotated[
+    dict[int, float],
+    Meta(
+        description="What is added to the logits of tokens. 加到指定 token 的 logit 上的值。",
+        extra_json_schema={
+            WIRE: {
+                "type": ["object", "null"],
+                "maxProperties": _MOST_BIASES,
+                "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+                "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            }
+        },
+    ),
+]
+
+
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says about sampling; None: it says nothing, so the model's default holds."""
 
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    penalty_decay: float | None = None
-    global_penalty: bool | None = None
-    state: str | None = None  # path of a tuned state; "": none, whatever the default is
-    seed: int | None = None
-    stop: tuple[str, ...] | None = None
-    stop_token_ids: tuple[int, ...] = ()
-    logit_bias: dict[int, float] = {}
+    max_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    presence_penalty: PresencePenalty | None = None
+    frequency_penalty: FrequencyPenalty | None = None
+    penalty_decay: PenaltyDecay | None = None
+    global_penalty: GlobalPenalty | None = None
+    state: TunedState | None = None
+    seed: Seed = None
+    stop: Stop = None
+    stop_token_ids: StopTokenIds = ()
+    logit_bias: LogitBias = {}
 
 
 class StreamFields(msgspec.Struct, frozen=True):
@@ -45,18 +188,7 @@ class StreamFields(msgspec.Struct, frozen=True):
 
 def defaults_of(fields: Fields) -> SamplingFields:
     """The fields that /update-config sets, and that a request may replace."""
-    return SamplingFields(
-        max_tokens=fields.integer("max_tokens", 1, MAX_TOKENS),
-        temperature=fields.number("temperature", 0, 3),
-        top_p=fields.number("top_p", 0, 1),
-        top_k=fields.integer("top_k", 0, 100),
-        min_p=fields.number("min_p", 0, 1),
-        presence_penalty=fields.number("presence_penalty", -2, 2),
-        frequency_penalty=fields.number("frequency_penalty", -2, 2),
-        penalty_decay=fields.number("penalty_decay", 0.99, 0.999),
-        global_penalty=fields.boolean("global_penalty"),
-        state=fields.text("state", longest=LONGEST),
-    )
+    return SamplingFields(**fields.plain(SamplingFields, *DEFAULTS))
 
 
 def over(given: SamplingFields, below: SamplingFields) -> SamplingFields:

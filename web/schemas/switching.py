@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from web.paths import LONGEST
 from web.schemas.fields import Fields
@@ -10,11 +13,40 @@ from web.schemas.fields import Fields
 _LONGEST_STRATEGY = 1024
 
 
+Model = Annotated[
+    str,
+    Meta(
+        max_length=LONGEST,
+        description="The file to load; null or empty unloads. "
+        "要加载的模型文件，null 或空表示卸载。",
+    ),
+]
+Strategy = Annotated[
+    str,
+    Meta(
+        max_length=_LONGEST_STRATEGY,
+        description="Where it computes, and in which type. 运行策略：设备与精度。",
+        examples=["auto", "cpu fp32"],
+    ),
+]
+Tokenizer = Annotated[
+    str,
+    Meta(max_length=LONGEST, description="A tokenizer's name or file. 分词器名称或文件。"),
+]
+Deploy = Annotated[
+    bool,
+    Meta(
+        description="From now on, refuse requests that change the server. "
+        "从此拒绝会改变服务器的请求。"
+    ),
+]
+
+
 class SwitchRequest(msgspec.Struct, frozen=True, kw_only=True):
-    model: str | None  # None: unload
-    strategy: str
-    tokenizer: str | None  # None: the one that the model asks for
-    deploy: bool
+    model: Model | None  # None: unload
+    strategy: Strategy
+    tokenizer: Tokenizer | None  # None: the one that the model asks for
+    deploy: Deploy
 
 
 def switch_request(fields: Fields) -> SwitchRequest:
@@ -22,9 +54,10 @@ def switch_request(fields: Fields) -> SwitchRequest:
     if not fields.has("model"):
         raise fields.wrong("model", "is required; null unloads the model")
     fields.boolean("customCuda")  # kernels of one's own: there is nothing to choose here
+    given = fields.plain(SwitchRequest, "model", "strategy", "tokenizer", "deploy")
     return SwitchRequest(
-        model=fields.text("model", longest=LONGEST) or None,
-        strategy=fields.text("strategy", longest=_LONGEST_STRATEGY) or "auto",
-        tokenizer=fields.text("tokenizer", longest=LONGEST) or None,
-        deploy=bool(fields.boolean("deploy")),
+        model=given["model"] or None,
+        strategy=given["strategy"] or "auto",
+        tokenizer=given["tokenizer"] or None,
+        deploy=bool(given["deploy"]),
     )

@@ -1,0 +1,332 @@
+"""Every operation of the server with its words, shapes and examples: the table behind
+`/openapi.json`. A test reads it against the router, sends its examples, and tries its ranges.
+
+Where a request is read into a nested or richer value, its shape on the wire is put together here
+from the annotated fields of those values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from web.openapi import JSON, ErrorAnswer, Operation, Schema, Shapes
+from web.resources.billing import CREDIT_GRANTS, SUBSCRIPTION
+from web.schemas.answers import ChatCompletion, Completion, Model, Models, Status
+from web.schemas.chat import ChatRequest
+from web.schemas.completions import PROMPT
+from web.schemas.fields import TOKEN_ID
+from web.schemas.sampling import DEFAULTS, SamplingFields
+from web.schemas.switching import SwitchRequest
+from web.schemas.tokenize import Text, Tokens
+
+ABOUT = """\
+RWKV models behind the API of OpenAI and that of RWKV Runner. Paths with and without `/v1` are the
+same. Unknown fields are ignored; numbers and booleans may be sent as text; null means absent.
+
+以 OpenAI 与 RWKV Runner 的接口提供 RWKV 模型。带与不带 `/v1` 的路径等价。
+未知字段会被忽略；数字与布尔值可用字符串发送；null 等同于缺省。
+"""
+
+_MESSAGES = [{"role": "user", "content": "hello"}]
+_SUCCESS = {"const": "success"}
+_STREAM: Schema = {
+    "stream": {
+        "type": ["boolean", "null"],
+        "description": "Send the answer as it comes. 以流的方式返回。",
+    },
+    "stream_options": {
+        "type": ["object", "null"],
+        "description": "Only with stream. 仅在 stream 为 true 时可用。",
+        "properties": {
+            "include_usage": {
+                "type": ["boolean", "null"],
+                "description": "Tell the tokens at the end. 在流末尾返回用量。",
+            }
+        },
+    },
+}
+_MODEL: Schema = {
+    "model": {
+        "type": ["string", "null"],
+        "description": "Any name: the loaded model answers. 任意名称，总由已加载的模型回答。",
+        "examples": ["rwkv"],
+    }
+}
+_FILE = {"type": "string", "format": "binary"}
+_TOKENS: Schema = {
+    "type": "array",
+    "items": TOKEN_ID,
+    "description": "As /tokenize gives them. 由 /tokenize 得到的 token。",
+}
+_EVENTS = "Server-sent events, the last of them [DONE]. 服务器推送事件，以 [DONE] 结束。"
+_ECHO: Schema = {
+    "echo": {
+        "type": ["boolean", "null"],
+        "description": "Begin the answer with its prompt. 在回答前附上提示词。",
+    }
+}
+_CUSTOM_CUDA: Schema = {
+    "customCuda": {
+        "type": ["boolean", "null"],
+        "description": "Has no effect here. 在此无作用。",
+    }
+}
+_TEXT: Schema = {
+    "type": "string",
+    "description": "A text, in the place of messages. 文本，与 messages 二选一。",
+}
+_PAGES: Schema = {
+    "type": "object",
+    "required": ["pages"],
+    "properties": {
+        "pages": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["page_content", "metadata", "type"],
+                "properties": {
+                    "page_content": {"type": "string"},
+                    "metadata": {
+                        "type": "object",
+                        "required": ["source"],
+                        "properties": {
+                            "source": {"type": "string"},
+                            "page": {"type": "integer", "minimum": 0},
+                            "total_pages": {"type": "integer", "minimum": 1},
+                        },
+                    },
+                    "type": {"const": "Document"},
+                },
+            },
+        }
+    },
+}
+
+
+def shapes() -> Shapes:
+    """The schemas of all requests and answers."""
+    made = Shapes(
+        (
+            *(ChatRequest, SwitchRequest, SamplingFields),
+            *(ChatCompletion, Completion, Models, Model, Status, Tokens, Text, ErrorAnswer),
+        )
+    )
+    sampling = made.properties(SamplingFields)
+    longest = {"max_completion_tokens": sampling["max_tokens"]}
+    generation = {**sampling, **longest, **_STREAM, **_MODEL}
+    chat = {
+        name: field
+        for name, field in made.properties(ChatRequest).items()
+        if name not in ("sampling", "stream")
+    }
+    switch = made.properties(SwitchRequest)
+    wire = {
+        "ChatRequest": ({**chat, **generation}, ["messages"]),
+        "CompletionRequest": ({"prompt": PROMPT, **_ECHO, **generation}, ["prompt"]),
+        "ConfigRequest": (made.properties(SamplingFields, *DEFAULTS), []),
+        "SwitchRequest": ({**switch, **_CUSTOM_CUDA}, ["model"]),
+        "TokenizeRequest": ({"prompt": _TEXT, **chat, **generation}, []),
+        "DetokenizeRequest": ({"tokens": _TOKENS}, ["tokens"]),
+    }
+    for unused in ("SamplingFields", "StreamFields"):
+        del made.components[unused]
+    for name, (properties, required) in wire.items():
+        made.components[name] = {
+            "type": "object",
+            "properties": properties,
+            "required": required,
+        }
+    return made
+
+
+def _body(name: str, **examples: Any) -> Schema:
+    schema = {"$ref": f"#/components/schemas/{name}"}
+    named = {key: {"value": value} for key, value in examples.items()}
+    return {JSON: {"schema": schema, "examples": named}}
+
+
+def _json(schema: Schema, example: Any = None) -> Schema:
+    media: Schema = {"schema": schema}
+    if example is not None:
+        media["example"] = example
+    return {JSON: media}
+
+
+def _stream(what: str) -> Schema:
+    frame = f'data: {{"object":"{what}", ...}}\n\ndata: [DONE]\n\n'
+    return {"text/event-stream": {"schema": {"description": _EVENTS}, "example": frame}}
+
+
+def _parameter(name: str, said: str, where: str = "query", **more: Any) -> Schema:
+    kind = {"type": "string", "minLength": 1} if where == "path" else {"type": "string"}
+    return {"name": name, "in": where, "description": said, "schema": kind, **more}
+
+
+def _both(*paths: str) -> tuple[str, ...]:
+    return tuple(prefix + path for path in paths for prefix in ("", "/v1"))
+
+
+def operations(made: Shapes) -> tuple[Operation, ...]:
+    generating = (400, 429, 503)
+    return (
+        Operation(
+            method="post",
+            paths=_both("/chat/completions"),
+            tag="Completions",
+            said="The next message of a conversation. 对话补全。",
+            takes=_body("ChatRequest", hello={"messages": _MESSAGES}),
+            gives=_json(made.of(ChatCompletion)) | _stream("chat.completion.chunk"),
+            errors=generating,
+        ),
+        Operation(
+            method="post",
+            paths=_both("/completions"),
+            tag="Completions",
+            said="The continuation of a text. 文本续写。",
+            takes=_body(
+                "CompletionRequest",
+                text={"prompt": "那一天,人们又想起来被暴雨支配的恐惧..."},
+                stop={"prompt": "hello", "stop": ["\n\nUser", "\n\nA"]},
+            ),
+            gives=_json(made.of(Completion)) | _stream("text_completion"),
+            errors=generating,
+        ),
+        Operation(
+            method="get",
+            paths=_both("/models"),
+            tag="MISC",
+            said="The loaded model, and two names that old clients ask for. 模型列表。",
+            gives=_json(made.of(Models)),
+        ),
+        Operation(
+            method="get",
+            paths=_both("/models/{model_id}"),
+            tag="MISC",
+            said="One model. 单个模型。",
+            parameters=(_parameter("model_id", "Its name. 模型名称。", "path", required=True),),
+            gives=_json(made.of(Model)),
+            errors=(404,),
+        ),
+        Operation(
+            method="post",
+            paths=("/switch-model",),
+            tag="Configs",
+            said="Loads another model, or none; answers when it is loaded. 切换或卸载模型。",
+            takes=_body("SwitchRequest", unload={"model": None}, switch={"model": "model/xxx.pth"}),
+            gives=_json(_SUCCESS),
+            errors=(304, 400),
+        ),
+        Operation(
+            method="post",
+            paths=("/update-config",),
+            tag="Configs",
+            said="The defaults of requests that do not say. 修改默认参数。",
+            takes=_body("ConfigRequest", guide={"max_tokens": 1000, "top_p": 0.3}),
+            gives=_json(_SUCCESS),
+            errors=(400,),
+        ),
+        Operation(
+            method="get",
+            paths=("/status",),
+            tag="Configs",
+            said="0 offline, 2 loading, 3 working; and the load. 服务器状态与负载。",
+            gives=_json(made.of(Status)),
+        ),
+        Operation(
+            method="get",
+            paths=("/health",),
+            tag="Configs",
+            said="Whether a model answers. 是否有模型可用。",
+            gives=_json({"const": {"status": "ok"}}),
+            errors=(503,),
+        ),
+        Operation(
+            method="get",
+            paths=("/metrics",),
+            tag="Configs",
+            said="Counters and histograms for Prometheus. Prometheus 指标。",
+            gives={"text/plain": {"schema": {"type": "string"}}},
+        ),
+        Operation(
+            method="post",
+            paths=("/exit",),
+            tag="Configs",
+            said="Ends the server; running answers may end first. 结束服务器。",
+            gives=_json(_SUCCESS),
+        ),
+        Operation(
+            method="post",
+            paths=("/tokenize",),
+            tag="MISC",
+            said="What a model is fed, as text and as tokens. 实际输入模型的文本与 token。",
+            takes=_body(
+                "TokenizeRequest", prompt={"prompt": "hello"}, chat={"messages": _MESSAGES}
+            ),
+            gives=_json(made.of(Tokens)),
+            errors=(400, 503),
+        ),
+        Operation(
+            method="post",
+            paths=("/detokenize",),
+            tag="MISC",
+            said="The text of tokens. 将 token 还原为文本。",
+            takes=_body("DetokenizeRequest", hi={"tokens": [105, 106]}),
+            gives=_json(made.of(Text)),
+            errors=(400, 503),
+        ),
+        Operation(
+            method="post",
+            paths=("/file-to-text",),
+            tag="File Process",
+            said="The pages of a text file or a PDF. 提取文本或 PDF 文件的内容。",
+            parameters=(
+                _parameter(
+                    "file_name",
+                    "Where the file has no name of its own: ends in .txt or .pdf. "
+                    "文件自身没有名称时使用，以 .txt 或 .pdf 结尾。",
+                    example="233.PDF",
+                ),
+                _parameter("file_encoding", "Of a text file. 文本文件的编码。", example="utf-8"),
+            ),
+            takes={
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"file_data": _FILE},
+                        "required": ["file_data"],
+                    }
+                },
+                "application/octet-stream": {"schema": _FILE},
+            },
+            gives=_json(_PAGES),
+            errors=(400, 429),
+        ),
+        Operation(
+            method="get",
+            paths=("/dashboard/billing/credit_grants",),
+            tag="MISC",
+            said="An account with enough credit. 额度信息。",
+            gives=_json({"type": "object"}, CREDIT_GRANTS),
+        ),
+        Operation(
+            method="get",
+            paths=("/dashboard/billing/subscription",),
+            tag="MISC",
+            said="Its limits. 订阅信息。",
+            gives=_json({"type": "object"}, SUBSCRIPTION),
+        ),
+        Operation(
+            method="get",
+            paths=("/openapi.json",),
+            tag="Root",
+            said="This document. 本文档。",
+            gives=_json({"type": "object"}),
+        ),
+        Operation(
+            method="get",
+            paths=("/",),
+            tag="Root",
+            said="Whether the server is up. 服务器是否在运行。",
+            gives=_json({"const": {"Hello": "World!"}}),
+        ),
+    )
