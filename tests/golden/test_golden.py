@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import lzma
+import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +50,8 @@ TOLERANCE = {"cpu fp32": 1e-5, "cpu fp16": 2e-2, "cpu bf16": 2e-2}
 # The official package rounds LN0(emb) of versions 4 to 6 to the file's type. Its own logits are
 # then this far from the exact ones of the same weights.
 ROUNDED_EMBEDDING = 2e-2
-ISAS = ["baseline", "avx2", "avx512", "avx512bf16"]
+X86 = ["baseline", "avx2", "avx512", "avx512bf16"]
+ISAS = ["neon", "neondot", "neonbf16"] if platform.machine() == "aarch64" else X86
 
 
 @dataclass(frozen=True)

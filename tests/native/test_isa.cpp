@@ -16,6 +16,12 @@ using namespace rwkv;
 
 namespace {
 
+#if defined(__aarch64__)
+const char *const kLast = "neon", *const kElsewhere = "avx2";
+#else
+const char *const kLast = "baseline", *const kElsewhere = "neon";
+#endif
+
 void test_choice() {
     const char *given = std::getenv("RWKV_CPU_ISA");
     if (given && *given) {
@@ -24,7 +30,7 @@ void test_choice() {
         CHECK(std::string(cpu::chosen_kernels().name) == given);
     }
     const auto usable = cpu::usable_kernels();
-    CHECK(!usable.empty() && std::string(usable.back()->name) == "baseline");
+    CHECK(!usable.empty() && std::string(usable.back()->name) == kLast);
     for (const cpu::Kernels *kernels : usable) {
         setenv("RWKV_CPU_ISA", kernels->name, 1);
         CHECK(cpu_isa() == kernels->name);
@@ -47,13 +53,19 @@ void test_choice() {
     }
     CHECK(!__builtin_cpu_supports("avx512vl") || usable.size() >= 3);
     CHECK(!__builtin_cpu_supports("avx512bf16") || usable.size() == 4);
+#elif defined(__aarch64__)
+    for (const cpu::Kernels *kernels : usable) {
+        CHECK(kernels->lanes == 4);
+        const bool pairs = kernels->input(cpu::kBf16, cpu::kBf16) == cpu::kPairs;
+        CHECK(pairs == (std::string(kernels->name) == "neonbf16"));
+    }
 #endif
 }
 
 void test_unknown() {
     for (const char *name : {"neon2", "AVX2", "avx2 ", "sse"}) {
         setenv("RWKV_CPU_ISA", name, 1);
-        CHECK_THROWS(cpu_isa(), "baseline");
+        CHECK_THROWS(cpu_isa(), kLast);
         CHECK_THROWS(cpu_isa(), name);
         CHECK_THROWS(open_backend("cpu", 1), "not a known name");
         try {
@@ -64,6 +76,8 @@ void test_unknown() {
         const char *out = nullptr;
         CHECK(rwkv_cpu_isa(&out) == RWKV_UNSUPPORTED);
     }
+    setenv("RWKV_CPU_ISA", kElsewhere, 1);
+    CHECK_THROWS(cpu_isa(), "not usable on this machine");
     unsetenv("RWKV_CPU_ISA");
 }
 

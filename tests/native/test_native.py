@@ -1,8 +1,10 @@
-"""Builds the native tests three ways and lets ctest run them.
+"""Builds the native tests four ways and lets ctest run them.
 
 plain: every test, once per instruction set of this machine. address: the same under
 AddressSanitizer and UndefinedBehaviorSanitizer. thread: the tests of units that share data between
-threads, under ThreadSanitizer. The build folders (build/native-*) stay, so that a second run only
+threads, under ThreadSanitizer. aarch64: the tests of the kernels (in soak runs, all) for 64-bit
+ARM, where a cross compiler and qemu-user are installed; they show that the numbers are right, and
+nothing of how fast they come. The build folders (build/native-*) stay, so that a second run only
 compiles what changed.
 """
 
@@ -23,6 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 # Tests of code that several threads run at once; the others would only make the build longer.
 THREADED = re.compile(r"test_(engine|pool|scheduler|api)")
+# Tests of what differs between instruction sets: an emulator is slow, and so is a fourth build.
+KERNELS = re.compile(r"test_(isa|cpu_(blocks|identity|numbers|products|recurrence))")
+TOOLCHAIN = ROOT / "native" / "cmake" / "aarch64.cmake"
+SOAK = os.environ.get("RWKV_SOAK") == "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +38,12 @@ class Kind:
     name: str
     sanitize: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    tests: re.Pattern[str] = re.compile("test_")
+    toolchain: Path | None = None
 
     def targets(self) -> list[str]:
         stems = sorted(path.stem for path in HERE.glob("test_*.cpp"))
-        return [s for s in stems if self.sanitize != "thread" or THREADED.match(s)]
+        return [stem for stem in stems if self.tests.match(stem)]
 
 
 KINDS = [
@@ -45,7 +53,8 @@ KINDS = [
         "address,undefined",
         {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_stack_use_after_return=1"},
     ),
-    Kind("thread", "thread", {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}),
+    Kind("thread", "thread", {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}, THREADED),
+    Kind("aarch64", tests=re.compile("test_") if SOAK else KERNELS, toolchain=TOOLCHAIN),
 ]
 
 
@@ -86,6 +95,13 @@ def sanitizer_works(kind: Kind, folder: Path) -> bool:
     return subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
 
 
+def missing(toolchain: Path) -> list[str]:
+    """The programs that a toolchain file asks for and this machine lacks."""
+    wanted = re.findall(r"(?:COMPILER|EMULATOR) (\S+?)[ )]", toolchain.read_text())
+    assert len(wanted) == 3, wanted
+    return [program for program in wanted if shutil.which(program) is None]
+
+
 def build(kind: Kind, folder: Path) -> list[str]:
     """Configures and compiles; returns the names of the test programs."""
     cmake = tool("cmake")
@@ -96,6 +112,8 @@ def build(kind: Kind, folder: Path) -> list[str]:
     # AddressSanitizer, -O1 takes 10 s, and the tests hardly run longer.
     sanitized = ["-DCMAKE_BUILD_TYPE=Sanitize", "-DCMAKE_CXX_FLAGS_SANITIZE=-O1"]
     flags = sanitized if kind.sanitize else []
+    if kind.toolchain:
+        flags += ["--toolchain", str(kind.toolchain)]
     run(
         [
             cmake,
@@ -114,16 +132,20 @@ def test_native(kind: Kind) -> None:
     folder = ROOT / "build" / f"native-{kind.name}"
     if kind.sanitize and not sanitizer_works(kind, folder):
         pytest.skip(f"this compiler cannot link with -fsanitize={kind.sanitize}")
+    if kind.toolchain and (programs := missing(kind.toolchain)):
+        pytest.skip(f"not installed: {', '.join(programs)}")
     targets = build(kind, folder)
     assert targets
     ctest = tool("ctest")
     assert ctest
     command = [ctest, "--test-dir", str(folder), "--output-on-failure", "-j2"]
-    command += ["-R", f"^({'|'.join(targets)})\\."]
+    # In neonbf16 is all of neondot.
+    isas = "neon(bf16)?$" if kind.toolchain and not SOAK else ""
+    command += ["-R", f"^({'|'.join(targets)})\\.{isas}"]
     if kind.sanitize == "thread" and (setarch := shutil.which("setarch")):
         # Older compilers' ThreadSanitizer dies of newer kernels' address space randomisation.
         command = [setarch, "-R", *command]
-    scale = "10" if os.environ.get("RWKV_SOAK") == "1" else "1"
+    scale = "10" if SOAK and not kind.toolchain else "1"
     environment = {"RWKV_WORLD_VOCAB": world_vocabulary(), "RWKV_TEST_SCALE": scale}
     out = run(command, **environment, **kind.environment)
     assert "100% tests passed" in out, out[-4000:]

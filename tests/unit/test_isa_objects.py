@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-X86 = ["baseline", "avx2", "avx512", "avx512bf16"]
-ISAS = X86 if platform.machine() == "x86_64" else ["baseline"]
+ISAS = {
+    "x86_64": ["baseline", "avx2", "avx512", "avx512bf16"],
+    "aarch64": ["neon", "neondot", "neonbf16"],
+}.get(platform.machine(), ["baseline"])
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,24 @@
 
 #include "error.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 extern "C" {
+#if defined(__aarch64__)
+const rwkv::cpu::Kernels *rwkv_kernels_neon();
+const rwkv::cpu::Kernels *rwkv_kernels_neondot();
+const rwkv::cpu::Kernels *rwkv_kernels_neonbf16();
+#else
 const rwkv::cpu::Kernels *rwkv_kernels_baseline();
+#endif
 #if defined(__x86_64__)
 const rwkv::cpu::Kernels *rwkv_kernels_avx2();
 const rwkv::cpu::Kernels *rwkv_kernels_avx512();
@@ -46,7 +56,14 @@ std::vector<const Kernels *> usable_kernels() {
     if (avx512) usable.push_back(rwkv_kernels_avx512());
     if (avx2) usable.push_back(rwkv_kernels_avx2());
 #endif
+#if defined(__aarch64__)
+    const bool dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+    if (dot && (getauxval(AT_HWCAP2) & HWCAP2_BF16)) usable.push_back(rwkv_kernels_neonbf16());
+    if (dot) usable.push_back(rwkv_kernels_neondot());
+    usable.push_back(rwkv_kernels_neon());
+#else
     usable.push_back(rwkv_kernels_baseline());
+#endif
     return usable;
 }
 
@@ -61,7 +78,9 @@ const Kernels &chosen_kernels() {
         names += kernels->name;
     }
     const std::string name = forced;
-    const bool known = name == "avx2" || name == "avx512" || name == "avx512bf16";
+    const char *const names_anywhere[] = {"baseline",   "avx2", "avx512",
+                                          "avx512bf16", "neon", "neondot", "neonbf16"};
+    const bool known = std::ranges::count(names_anywhere, name) > 0;
     const char *fault = known ? " is not usable on this machine" : " is not a known name";
     throw unsupported("RWKV_CPU_ISA=" + name + fault + "; usable here: " + names);
 }

@@ -11,7 +11,7 @@ using rwkv::cpu::LinearTask;
 
 Input input(Type stored, [[maybe_unused]] Type compute) {
     if (stored == rwkv::cpu::kI8 || stored == rwkv::cpu::kI4) return rwkv::cpu::kBytes;
-#if defined(__AVX512BF16__)
+#if defined(RWKV_PAIRS)
     if (stored == rwkv::cpu::kBf16 && compute == rwkv::cpu::kBf16) return rwkv::cpu::kPairs;
 #endif
     return rwkv::cpu::kFloats;
@@ -34,6 +34,10 @@ constexpr int kWide = 4, kWideRows = 6, kMain = 2, kMaxRows = 12;  // 24 sums in
 constexpr int kWide = 4, kWideRows = 1, kMain = 1, kMaxRows = 6;  // 8 and 12 in 16
 #define RWKV_WIDE RWKV_1
 #define RWKV_MAIN RWKV_6
+#elif defined(__aarch64__)
+constexpr int kWide = 2, kWideRows = 2, kMain = 1, kMaxRows = 6;  // 16 and 24 in 32
+#define RWKV_WIDE RWKV_2
+#define RWKV_MAIN RWKV_6
 #else
 constexpr int kWide = 2, kWideRows = 1, kMain = 1, kMaxRows = 2;  // 8 in 16
 #define RWKV_WIDE RWKV_1
@@ -51,12 +55,12 @@ const Blocks kF16Blocks = RWKV_BLOCKS(block, StoredF16);
 const Blocks kBf16Blocks = RWKV_BLOCKS(block, StoredBf16);
 const Blocks kInt8Blocks = RWKV_BLOCKS(block_bytes, Int8);
 const Blocks kInt4Blocks = RWKV_BLOCKS(block_bytes, Int4);
-#if defined(__AVX512BF16__)
+#if defined(RWKV_PAIRS)
 const Blocks kPairBlocks = RWKV_BLOCKS(block, StoredPairs);
 #endif
 
 RWKV_INLINE const Blocks &blocks_of(Type stored, [[maybe_unused]] Type compute) {
-#if defined(__AVX512BF16__)
+#if defined(RWKV_PAIRS)
     if (input(stored, compute) == rwkv::cpu::kPairs) return kPairBlocks;
 #endif
     switch (stored) {

@@ -16,16 +16,23 @@ using rwkv::cpu::kGroupBytes;
 // How four inputs of an output enter its integer sum. `Sum` may be narrower than 32 bits within a group:
 // start() begins it with the row's offset −8 Σ p, add() takes a word of weights and a word of x, total()
 // ends it.
-#if defined(__AVX512VNNI__)
-// u8 · s8 -> s32 in one instruction.
+#if defined(__AVX512VNNI__) || defined(__aarch64__)
+// Four products and their sum at once, u8 · s8 with VNNI, s8 · s8 with NEON, where int8 loses its offset
+// before.
 struct Int8 {
     static constexpr int bytes = 512, halves = 1;
     struct Weights {
         U q;
     };
+#if defined(__aarch64__)
+    template <int Half>
+    RWKV_INLINE Weights weights(U word) { return {word ^ 0x80808080u}; }
+    RWKV_INLINE I start(int32_t) { return I{}; }
+#else
     template <int Half>
     RWKV_INLINE Weights weights(U word) { return {word}; }
     RWKV_INLINE I start(int32_t offset) { return I{} + (offset << 4); }
+#endif
     RWKV_INLINE void add(I &sum, const Weights &w, U x) { accumulate_bytes(sum, w.q, x); }
     RWKV_INLINE I total(I sum, int32_t) { return sum; }
 };

@@ -42,7 +42,7 @@ struct StoredBf16 : Floats {
         return floats(Half == 0 ? u << 16 : u & 0xffff0000u);
     }
 };
-#if defined(__AVX512BF16__)
+#if defined(RWKV_PAIRS)
 // Both inputs of a pair at once, from the words as they are stored.
 struct StoredPairs {
     static constexpr int bytes = 2, halves = 1;

@@ -74,7 +74,7 @@ RWKV_INLINE void prepare(char *y, int64_t n, Type compute, Input form, Value val
         }
         return;
     }
-#if defined(__AVX512BF16__)
+#if defined(RWKV_PAIRS)
     if (form == rwkv::cpu::kPairs) {
         for (int64_t i = 0; i < n; i += V) store_bf16(y + 2 * i, value(i));
         return;

@@ -1,6 +1,6 @@
 // Vectors of fp32 for whichever instruction set the file that includes this is compiled for: 16
-// lanes with AVX-512, 8 with AVX2, otherwise 4 (SSE2 on x86-64, the compiler's own on other
-// machines). Included by kernels.inl only. Everything is local to the object: see kernels.h.
+// lanes with AVX-512, 8 with AVX2, otherwise 4 (SSE2 on x86-64, NEON on 64-bit ARM, the compiler's
+// own on other machines). Included by kernels.inl only. Everything is local to the object: see kernels.h.
 //
 // GCC's vector extensions carry arithmetic, comparisons and selection; intrinsics appear where they
 // cannot say it: fused multiply-add, conversion of halves, rounding.
@@ -40,7 +40,14 @@ RWKV_INLINE void store(float *p, F v) { *reinterpret_cast<Fu *>(p) = v; }
 RWKV_INLINE F splat(float x) { return x - F{}; }
 // The four bytes at p, whatever they mean, in every lane.
 RWKV_INLINE F splat_word(const char *p) {
+#if defined(__aarch64__)
+    // As a float, so that GCC multiplies by a lane of the loaded register instead of filling all four.
+    float word;
+    __builtin_memcpy(&word, p, sizeof word);
+    return vdupq_n_f32(word);
+#else
     return reinterpret_cast<F>(U{} + *reinterpret_cast<const uint32_t *>(p));
+#endif
 }
 RWKV_INLINE U bits(F v) { return reinterpret_cast<U>(v); }
 RWKV_INLINE F floats(U v) { return reinterpret_cast<F>(v); }
@@ -85,6 +92,11 @@ RWKV_INLINE void accumulate(F &sum, F a, F b) {
 #endif
 }
 
+// Whether products take pairs of bf16 as they are stored.
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define RWKV_PAIRS 1
+#endif
+
 #if defined(__AVX512BF16__)
 // sum += a₀ b₀ + a₁ b₁ for the two bf16 of every lane; subnormal numbers count as 0.
 RWKV_INLINE void accumulate_pairs(F &sum, F a, F b) {
@@ -93,6 +105,16 @@ RWKV_INLINE void accumulate_pairs(F &sum, F a, F b) {
 // To the nearest bf16, ties to even, subnormal numbers to 0.
 RWKV_INLINE void store_bf16(char *p, F x) {
     const __m256bh h = _mm512_cvtneps_pbh(x);
+    __builtin_memcpy(p, &h, sizeof h);
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+// As above.
+RWKV_INLINE void accumulate_pairs(F &sum, F a, F b) {
+    sum = vbfdotq_f32(sum, reinterpret_cast<bfloat16x8_t>(a), reinterpret_cast<bfloat16x8_t>(b));
+}
+// To the nearest bf16, ties to even.
+RWKV_INLINE void store_bf16(char *p, F x) {
+    const bfloat16x4_t h = vcvt_bf16_f32(x);
     __builtin_memcpy(p, &h, sizeof h);
 }
 #endif
@@ -138,6 +160,18 @@ RWKV_INLINE U absolute_bytes(U a) { return reinterpret_cast<U>(_mm256_abs_epi8(w
 RWKV_INLINE U with_sign_of(U x, U q) {
     return reinterpret_cast<U>(_mm256_sign_epi8(whole(x), whole(q)));
 }
+#elif defined(__aarch64__)
+// sum += Σ a b over the four bytes of every lane, both signed; a₀ b₀ + a₁ b₁ and a₂ b₂ + a₃ b₃ fit
+// 16 bits.
+RWKV_INLINE void accumulate_bytes(I &sum, U a, U b) {
+    const int8x16_t p = reinterpret_cast<int8x16_t>(a), q = reinterpret_cast<int8x16_t>(b);
+#if defined(__ARM_FEATURE_DOTPROD)
+    sum = vdotq_s32(sum, p, q);
+#else
+    const int16x8_t low = vmull_s8(vget_low_s8(p), vget_low_s8(q)), high = vmull_high_s8(p, q);
+    sum = vpadalq_s16(sum, vpaddq_s16(low, high));
+#endif
+}
 #endif
 
 // The low byte of every lane.
@@ -151,6 +185,8 @@ RWKV_INLINE U larger(U a, U b) { return a > b ? a : b; }
 RWKV_INLINE float largest(U v) {
 #if defined(__AVX512F__)
     const uint32_t u = _mm512_reduce_max_epu32(reinterpret_cast<__m512i>(v));
+#elif defined(__aarch64__)
+    const uint32_t u = vmaxvq_u32(v);
 #else
     uint32_t u = 0;
     for (int i = 0; i < V; ++i) u = v[i] > u ? v[i] : u;
@@ -162,8 +198,13 @@ RWKV_INLINE float largest(U v) {
 
 RWKV_INLINE F select(I mask, F yes, F no) { return mask ? yes : no; }
 // NaN in x stays NaN.
+#if defined(__aarch64__)
+RWKV_INLINE F at_most(F x, F limit) { return vminq_f32(x, limit); }
+RWKV_INLINE F at_least(F x, F limit) { return vmaxq_f32(x, limit); }
+#else
 RWKV_INLINE F at_most(F x, F limit) { return x > limit ? limit : x; }
 RWKV_INLINE F at_least(F x, F limit) { return x < limit ? limit : x; }
+#endif
 RWKV_INLINE F absolute(F x) { return floats(bits(x) & 0x7fffffffu); }
 
 RWKV_INLINE F square_root(F x) {
@@ -173,6 +214,8 @@ RWKV_INLINE F square_root(F x) {
     return _mm256_sqrt_ps(x);
 #elif defined(__x86_64__)
     return _mm_sqrt_ps(x);
+#elif defined(__aarch64__)
+    return vsqrtq_f32(x);
 #else
     F y;
     for (int i = 0; i < V; ++i) y[i] = __builtin_sqrtf(x[i]);
@@ -193,6 +236,8 @@ RWKV_INLINE float sum(F v) {
 #endif
     q += _mm_movehl_ps(q, q);
     return q[0] + q[1];
+#elif defined(__aarch64__)
+    return vaddv_f32(vadd_f32(vget_low_f32(v), vget_high_f32(v)));
 #else
     float lane[V];
     __builtin_memcpy(lane, &v, sizeof lane);
@@ -209,6 +254,8 @@ RWKV_INLINE F widen_f16(const uint16_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
 #elif defined(__F16C__)
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+#elif defined(__aarch64__)
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 #else
     U h;
     for (int i = 0; i < V; ++i) h[i] = p[i];
@@ -234,6 +281,8 @@ RWKV_INLINE F round_f16(F x) {
         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__)
     return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+    return vcvt_f32_f16(vcvt_f16_f32(x));
 #else
     const U u = bits(x);
     const F normal = floats((u + 0xfffu + ((u >> 13) & 1u)) & 0xffffe000u);

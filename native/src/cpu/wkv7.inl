@@ -37,6 +37,8 @@ RWKV_INLINE void sum4(float *out, F a, F b, F c, F d) {
     const __m128 ab = _mm_unpacklo_ps(q[0], q[1]) + _mm_unpackhi_ps(q[0], q[1]);
     const __m128 cd = _mm_unpacklo_ps(q[2], q[3]) + _mm_unpackhi_ps(q[2], q[3]);
     _mm_storeu_ps(out, _mm_movelh_ps(ab, cd) + _mm_movehl_ps(cd, ab));
+#elif defined(__aarch64__)
+    store(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
 #else
     out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
 #endif
