@@ -18,6 +18,7 @@ from web.schemas.fields import TOKEN_ID
 from web.schemas.sampling import DEFAULTS, SamplingFields
 from web.schemas.switching import SwitchRequest
 from web.schemas.tokenize import Text, Tokens
+from web.schemas.tools import CHOICES
 
 ABOUT = """\
 RWKV models behind the API of OpenAI and that of RWKV Runner. Paths with and without `/v1` are the
@@ -118,7 +119,7 @@ def shapes() -> Shapes:
         name: field
         for name, field in made.properties(ChatRequest).items()
         if name not in ("sampling", "stream")
-    }
+    } | CHOICES
     switch = made.properties(SwitchRequest)
     wire = {
         "ChatRequest": ({**chat, **generation}, ["messages"]),
@@ -128,7 +129,7 @@ def shapes() -> Shapes:
         "TokenizeRequest": ({"prompt": _TEXT, **chat, **generation}, []),
         "DetokenizeRequest": ({"tokens": _TOKENS}, ["tokens"]),
     }
-    for unused in ("SamplingFields", "StreamFields"):
+    for unused in ("SamplingFields", "StreamFields", "ToolFields", "Function", "Call"):
         del made.components[unused]
     for name, (properties, required) in wire.items():
         made.components[name] = {

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import falcon
 import msgspec
 
 from web import errors
-from web.generation import Generation
+from web.generation import Generation, Piece
+from web.schemas.answers import ToolCall
+from web.tool_calls import CallFinder
 
 PING_EVERY = 15.0  # seconds of silence after which proxies and clients hear from us
 _PING = b": ping\n\n"
@@ -62,6 +64,15 @@ class Frames:
         start = self._choice[index]
         return start + _encode(text) + self._middle + b"null}]" + self._usage + b"}\n\n"
 
+    def call(self, index: int, number: int, call: ToolCall) -> bytes:
+        """One call of a tool, the `number`-th of its answer."""
+        start = self._choice[index].removesuffix(b'"content":')
+        delta = {"tool_calls": [{"index": number, **msgspec.structs.asdict(call)}]}
+        return (
+            start.removesuffix(b"{") + _encode(delta).removesuffix(b"}")
+            + self._middle + b"null}]" + self._usage + b"}\n\n"
+        )  # fmt: skip
+
     def end(self, index: int, finish_reason: str) -> bytes:
         """The last frame of a choice: an empty delta, or empty text, and the reason."""
         start = self._choice[index]
@@ -90,6 +101,7 @@ class EventStream:
     __slots__ = (
         "_echoed",
         "_ended",
+        "_finder",
         "_frames",
         "_generation",
         "_include_usage",
@@ -103,12 +115,15 @@ class EventStream:
         frames: Frames,
         include_usage: bool,
         echoed: Sequence[str] = (),
+        finder: CallFinder | None = None,
     ) -> None:
-        """`echoed`: a text for each choice that comes before its answer."""
+        """`echoed`: a text for each choice that comes before its answer. `finder`: looks for calls
+        in the only choice."""
         self._generation = generation
         self._frames = frames
         self._include_usage = include_usage
         self._echoed = echoed
+        self._finder = finder
         self._opened = False
         self._ended = False
         self._silent_since = time.monotonic()
@@ -138,6 +153,9 @@ class EventStream:
                 return error_frame(error) + _DONE
             out = []
             for piece in pieces:
+                if self._finder is not None:
+                    out += self._found(self._finder, piece)
+                    continue
                 if piece.text:
                     out.append(self._frames.text(piece.index, piece.text))
                 if piece.finish_reason is not None:
@@ -152,6 +170,22 @@ class EventStream:
             if out:
                 self._silent_since = time.monotonic()
                 return b"".join(out)
+
+    def _found(self, finder: CallFinder, piece: Piece) -> Iterator[bytes]:
+        """A piece of text as text and calls."""
+        number = finder.calls
+        items = finder.feed(piece.text)
+        if piece.finish_reason is not None:
+            items += finder.end()
+        for item in items:
+            if isinstance(item, str):
+                yield self._frames.text(piece.index, item)
+            else:
+                yield self._frames.call(piece.index, number, item)
+                number += 1
+        if piece.finish_reason is not None:
+            reason = "tool_calls" if finder.calls else piece.finish_reason
+            yield self._frames.end(piece.index, reason)
 
     def close(self) -> None:
         self._generation.close()

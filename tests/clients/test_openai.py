@@ -134,12 +134,6 @@ def test_errors(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="any", messages=MESSAGES, temperature=5)
     assert bad.value.param == "temperature" and "between 0 and 3" in bad.value.message
     assert bad.value.type == "invalid_request_error"
-    with pytest.raises(openai.BadRequestError, match="tools"):
-        client.chat.completions.create(
-            model="any",
-            messages=MESSAGES,
-            tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
-        )
     with pytest.raises(openai.BadRequestError, match=r"n above 1"):
         client.chat.completions.create(model="any", messages=MESSAGES, n=2)
     with pytest.raises(openai.NotFoundError) as missing:

@@ -33,6 +33,16 @@ def refused(server: Server, path: str, body: Any, field: str, status: int = 400)
 
 
 # Field -> wrong values, and the range that the message has to name.
+
+
+def called(name: str, arguments: str) -> dict[str, Any]:
+    return {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def deep(levels: int) -> dict[str, Any]:
+    return {} if levels == 0 else {"x": deep(levels - 1)}
+
+
 SHARED = [
     ("max_tokens", [0, -1, 102401, 1.5, "1e2", " 12 ", "0x10", "many", [], {}], "1 and 102400"),
     ("max_completion_tokens", [0, 102401, "x"], "1 and 102400"),
@@ -95,10 +105,40 @@ def test_wrong_fields_are_named(server: Server, field: str, value: Any, words: s
                     {"role": "assistant", "content": None, "tool_calls": [{"id": "a"}]},
                 ]
             },
-            "messages[1].tool_calls",
+            "messages[1].tool_calls[0].function",
         ),
-        ({**CHAT, "tools": [{"type": "function"}]}, "tools"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [called("f", "no JSON")]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [called("f", "[" * 9999)]}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [called("", "{}")]}]},
+            "messages[0].tool_calls[0].function.name",
+        ),
+        (
+            {"messages": [{"role": "tool", "content": "x", "tool_call_id": 5}]},
+            "messages[0].tool_call_id",
+        ),
+        ({**CHAT, "tools": [{"type": "function"}]}, "tools[0].function"),
+        ({**CHAT, "tools": [{"type": "web", "function": {"name": "f"}}]}, "tools[0].type"),
+        ({**CHAT, "tools": [{"function": {}}]}, "tools[0].function.name"),
+        ({**CHAT, "tools": [{"function": {"name": "x" * 65}}]}, "tools[0].function.name"),
+        (
+            {**CHAT, "tools": [{"function": {"name": "f", "parameters": 5}}]},
+            "tools[0].function.parameters",
+        ),
+        ({**CHAT, "tools": [{"function": {"name": "f", "parameters": deep(40)}}]}, "tools"),
+        ({**CHAT, "tools": [{"function": {"name": "f", "description": "x" * 140_000}}]}, "tools"),
+        ({**CHAT, "tools": [{"function": {"name": "f"}}] * 129}, "tools"),
         ({**CHAT, "tools": 5}, "tools"),
+        ({**CHAT, "tool_choice": {"function": {"name": "f"}}}, "tool_choice"),
+        ({**CHAT, "tool_choice": "sometimes"}, "tool_choice"),
+        ({**CHAT, "parallel_tool_calls": "some"}, "parallel_tool_calls"),
+        ({**CHAT, "function_call": {"name": "f"}}, "function_call"),
         ({**CHAT, "functions": [{"name": "f"}]}, "functions"),
         ({**CHAT, "tool_choice": "required"}, "tool_choice"),
         ({**CHAT, "logprobs": True}, "logprobs"),

@@ -11,7 +11,7 @@ import pytest
 
 from web.personas import G1, RAVEN, WORLD
 from web.prompts import world
-from web.prompts.formats import chat_prompt
+from web.prompts.formats import chat_prompt, conversation
 from web.prompts.stops import DEFAULT_STOPS, chat_stops
 from web.schemas.chat import chat_request
 from web.schemas.completions import completion_request
@@ -23,8 +23,7 @@ CASES = json.loads(DATA.read_text())["cases"]
 
 def prompt_of(messages: list[dict[str, Any]], **options: Any) -> str:
     request = chat_request(Fields({"messages": messages, **options}))
-    names = world.names_for(WORLD, request)
-    return world.render(request.messages, names, request.presystem)
+    return conversation(WORLD, request)[0]
 
 
 def u(content: str) -> dict[str, Any]:
@@ -33,6 +32,13 @@ def u(content: str) -> dict[str, Any]:
 
 def a(content: str | None, **more: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": content, **more}
+
+
+def call(content: str | None, *arguments: dict[str, Any]) -> dict[str, Any]:
+    """Calls of the function f."""
+    functions = [{"name": "f", "arguments": json.dumps(one)} for one in arguments]
+    calls = [{"id": "c", "type": "function", "function": function} for function in functions]
+    return a(content, tool_calls=calls)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
@@ -75,6 +81,33 @@ def test_recorded_prompts(case: dict[str, Any]) -> None:
             [u("x"), {"role": "tool", "tool_call_id": "c", "content": "42"}],
             {},
             "User: x\n\nObservation: 42\n\nAssistant:",
+        ),
+        (
+            [
+                *(u("hi"), call("", {"a": "b", "n": 3, "l": [1, True, None]})),
+                *({"role": "tool", "content": "42", "tool_call_id": "c"}, u("and?")),
+            ],
+            {},
+            'User: hi\n\nAssistant: f\n```python\ntool_call("a"="b", "n"="3", '
+            '"l"="[1, True, None]")\n```\n\nObservation: 42\n\nUser: and?\n\nAssistant:',
+        ),
+        (
+            [u("x"), call("So:", {}, {"k": 'a "b"'})],
+            {},
+            "User: x\n\nAssistant: So:\nf\n```python\ntool_call()\n```\n"
+            'f\n```python\ntool_call("k"="a "b"")\n```\n\nAssistant:',
+        ),
+        (
+            [u("w")],
+            {"tools": [{"function": {"name": "\u5929\u6c14", "strict": True}}]},
+            "System: You are a helpful assistant with access to the following functions. Use them "
+            'if required -[\n  {\n    "name": "\\u5929\\u6c14",\n    "description": null,\n'
+            '    "parameters": null\n  }\n]\n\nUser: w\n\nAssistant:',
+        ),
+        (
+            [u("w")],
+            {"tools": [{"function": {"name": "f"}}], "tool_choice": "none"},
+            "User: w\n\nAssistant:",
         ),
         ([u("  a\r\n\r\n b ")], {}, "User:   a\r\n\r\n b \n\nAssistant:"),
     ],

@@ -13,19 +13,26 @@ import msgspec
 from web import errors
 from web.personas import Persona
 from web.prompts import version4, world
+from web.prompts.tools import preamble, spoken
 from web.prompts.world import Names, names_for
 from web.schemas.chat import ChatRequest, Message
 
 
-def conversation(persona: Persona, request: ChatRequest) -> tuple[str, Names]:
-    """The text that a request's conversation is to this model, and the names in it. Raises 400 for
-    one without messages, and for a model that does not talk."""
+def conversation(
+    persona: Persona, request: ChatRequest, tools: str | None = None
+) -> tuple[str, Names]:
+    """The text that a request's conversation is to this model, and the names in it. `tools` says
+    what it may call if the request does not. Raises 400 for one without messages, and for a model
+    that does not talk."""
     if not request.messages:
         raise errors.no_messages()
     if not persona.chats:
         raise errors.no_chat(persona.family)
     names = names_for(persona, request)
-    return chat_prompt(persona, request.messages, names, request.presystem), names
+    tools = request.tools.description or tools
+    begun = "" if tools is None else preamble(tools)
+    messages = [spoken(message) for message in request.messages]
+    return begun + chat_prompt(persona, messages, names, request.presystem), names
 
 
 def chat_prompt(

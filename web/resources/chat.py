@@ -8,15 +8,17 @@ import uuid
 import falcon
 import msgspec
 
-from web.generation import Generation, sampling_for
+from web.generation import Answer, Generation, sampling_for
 from web.middleware import read_body
 from web.prompts.formats import conversation
 from web.prompts.stops import chat_stops
 from web.runtime import Runtime
 from web.schemas import fields
-from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, usage
+from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, ToolCall, usage
 from web.schemas.chat import chat_request
+from web.schemas.tools import ToolFields
 from web.sse import EventStream, Frames, begin
+from web.tool_calls import CallFinder, RememberedTools
 from web.tuned import StartStates
 
 
@@ -26,11 +28,14 @@ class ChatCompletionsResource:
     def __init__(self, runtime: Runtime, starts: StartStates) -> None:
         self._runtime = runtime
         self._starts = starts
+        self._remembered = RememberedTools()
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), chat_request)
         serving = self._runtime.serving()
-        prompt, names = conversation(serving.persona, request)
+        answered = request.messages[-1].call_id if request.messages else None
+        tools = self._remembered.of(answered)
+        prompt, names = conversation(serving.persona, request, tools)
         sampling = sampling_for(
             serving.persona, request.sampling, chat_stops(request.sampling.stop, names)
         )
@@ -39,6 +44,7 @@ class ChatCompletionsResource:
         state = self._starts.of(serving, request.sampling.state)
         sock = req.env.get("gunicorn.socket")
         generation = Generation(serving, [prompt], sampling, sock, state, field="messages")
+        finder = self._finder(request.tools)
         if request.stream.stream:
             frames = Frames(
                 chat=True,
@@ -48,7 +54,8 @@ class ChatCompletionsResource:
                 choices=1,
                 include_usage=request.stream.include_usage,
             )
-            begin(resp, EventStream(generation, frames, request.stream.include_usage))
+            usage_too = request.stream.include_usage
+            begin(resp, EventStream(generation, frames, usage_too, finder=finder))
             return
         answers = generation.collect()
         resp.content_type = falcon.MEDIA_JSON
@@ -57,12 +64,26 @@ class ChatCompletionsResource:
                 id=id,
                 created=created,
                 model=serving.name,
-                choices=[
-                    ChatChoice(
-                        index, ChatMessage(content=answer.text), answer.finish_reason or "stop"
-                    )
-                    for index, answer in enumerate(answers)
-                ],
+                choices=[_choice(index, answer, finder) for index, answer in enumerate(answers)],
                 usage=usage(*generation.usage()),
             )
         )
+
+    def _finder(self, tools: ToolFields) -> CallFinder | None:
+        """What looks for calls, where a request offers tools."""
+        description = tools.description
+        if description is None:
+            return None
+        return CallFinder(
+            tools.functions, tools.parallel, lambda id: self._remembered.keep(id, description)
+        )
+
+
+def _choice(index: int, answer: Answer, finder: CallFinder | None) -> ChatChoice:
+    reason = answer.finish_reason or "stop"
+    items = [] if finder is None else [*finder.feed(answer.text), *finder.end()]
+    calls = [item for item in items if isinstance(item, ToolCall)]
+    if not calls:
+        return ChatChoice(index, ChatMessage(content=answer.text), reason)
+    text = "".join(item for item in items if isinstance(item, str)) or None
+    return ChatChoice(index, ChatMessage(content=text, tool_calls=calls), "tool_calls")

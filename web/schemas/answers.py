@@ -16,10 +16,22 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: int
 
 
+class CalledFunction(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str  # a JSON object
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None  # None: nothing but calls
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):

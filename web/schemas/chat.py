@@ -10,6 +10,7 @@ from msgspec import Meta
 from web import errors
 from web.schemas.fields import WIRE, Fields
 from web.schemas.sampling import SamplingFields, StreamFields, sampling_of, stream_of
+from web.schemas.tools import CallId, Calls, Tools, call_id_of, calls_of, tools_of
 
 _ROLES = {
     "system": "system",
@@ -63,6 +64,8 @@ class Message(msgspec.Struct, frozen=True):
     raw: Annotated[
         bool, Meta(description="For RWKV-4: the text stays as it is. RWKV-4：保持文本原样。")
     ] = False
+    calls: Calls = msgspec.field(name="tool_calls", default=())
+    call_id: CallId | None = msgspec.field(name="tool_call_id", default=None)
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +79,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="Begin with a friendly exchange. 在对话前加入一段预设问答。"),
     ]
+    tools: Tools
     sampling: SamplingFields
     stream: StreamFields
 
@@ -93,6 +97,7 @@ def chat_request(fields: Fields) -> ChatRequest:
         ],
         **fields.plain(ChatRequest, "user_name", "assistant_name", "system_name"),
         presystem=bool(fields.boolean("presystem")),
+        tools=tools_of(fields),
         sampling=sampling_of(fields),
         stream=stream_of(fields),
     )
@@ -101,13 +106,11 @@ def chat_request(fields: Fields) -> ChatRequest:
 def _refuse_what_changes_answers(fields: Fields) -> None:
     if fields.boolean("logprobs"):
         raise fields.refuse("logprobs", "is not supported yet")
-    # With the choice "none" a list of tools changes nothing.
-    for name, choice in (("tools", "tool_choice"), ("functions", "function_call")):
-        if fields.items(name) and fields.raw(choice) != "none":
-            raise fields.refuse(name, "is not supported yet")
-    for name in ("tool_choice", "function_call"):
-        if fields.raw(name) not in (None, "none", "auto"):
-            raise fields.refuse(name, 'must be "none" or "auto": calls are not supported yet')
+    # With the choice "none" a list of functions changes nothing.
+    if fields.items("functions") and fields.raw("function_call") != "none":
+        raise fields.refuse("functions", "is not supported: use tools")
+    if fields.raw("function_call") not in (None, "none", "auto"):
+        raise fields.refuse("function_call", "is not supported: use tool_choice")
     if any(kind != "text" for kind in fields.items("modalities") or ()):
         raise fields.refuse("modalities", 'must be ["text"]')
     for name in ("audio", "web_search_options"):
@@ -123,9 +126,9 @@ def _message(value: Any, path: str) -> Message:
     role = _ROLES.get(given or "")
     if role is None:
         raise fields.wrong("role", f"must be one of {', '.join(_ROLES)}")
+    calls: Calls = ()
     if role == "assistant":
-        if fields.items("tool_calls"):
-            raise fields.refuse("tool_calls", "is not supported yet")
+        calls = calls_of(fields)
         for name in ("function_call", "audio"):
             if fields.raw(name) is not None:
                 raise fields.refuse(name)
@@ -133,7 +136,14 @@ def _message(value: Any, path: str) -> Message:
     if content is None and role != "assistant":
         raise fields.wrong("content", "must be a string or an array of text parts")
     prefix, raw = fields.boolean("prefix"), fields.boolean("raw")
-    return Message(role, content, role == "assistant" and bool(prefix), bool(raw))
+    return Message(
+        role,
+        content,
+        role == "assistant" and bool(prefix),
+        bool(raw),
+        calls,
+        call_id_of(fields) if role == "tool" else None,
+    )
 
 
 def _content(fields: Fields) -> str | None:

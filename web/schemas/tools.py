@@ -1,0 +1,214 @@
+"""Tools of a chat: the functions that a request offers, and the calls in its history.
+
+Called by `schemas/chat.py`. Schemas of parameters are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from web import errors
+from web.schemas.fields import WIRE, Fields
+
+_MOST_TOOLS = 128
+_LONGEST_NAME = 64
+_LONGEST_ID = 256
+_LONGEST_TOOLS = 128 << 10  # characters of all of them as JSON
+_DEEPEST = 32  # objects in objects
+
+
+class Function(msgspec.Struct, frozen=True):
+    """What the model may call; encoded in this order into the prompt."""
+
+    name: str
+    description: str | None
+    parameters: dict[str, Any] | None
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A call that the assistant has made."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolFields(msgspec.Struct, frozen=True):
+    functions: tuple[Function, ...] = ()  # empty as well where `tool_choice` is "none"
+    description: str | None = None  # as prompts show them; None: there are none
+    parallel: bool = True  # more than one call in an answer
+
+
+_NAME = {"type": "string", "minLength": 1, "maxLength": _LONGEST_NAME}
+
+
+def _functions(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    """The JSON schema of an array of tools or calls."""
+    function = {"type": "object", "properties": properties, "required": list(required)}
+    return {
+        "type": ["array", "null"],
+        "maxItems": _MOST_TOOLS,
+        "items": {
+            "type": "object",
+            "properties": {"type": {"const": "function"}, "function": function},
+            "required": ["function"],
+        },
+    }
+
+
+Tools = Annotated[
+    ToolFields,
+    Meta(
+        description="Functions that the model may call. 模型可以调用的函数。",
+        extra_json_schema={
+            WIRE: _functions(
+                {
+                    "name": _NAME,
+                    "description": {"type": ["string", "null"]},
+                    "parameters": {"type": ["object", "null"]},
+                },
+                "name",
+            )
+        },
+    ),
+]
+Calls = Annotated[
+    tuple[Call, ...],
+    Meta(
+        description="The calls that the assistant has made. 助手已发起的函数调用。",
+        extra_json_schema={
+            WIRE: _functions({"name": _NAME, "arguments": {"type": "string"}}, "name", "arguments")
+        },
+    ),
+]
+CallId = Annotated[
+    str,
+    Meta(
+        max_length=_LONGEST_ID,
+        description="Of a tool's message: the call that it answers. "
+        "工具消息：所回答的函数调用的 id。",
+    ),
+]
+# What stands beside `tools`, as clients send it.
+CHOICES: dict[str, Any] = {
+    "tool_choice": {
+        "description": 'Whether the model may call them; what is neither "none" nor null acts as '
+        '"auto". 是否允许调用函数。',
+        "anyOf": [
+            {"enum": ["none", "auto", "required", None]},
+            {
+                "type": "object",
+                "properties": {
+                    "type": {"const": "function"},
+                    "function": {
+                        "type": "object",
+                        "properties": {"name": _NAME},
+                        "required": ["name"],
+                    },
+                },
+                "required": ["function"],
+            },
+        ],
+    },
+    "parallel_tool_calls": {
+        "type": ["boolean", "null"],
+        "description": "More than one call in an answer. 一次回答中是否允许多个函数调用。",
+    },
+}
+
+
+def tools_of(fields: Fields) -> ToolFields:
+    """What a request offers. "required" and a named function act as "auto", as in RWKV Runner."""
+    functions = tuple(
+        _function(value, f"{fields.name('tools')}[{i}]")
+        for i, value in enumerate(fields.items("tools", _MOST_TOOLS) or ())
+    )
+    parallel = fields.boolean("parallel_tool_calls") is not False
+    if not _chosen(fields, functions) or not functions:
+        return ToolFields(parallel=parallel)
+    values = [msgspec.structs.asdict(function) for function in functions]
+    if _is_deep(values, _DEEPEST):
+        raise fields.wrong("tools", f"must be nested at most {_DEEPEST} deep")
+    if len(json.dumps(values)) > _LONGEST_TOOLS:
+        raise fields.wrong("tools", f"must have at most {_LONGEST_TOOLS} characters as JSON")
+    return ToolFields(functions, json.dumps(values, indent=2), parallel)
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value
+    if not isinstance(value, (dict, list)):
+        return False
+    return levels == 0 or any(_is_deep(one, levels - 1) for one in inner)
+
+
+def calls_of(fields: Fields) -> tuple[Call, ...]:
+    """The calls of one message of the assistant."""
+    return tuple(
+        _call(value, f"{fields.name('tool_calls')}[{i}]")
+        for i, value in enumerate(fields.items("tool_calls", _MOST_TOOLS) or ())
+    )
+
+
+def call_id_of(fields: Fields) -> str | None:
+    """Which call a message of the role `tool` answers."""
+    return fields.text("tool_call_id", longest=_LONGEST_ID)
+
+
+def _function(value: Any, path: str) -> Function:
+    inner = _inside(value, path)
+    parameters = inner.table("parameters")
+    return Function(
+        _name(inner),
+        inner.text("description"),
+        None if parameters is None else dict(parameters.pairs()),
+    )
+
+
+def _call(value: Any, path: str) -> Call:
+    inner = _inside(value, path)
+    given = inner.raw("arguments")
+    if isinstance(given, str):
+        try:
+            given = msgspec.json.decode(given or "{}")
+        except (msgspec.MsgspecError, RecursionError):
+            given = None
+    if not isinstance(given, dict):
+        raise inner.wrong("arguments", "must be a JSON object, as a string")
+    return Call(_name(inner), given)
+
+
+def _inside(value: Any, path: str) -> Fields:
+    """The function of a tool or call."""
+    if not isinstance(value, dict):
+        raise errors.invalid(path, "must be an object")
+    fields = Fields(value, path)
+    if fields.text("type") not in (None, "function"):
+        raise fields.refuse("type", 'must be "function"')
+    inner = fields.table("function")
+    if inner is None:
+        raise fields.wrong("function", "is required")
+    return inner
+
+
+def _name(fields: Fields) -> str:
+    name = fields.text("name", 1, _LONGEST_NAME)
+    if name is None:
+        raise fields.wrong("name", "is required")
+    return name
+
+
+def _chosen(fields: Fields, functions: tuple[Function, ...]) -> bool:
+    """Whether the model may call any."""
+    choice = fields.raw("tool_choice")
+    if isinstance(choice, dict):
+        name = _name(_inside(choice, fields.name("tool_choice")))
+        if name not in {function.name for function in functions}:
+            raise fields.wrong("tool_choice", "must name one of the tools")
+    elif choice not in (None, "none", "auto", "required"):
+        raise fields.wrong("tool_choice", 'must be "none", "auto", "required", or name a function')
+    if choice == "required" and not functions:
+        raise fields.wrong("tool_choice", 'must not be "required" without tools')
+    return choice != "none"
