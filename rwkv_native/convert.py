@@ -19,7 +19,7 @@ import numpy as np
 from . import checkpoint
 from .errors import CheckpointError, InvalidError, MissingFileError, UnsupportedError
 from .formats import gguf, layouts, partial, safetensors
-from .formats.tensor import DTYPES, Refused, Tensor
+from .formats.tensor import BLOCKS, DTYPES, Refused, Tensor
 from .tokenizer import Tokenizer
 
 NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -134,6 +134,11 @@ def _opened(
     if dtype is not None and dtype not in NAMES:
         raise InvalidError(f"dtype must be {', '.join(NAMES)} or None, not {dtype!r}")
     found = checkpoint.read(source)
+    if quantised := next((t for t in found.tensors.values() if t.dtype in BLOCKS), None):
+        raise UnsupportedError(
+            f"{found.path}: the tensor {quantised.name} is quantised ({quantised.dtype}); convert"
+            " from the file that it was made of"
+        )
     place = Path(target)
     # Also under force: the mapped source must not be replaced while it is read by others.
     if place.exists() and any(place.samefile(p) for p in {t.path for t in found.tensors.values()}):

@@ -27,6 +27,14 @@ _DTYPES = {
     "F16": lib.RWKV_F16,
     "BF16": lib.RWKV_BF16,
     "F64": lib.RWKV_F64,
+    "Q4_0": lib.RWKV_Q4_0,
+    "Q4_1": lib.RWKV_Q4_1,
+    "Q5_0": lib.RWKV_Q5_0,
+    "Q5_1": lib.RWKV_Q5_1,
+    "Q8_0": lib.RWKV_Q8_0,
+    "Q4_K": lib.RWKV_Q4_K,
+    "Q5_K": lib.RWKV_Q5_K,
+    "Q6_K": lib.RWKV_Q6_K,
 }
 
 
@@ -46,7 +54,7 @@ class ModelInfo:
     token_bytes: int  #: weight bytes read to decode one token at batch 1
     token_flops: int  #: floating-point operations per token
     strategy: str  #: what was chosen, e.g. "cpu bf16"
-    file_dtype: str  #: "fp32", "fp16" or "bf16": the type of most weights in the file
+    file_dtype: str  #: "fp32", "fp16", "bf16", "Q4_K"...: the type of most weights in the file
     isa: str  #: instruction set of the CPU kernels, e.g. "avx2"
     threads: int
     path: str

@@ -64,7 +64,12 @@ typedef struct rwkv_model rwkv_model;
 typedef struct rwkv_load rwkv_load;
 typedef struct rwkv_state rwkv_state;
 
-typedef enum { RWKV_F32 = 0, RWKV_F16 = 1, RWKV_BF16 = 2, RWKV_F64 = 3 } rwkv_dtype;
+/* Q4_0 to Q6_K: the block formats of GGUF files, rows of whole blocks. */
+typedef enum {
+    RWKV_F32 = 0, RWKV_F16 = 1, RWKV_BF16 = 2, RWKV_F64 = 3,
+    RWKV_Q4_0 = 16, RWKV_Q4_1 = 17, RWKV_Q5_0 = 18, RWKV_Q5_1 = 19, RWKV_Q8_0 = 20,
+    RWKV_Q4_K = 21, RWKV_Q5_K = 22, RWKV_Q6_K = 23
+} rwkv_dtype;
 
 /* One row of a checkpoint's index. The bytes lie in `path` or, where path is NULL, at `data`. */
 typedef struct {
@@ -90,7 +95,7 @@ typedef struct {
     size_t size;            /* set by the caller */
     char version[8];        /* "7" */
     char strategy[512];     /* what was chosen, e.g. "cpu bf16" */
-    char file_dtype[8];     /* type of most weights in the file: "fp32" "fp16" "bf16" */
+    char file_dtype[8];     /* type of most weights in the file: "fp32" "fp16" "bf16" "Q4_K" ... */
     char isa[16];
     int32_t layers, width, heads, head_size, ffn, vocab;   /* L D H N F V */
     int32_t threads;

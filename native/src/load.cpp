@@ -20,12 +20,25 @@ namespace {
 
 constexpr int64_t max_elements = int64_t{1} << 48;
 
+// A block holds neighbours of one row, and a row whole blocks.
+void require_whole_blocks(const Tensor &t) {
+    const int64_t unit = unit_of(t.dtype).elements;
+    if (unit == 1) return;
+    bool whole = !t.shape.empty() && t.shape.back() % unit == 0 && t.stride.back() == 1;
+    for (size_t i = 0; i + 1 < t.stride.size(); ++i) whole &= t.stride[i] % unit == 0;
+    if (!whole) {
+        throw invalid("the tensor " + t.name + " does not consist of whole blocks of " + std::to_string(unit) +
+                      ", as " + name_of(t.dtype) + " needs");
+    }
+}
+
 // A checked row of the index: the shape is sane and its last element lies within nbytes. More elements
 // than nbytes can hold (a view that repeats bytes) would let a small file ask for any amount of memory.
 Tensor checked(const rwkv_tensor &row) {
     if (!row.name) throw invalid("a tensor of the index has no name");
     const std::string name = row.name;
-    if (row.dtype < RWKV_F32 || row.dtype > RWKV_F64) {
+    const bool blocks = row.dtype >= RWKV_Q4_0 && row.dtype <= RWKV_Q6_K;
+    if (!blocks && (row.dtype < RWKV_F32 || row.dtype > RWKV_F64)) {
         throw invalid("the tensor " + name + " has the unknown type " + std::to_string(row.dtype));
     }
     if (row.rank < 0 || row.rank > 8) {
@@ -57,9 +70,9 @@ Tensor checked(const rwkv_tensor &row) {
         t.shape.push_back(size);
         t.stride.push_back(stride);
     }
-    const uint64_t size = size_of(t.dtype);
-    if ((static_cast<uint64_t>(last) + 1) * size > row.nbytes ||
-        static_cast<uint64_t>(count) * size > row.nbytes) {
+    require_whole_blocks(t);
+    if (static_cast<uint64_t>(bytes_of(t.dtype, last + 1)) > row.nbytes ||
+        static_cast<uint64_t>(bytes_of(t.dtype, count)) > row.nbytes) {
         throw invalid("the tensor " + name + " reaches beyond its " + std::to_string(row.nbytes) +
                       " bytes");
     }

@@ -101,7 +101,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     uint64_t total = 0;
     int64_t parameters = 0;
     for (const Tensor &t : table.all()) {
-        if (t.shape.size() >= 2) total += static_cast<uint64_t>(t.count()) * size_of(t.dtype);
+        if (t.shape.size() >= 2) total += static_cast<uint64_t>(bytes_of(t.dtype, t.count()));
         if (!t.name.ends_with("att.time_state")) parameters += t.count();
     }
     progress.total = total;
@@ -115,7 +115,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     backend.while_packing(alive);
     WeightReader reader(backend, table, precisions, [&](const Tensor &t) {
         alive();
-        progress.done += static_cast<uint64_t>(t.count()) * size_of(t.dtype);
+        progress.done += static_cast<uint64_t>(bytes_of(t.dtype, t.count()));
     });
     model->architecture_ =
         std::make_unique<Architecture>(Architecture{load_weights(reader, model->state_)});

@@ -150,7 +150,9 @@ Strategy parse_strategy(const std::string &text) {
 std::vector<Precision> Strategy::place(int64_t layers, DType file_dtype) const {
     const int64_t total = layers + 1;
     if (stages.empty()) {
-        const DType type = file_dtype == DType::f64 ? DType::f32 : file_dtype;
+        const DType type = file_dtype == DType::f64 ? DType::f32
+                           : in_blocks(file_dtype)  ? DType::bf16
+                                                    : file_dtype;
         return std::vector<Precision>(static_cast<size_t>(total), type);
     }
     // First the counts, cut off where the layers end; then what they leave goes to the streamed

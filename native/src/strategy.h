@@ -22,7 +22,7 @@ struct Strategy {
     std::vector<Stage> stages;
 
     // The precision of every layer and, as the last element, of the head: layers + 1 elements.
-    // "auto" takes the file's type.
+    // "auto" takes the file's type; bf16 for one of quantised blocks.
     std::vector<Precision> place(int64_t layers, DType file_dtype) const;
 };
 

@@ -3,6 +3,7 @@
 // reads.
 #include "tensor.h"
 
+#include "gguf_blocks.h"
 #include "half.h"
 
 #include <cstring>
@@ -38,8 +39,7 @@ void read_line(float *out, const std::byte *data, DType dtype, int64_t n, int64_
         for (int64_t i = 0; i < n; ++i)
             out[i] = static_cast<float>(peek<double>(data, i * stride));
         return;
-    case DType::i8:
-    case DType::i4: return;  // no tensor of a file
+    default: read_blocks(out, data, dtype, n);
     }
 }
 
@@ -49,7 +49,7 @@ void rescale(float *values, int64_t n, float scale) {
 }
 
 float *read_dimension(float *out, const Tensor &tensor, size_t dimension, int64_t index) {
-    const std::byte *data = tensor.data + index * static_cast<int64_t>(size_of(tensor.dtype));
+    const std::byte *data = tensor.data + bytes_of(tensor.dtype, index);
     if (dimension == tensor.shape.size()) {  // a scalar
         read_line(out, data, tensor.dtype, 1, 1);
         return out + 1;
@@ -74,6 +74,14 @@ const char *name_of(DType t) {
     case DType::f64: return "fp64";
     case DType::i8: return "int8";
     case DType::i4: return "int4";
+    case DType::q4_0: return "Q4_0";
+    case DType::q4_1: return "Q4_1";
+    case DType::q5_0: return "Q5_0";
+    case DType::q5_1: return "Q5_1";
+    case DType::q8_0: return "Q8_0";
+    case DType::q4_k: return "Q4_K";
+    case DType::q5_k: return "Q5_K";
+    case DType::q6_k: return "Q6_K";
     }
     return "unknown";
 }
@@ -84,8 +92,8 @@ void read_floats(float *out, const Tensor &tensor) {
 }
 
 void read_row(float *out, const Tensor &tensor, int64_t row) {
-    const int64_t start = row * tensor.stride[0] * static_cast<int64_t>(size_of(tensor.dtype));
-    read_line(out, tensor.data + start, tensor.dtype, tensor.shape[1], tensor.stride[1]);
+    const std::byte *data = tensor.data + bytes_of(tensor.dtype, row * tensor.stride[0]);
+    read_line(out, data, tensor.dtype, tensor.shape[1], tensor.stride[1]);
     rescale(out, tensor.shape[1], tensor.scale);
 }
 

@@ -9,10 +9,37 @@
 
 namespace rwkv {
 
-// i8 and i4 are the block formats of quant.h.
-enum class DType : int32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3, i8 = 4, i4 = 5 };
+// i8 and i4 are the block formats of quant.h: of matrices in memory. q4_0 and the others are those of
+// GGUF files (gguf_blocks.h): of tensors in a file, and of tables that are only looked up.
+enum class DType : int32_t {
+    f32 = 0, f16 = 1, bf16 = 2, f64 = 3, i8 = 4, i4 = 5,
+    q4_0 = 16, q4_1 = 17, q5_0 = 18, q5_1 = 19, q8_0 = 20, q4_k = 21, q5_k = 22, q6_k = 23,
+};
 
+constexpr bool in_blocks(DType t) { return t >= DType::q4_0; }
 constexpr size_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
+
+// The least that stands by itself: an element, or a block of neighbours in a row.
+struct Unit {
+    int64_t elements, bytes;
+};
+constexpr Unit unit_of(DType t) {
+    switch (t) {
+    case DType::q4_0: return {32, 18};
+    case DType::q4_1: return {32, 20};
+    case DType::q5_0: return {32, 22};
+    case DType::q5_1: return {32, 24};
+    case DType::q8_0: return {32, 34};
+    case DType::q4_k: return {256, 144};
+    case DType::q5_k: return {256, 176};
+    case DType::q6_k: return {256, 210};
+    default: return {1, static_cast<int64_t>(size_of(t))};
+    }
+}
+// Of `elements`, a multiple of the unit's; also the place of element number `elements`.
+constexpr int64_t bytes_of(DType t, int64_t elements) {
+    return elements / unit_of(t).elements * unit_of(t).bytes;
+}
 const char *name_of(DType t);  // "fp32" ...
 
 // In what a layer computes and how its matrices are kept.
@@ -31,7 +58,7 @@ struct Tensor {
     const std::byte *data = nullptr;  // element 0; may be unaligned
     DType dtype = DType::f32;
     std::vector<int64_t> shape;
-    std::vector<int64_t> stride;  // in elements
+    std::vector<int64_t> stride;  // in elements; of blocks: the last is 1, the others whole blocks
     float scale = 1;              // a power of two; the readers below multiply by it
 
     int64_t count() const {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <map>
 
 namespace rwkv {
 
@@ -111,9 +112,10 @@ std::vector<std::string> TensorTable::untaken() const {
 }
 
 DType TensorTable::main_dtype() const {
-    int64_t counts[4] = {};
-    for (const Tensor &t : tensors_) counts[static_cast<int>(t.dtype)] += t.count();
-    return static_cast<DType>(std::max_element(counts, counts + 4) - counts);
+    std::map<DType, int64_t> counts;
+    for (const Tensor &t : tensors_) counts[t.dtype] += t.count();
+    const auto fewer = [](const auto &a, const auto &b) { return a.second < b.second; };
+    return std::max_element(counts.begin(), counts.end(), fewer)->first;
 }
 
 }  // namespace rwkv

@@ -1,7 +1,7 @@
 """The GGUF container: typed keys and values, then the tensors.
 
 Owns every check of what the file claims and the way values are written; layouts.py knows the names.
-Called by checkpoint.py and convert.py. Quantised tensors are refused by the name of their type.
+Called by checkpoint.py and convert.py. Types that the engine cannot read are refused by name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from .tensor import DTYPES, MAX_NAME, Refused, Tensor, check_name, contiguous, is_extent
+from .tensor import (
+    BLOCKS,
+    MAX_NAME,
+    Refused,
+    Tensor,
+    check_name,
+    contiguous,
+    is_extent,
+    nbytes_of,
+)
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -27,14 +36,15 @@ STRING, ARRAY = 8, 9
 # Value types of a fixed size.
 FIXED = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q",
          11: "<q", 12: "<d"}  # fmt: skip
-TYPES = {0: "F32", 1: "F16", 28: "F64", 30: "BF16"}
-_QUANTISED = {
-    2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
-    12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
-    19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0",
-    35: "TQ2_0", 39: "MXFP4",
+TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 12: "Q4_K",
+    13: "Q5_K", 14: "Q6_K", 28: "F64", 30: "BF16",
 }  # fmt: skip
-_INTEGERS = {24: "I8", 25: "I16", 26: "I32", 27: "I64"}
+_OTHERS = {
+    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS",
+    19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16",
+    26: "I32", 27: "I64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +189,14 @@ class _Reader:
             if not all(is_extent(e) for e in extents):
                 raise Refused(f"tensor {name!a} has the impossible shape {list(extents)}")
             kind, offset = self._number("<I"), self._number("<Q")
-            rows[name] = (tuple(reversed(extents)), self._dtype(name, kind), offset)
+            rows[name] = (tuple(reversed(extents)), self._dtype(name, kind, extents), offset)
         at = self._file.tell()
         start = at + -at % alignment
 
         tensors: dict[str, Tensor] = {}
         for name, (shape, dtype, offset) in rows.items():
             tensor = Tensor(name, dtype, shape, contiguous(shape), self._path, start + offset, 0)
-            nbytes = tensor.count * DTYPES[dtype]
+            nbytes = nbytes_of(dtype, tensor.count)
             if offset % alignment:
                 raise Refused(f"tensor {name!a} starts at {offset}, not a multiple of {alignment}")
             if start + offset + nbytes > self._size:
@@ -202,16 +212,18 @@ class _Reader:
         return tensors
 
     @staticmethod
-    def _dtype(name: str, kind: int) -> str:
-        if kind in TYPES:
-            return TYPES[kind]
-        if kind in _QUANTISED:
+    def _dtype(name: str, kind: int, extents: tuple[int, ...]) -> str:
+        if kind not in TYPES:
+            known = _OTHERS.get(kind, f"number {kind}")
+            read = ", ".join(TYPES.values())
+            raise Refused(f"tensor {name!a} has the type {known}; read are {read}")
+        dtype = TYPES[kind]
+        if dtype in BLOCKS and extents[0] % BLOCKS[dtype][0]:
             raise Refused(
-                f"tensor {name!a} is quantised as {_QUANTISED[kind]}, which comes with a later"
-                " version; convert to F16"
+                f"tensor {name!a} has rows of {extents[0]}, which are not whole blocks of"
+                f" {dtype} ({BLOCKS[dtype][0]} elements)"
             )
-        known = _INTEGERS.get(kind, f"number {kind}")
-        raise Refused(f"tensor {name!a} has the type {known}; read are F32, F16, BF16 and F64")
+        return dtype
 
 
 _U64 = struct.Struct("<Q")
@@ -235,7 +247,7 @@ def header(values: dict[str, Any], rows: list[tuple[str, str, tuple[int, ...]]])
         out.append(_written(name.encode()))
         out.append(struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape)))
         out.append(struct.pack("<IQ", numbers[dtype], at))
-        at += padded(DTYPES[dtype] * _product(shape))
+        at += padded(nbytes_of(dtype, _product(shape)))
     raw = b"".join(out)
     return raw + bytes(padded(len(raw)) - len(raw))
 

@@ -14,6 +14,11 @@ import numpy as np
 from ..errors import CheckpointError
 
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+# Elements and bytes of a block of GGUF's quantised formats, as far as the engine reads them.
+BLOCKS = {
+    "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34),
+    "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
+}  # fmt: skip
 STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 MAX_NAME = 512
 MAX_RANK = 8
@@ -28,7 +33,7 @@ class Tensor:
     """One row of the index. `strides` count elements, `offset` and `nbytes` bytes of the file."""
 
     name: str
-    dtype: str  # a key of DTYPES
+    dtype: str  # a key of DTYPES or BLOCKS
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     path: str
@@ -38,6 +43,7 @@ class Tensor:
 
     def to_numpy(self) -> np.ndarray:
         """A copy of the elements, C-contiguous; BF16 becomes float32, which is exact."""
+        self._plain()
         size = DTYPES[self.dtype]
         flat = self.read(0, self.nbytes // size)
         strides = [s * flat.itemsize for s in self.strides]
@@ -45,6 +51,7 @@ class Tensor:
 
     def read(self, first: int, count: int) -> np.ndarray:
         """`count` stored elements from number `first` on, in the file's order; BF16 as float32."""
+        self._plain()
         size = DTYPES[self.dtype]
         at = self.offset + first * size
         flat = np.fromfile(self.path, STORED[self.dtype], count, offset=at)
@@ -72,6 +79,7 @@ class Tensor:
 
     def swapped(self) -> Tensor:
         """The last two dimensions exchanged."""
+        self._plain()
         if len(self.shape) < 2:
             raise Refused(f"tensor {self.name!a} should be a matrix and has {_dims(self)}")
         *a, m, n = self.shape
@@ -80,6 +88,7 @@ class Tensor:
 
     def part(self, index: int, of: int) -> Tensor:
         """Element `index` of the first dimension, which must have `of`."""
+        self._plain()
         if len(self.shape) < 2 or self.shape[0] != of:
             raise Refused(f"tensor {self.name!a} should hold {of} parts and has {_dims(self)}")
         shape, strides = self.shape[1:], self.strides[1:]
@@ -99,8 +108,22 @@ class Tensor:
             )
         return replace(self, shape=tuple(shape), strides=contiguous(shape))
 
+    def _plain(self) -> None:
+        """Refuses what would take blocks apart."""
+        if self.dtype in BLOCKS:
+            raise Refused(
+                f"tensor {self.name!a} is quantised ({self.dtype}), which is read for the large"
+                " matrices only, by the engine"
+            )
+
     def scaled(self, scale: float) -> Tensor:
         return replace(self, scale=self.scale * scale)
+
+
+def nbytes_of(dtype: str, count: int) -> int:
+    """Bytes of `count` elements, whole blocks of a quantised type."""
+    elements, size = BLOCKS.get(dtype) or (1, DTYPES[dtype])
+    return count // elements * size
 
 
 def _dims(tensor: Tensor) -> str:

@@ -27,6 +27,7 @@ import tokenizers
 
 import rwkv_native as rn
 from rwkv_native import checkpoint, huggingface, state
+from rwkv_native.formats.tensor import nbytes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "data"
@@ -106,7 +107,7 @@ def sound(found: checkpoint.Checkpoint) -> None:
         size = Path(tensor.path).stat().st_size
         assert name == tensor.name and len(name) > 0 and name.isprintable()
         assert tensor.offset >= 0 and tensor.nbytes > 0 and tensor.offset + tensor.nbytes <= size
-        assert tensor.count * checkpoint.DTYPES[tensor.dtype] <= tensor.nbytes
+        assert nbytes_of(tensor.dtype, tensor.count) <= tensor.nbytes
         if tensor.count <= ELEMENTS:
             assert tensor.to_numpy().shape == tensor.shape
     for key, value in found.metadata.items():

@@ -1,5 +1,6 @@
 // Matrices that a backend packs in block formats: every weight where quant.h has it, the same bytes
-// whatever the threads, and int8 where int4 would harm.
+// whatever the threads, and int8 where int4 would harm; those of a GGUF file exactly, where that can be.
+#include "gguf_blocks.h"
 #include "oracle.h"
 #include "quant.h"
 
@@ -84,6 +85,94 @@ void test_what_int4_would_harm_becomes_int8() {
     CHECK(backend->matrix(source.tensor, {DType::bf16, DType::i8}, false).stored == DType::i8);
 }
 
+// Rows of random blocks of a GGUF file, with scales of about 0.01, and their numbers.
+struct Blocks {
+    Tensor tensor;
+    std::vector<std::byte> bytes;
+    Floats values;
+
+    Blocks(Random &random, DType dtype, int64_t rows, int64_t columns) {
+        const Unit unit = unit_of(dtype);
+        bytes.resize(static_cast<size_t>(bytes_of(dtype, rows * columns)));
+        const auto put = [&](size_t at, double x) {
+            const uint16_t h = to_f16(static_cast<float>(x));
+            std::memcpy(bytes.data() + at, &h, 2);
+        };
+        for (std::byte &b : bytes) b = static_cast<std::byte>(static_cast<int>(random.next() * 1e5) & 0xff);
+        for (size_t at = 0; at < bytes.size(); at += static_cast<size_t>(unit.bytes)) {
+            if (!symmetric(dtype) && dtype != DType::q6_k) put(at + 2, 0.01 * random.next());
+            put(dtype == DType::q6_k ? at + 208 : at, 0.01 * random.next());
+            if (dtype == DType::q8_0)  // no quantiser writes −128
+                for (size_t i = at + 2; i < at + 34; ++i)
+                    if (bytes[i] == std::byte{128}) bytes[i] = std::byte{5};
+        }
+        tensor.name = "w";
+        tensor.dtype = dtype;
+        tensor.data = bytes.data();
+        tensor.shape = {rows, columns};
+        tensor.stride = {columns, 1};
+        values.resize(static_cast<size_t>(rows * columns));
+        read_blocks(values.data(), bytes.data(), dtype, rows * columns);
+    }
+};
+
+// Q8_0 and Q5_0 are int8, Q4_0 is int4 and int8, to the bit; the others lose at most half a step of int8.
+void test_blocks_of_a_file() {
+    Random random{10};
+    const auto backend = open_backend("cpu", 2);
+    for (const DType dtype : {DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0, DType::q4_k,
+                              DType::q5_k, DType::q6_k})
+        for (const DType stored : {DType::i8, DType::i4}) {
+            const Blocks source(random, dtype, 40, 512);
+            const Matrix m = backend->matrix(source.tensor, {DType::bf16, stored}, false);
+            const bool exact = dtype == DType::q4_0 || (stored == DType::i8 && symmetric(dtype));
+            if (m.stored == DType::i4 && !exact) continue;
+            double used = 0;
+            bool same = true;
+            for (int64_t o = 0; o < m.out; ++o) {
+                const Floats row = unpacked(m, o);
+                const float *wanted = source.values.data() + o * m.in;
+                for (int64_t g = 0; g < m.in; g += 32) {
+                    double largest = 0;
+                    for (int64_t k = g; k < g + 32; ++k) largest = std::max(largest, std::fabs(double{wanted[k]}));
+                    for (int64_t k = g; k < g + 32; ++k) {
+                        const double error = std::fabs(row[static_cast<size_t>(k)] - double{wanted[k]});
+                        used = std::max(used, error / (largest / 127 * 0.501));
+                        same &= row[static_cast<size_t>(k)] == wanted[k];
+                    }
+                }
+            }
+            CHECK(exact ? same : used > 0.5 && used <= 1);
+        }
+}
+
+// The file's power of two goes into the scales.
+void test_a_rescaled_tensor() {
+    Random random{11};
+    const auto backend = open_backend("cpu", 1);
+    Blocks source(random, DType::q4_0, 16, 64);
+    source.tensor.scale = 8;
+    const Matrix m = backend->matrix(source.tensor, {DType::bf16, DType::i4}, false);
+    for (int64_t o = 0; o < m.out; ++o) {
+        const Floats row = unpacked(m, o);
+        for (int64_t k = 0; k < m.in; ++k)
+            CHECK(row[static_cast<size_t>(k)] == 8 * source.values[static_cast<size_t>(o * m.in + k)]);
+    }
+}
+
+// A block runs along the inputs: what is read across them is refused, and so is a scale that is no number.
+void test_blocks_refused() {
+    Random random{12};
+    const auto backend = open_backend("cpu", 2);
+    Blocks source(random, DType::q8_0, 32, 64);
+    for (const DType stored : {DType::f32, DType::bf16, DType::i8})
+        CHECK_THROWS(backend->matrix(source.tensor, {DType::bf16, stored}, true), "w is quantised (Q8_0)");
+    source.bytes[34 * 7 + 1] = std::byte{0x7c};
+    CHECK_THROWS(backend->matrix(source.tensor, {DType::bf16, DType::i8}, false), "w holds a NaN");
+    CHECK_THROWS(backend->matrix(source.tensor, {DType::bf16, DType::i4}, false), "w holds a NaN");
+    CHECK_THROWS(backend->table(source.tensor), "w holds a NaN");
+}
+
 }  // namespace
 
 int main() {
@@ -91,5 +180,8 @@ int main() {
     test_every_shape_and_source();
     test_transposed();
     test_what_int4_would_harm_becomes_int8();
+    test_blocks_of_a_file();
+    test_a_rescaled_tensor();
+    test_blocks_refused();
     return report();
 }

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def describe(found: Checkpoint) -> dict[str, Any]:
     """Facts that the index holds; sizes that it does not tell are left out."""
     from rwkv_native.formats.layouts import OFFICIAL
-    from rwkv_native.formats.tensor import DTYPES
+    from rwkv_native.formats.tensor import nbytes_of
 
     tensors = found.tensors
     counts: dict[str, int] = {}
@@ -85,7 +85,7 @@ def describe(found: Checkpoint) -> dict[str, Any]:
         if heads is not None or found.version == "4":
             facts["state"] = _bytes(4 * layers * floats) + " per sequence"
         # The embedding stays as it is in the file; 16-bit types are never widened in memory.
-        facts["memory"] = _bytes(sum(t.count * DTYPES[t.dtype] for t in tensors.values()))
+        facts["memory"] = _bytes(sum(nbytes_of(t.dtype, t.count) for t in tensors.values()))
         facts["memory"] += " for the weights"
         facts["tokenizer"] = _tokenizer(found, vocab)
     if found.metadata:

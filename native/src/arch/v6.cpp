@@ -23,7 +23,7 @@ namespace {
 // Columns [first, first + count) of a matrix.
 Tensor column_view(const Tensor &t, int64_t first, int64_t count) {
     Tensor view = t;
-    view.data += static_cast<size_t>(first * t.stride[1]) * size_of(t.dtype);
+    view.data += bytes_of(t.dtype, first * t.stride[1]);
     view.shape[1] = count;
     return view;
 }
@@ -31,7 +31,7 @@ Tensor column_view(const Tensor &t, int64_t first, int64_t count) {
 // Element i of the first of three dimensions.
 Tensor slice_view(const Tensor &t, int64_t i) {
     Tensor view = t;
-    view.data += static_cast<size_t>(i * t.stride[0]) * size_of(t.dtype);
+    view.data += bytes_of(t.dtype, i * t.stride[0]);
     view.shape.erase(view.shape.begin());
     view.stride.erase(view.stride.begin());
     return view;

@@ -2,6 +2,7 @@
 #include "cpu/cpu_backend.h"
 
 #include "cpu/pack.h"
+#include "gguf_blocks.h"
 
 #include <algorithm>
 #include <cstring>
@@ -71,6 +72,9 @@ void CpuBackend::table_row(float *to, const Matrix &table, int32_t token) {
     const int64_t from = token * table.in;
     if (table.stored == DType::f32)
         copy(to, static_cast<const float *>(table.data) + from, static_cast<size_t>(table.in));
+    else if (in_blocks(table.stored))
+        read_blocks(to, static_cast<const std::byte *>(table.data) + bytes_of(table.stored, from),
+                    table.stored, table.in);
     else
         kernels_.widen(to, static_cast<const uint16_t *>(table.data) + from, table.in,
                        static_cast<Type>(table.stored));

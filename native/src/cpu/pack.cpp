@@ -116,6 +116,9 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
         std::swap(tensor.shape[0], tensor.shape[1]);
         std::swap(tensor.stride[0], tensor.stride[1]);
     }
+    if (in_blocks(tensor.dtype) && tensor.stride[1] != 1)
+        throw unsupported("the tensor " + tensor.name + " is quantised (" + name_of(tensor.dtype) +
+                          "), which is read for the large matrices only; keep it in F16 or F32");
     if (precision.stored == DType::i8 || precision.stored == DType::i4)
         return pack_blocks(tensor, precision, arena, pool, alive);
     Matrix matrix;
@@ -123,8 +126,8 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
     matrix.in = tensor.shape[1];
     matrix.compute = precision.compute;
     matrix.stored = precision.compute != DType::f32 ? precision.compute
-                    : tensor.dtype == DType::f64   ? DType::f32
-                                                   : tensor.dtype;
+                    : tensor.dtype == DType::f16 || tensor.dtype == DType::bf16 ? tensor.dtype
+                                                                                : DType::f32;
     const int64_t panels = (matrix.out + kPanel - 1) / kPanel;
     const size_t words = static_cast<size_t>(panels * kPanel) *
                          static_cast<size_t>((matrix.in + 1) / 2 * 2);
@@ -144,6 +147,7 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
 
 Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive) {
     require_matrix(rows);
+    if (in_blocks(rows.dtype)) return copy_blocks(rows, arena, pool, alive);
     Matrix matrix;
     matrix.out = rows.shape[0];
     matrix.in = rows.shape[1];

@@ -18,7 +18,7 @@ namespace rwkv::cpu {
 // type, f16 saturating; i8 and i4 are the block formats of quant.h. transposed: the tensor is [in, out].
 Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &arena, Pool &pool,
             const std::function<void()> &alive);
-// Rows for look-up, [rows][columns] without padding, in the file's type (f64 as f32).
+// Rows for look-up, [rows][columns] without padding, in the file's type (f64 as f32), its blocks included.
 Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive);
 
 // What the kernels are given.

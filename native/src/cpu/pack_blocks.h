@@ -1,4 +1,5 @@
-// Lays matrices out in the block formats of quant.h. Called by pack.cpp while a model is loaded.
+// Lays matrices out in the block formats of quant.h, from any type of file. Called by pack.cpp while a
+// model is loaded. Both throw Error if a weight is a NaN or an infinity.
 #pragma once
 
 #include "backend.h"
@@ -10,9 +11,12 @@
 namespace rwkv::cpu {
 
 // stored i8 or i4; `tensor` is [out, in]. int4 that would change the weights by more than kMostLoss of
-// their root mean square becomes int8.
+// their root mean square becomes int8. Blocks of a file that have one scale keep it where the numbers fit,
+// so that nothing changes: Q8_0 and Q5_0 as int8, Q4_0 as either.
 constexpr double kMostLoss = 0.13;
 Matrix pack_blocks(const Tensor &tensor, Precision precision, Arena &arena, Pool &pool,
                    const std::function<void()> &alive);
+// Rows for look-up that the file holds in blocks, as they are.
+Matrix copy_blocks(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive);
 
 }  // namespace rwkv::cpu
