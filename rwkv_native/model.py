@@ -53,6 +53,8 @@ class ModelInfo:
     weight_bytes: int  #: memory that the weights take
     token_bytes: int  #: weight bytes read to decode one token at batch 1
     token_flops: int  #: floating-point operations per token
+    int8_weights: int  #: parameters that are kept in int8, in groups of 32 with a scale
+    int4_weights: int  #: the same in int4
     strategy: str  #: what was chosen, e.g. "cpu bf16"
     file_dtype: str  #: "fp32", "fp16", "bf16", "Q4_K"...: the type of most weights in the file
     isa: str  #: instruction set of the CPU kernels, e.g. "avx2"
@@ -206,6 +208,8 @@ class Model:
             weight_bytes=c.weight_bytes,
             token_bytes=c.token_bytes,
             token_flops=c.token_flops,
+            int8_weights=c.int8_weights,
+            int4_weights=c.int4_weights,
             strategy=text(c.strategy),
             file_dtype=text(c.file_dtype),
             isa=text(c.isa),
@@ -243,7 +247,8 @@ class Model:
     ) -> Model:
         """Opens a checkpoint: .pth, .safetensors, .st, .gguf, or a folder or index of several.
 
-        strategy: "cpu fp32", "cpu fp16", "cpu bf16" or "auto" (the file's own type on the CPU).
+        strategy: "cpu fp32", "cpu fp16", "cpu bf16" or "auto" (the file's own type on the CPU);
+        "i8" or "i4" behind a type quantises the large matrices ("cpu bf16i4").
         threads: None for the least of physical cores, affinity and the cgroup's CPU quota.
         progress: called now and then with (done, total) bytes.
 

@@ -43,9 +43,11 @@ def needed(choice: Choice) -> int:
     matrices = max((_QUANTISED_BYTES.get(q, _BYTES[kind]) for kind, q in types), default=4.0)
     total = 0.0
     for tensor in checkpoint.read(choice.path).tensors.values():
-        # 16-bit types are never widened, and the embedding and the head stay as they are.
-        large = len(tensor.shape) == 2 and tensor.name.startswith("blocks.")
-        total += tensor.count * min(checkpoint.DTYPES[tensor.dtype], matrices if large else plain)
+        # 16-bit types are never widened, and the embedding stays as it is. A quantised file's matrices
+        # keep their format under "auto", and are taken apart for the strategies without one.
+        own = checkpoint.DTYPES.get(tensor.dtype, 4.0 if types else _QUANTISED_BYTES["i8"])
+        large = len(tensor.shape) == 2 and tensor.name != "emb.weight"
+        total += tensor.count * min(own, matrices if large else plain)
     return int(total) + _BESIDES
 
 

@@ -103,6 +103,7 @@ typedef struct {
     int64_t weight_bytes;   /* memory the weights take */
     int64_t token_bytes;    /* weight bytes read to decode one token at batch 1 */
     int64_t token_flops;    /* floating-point operations to decode one token (2 per multiply-add) */
+    int64_t int8_weights, int4_weights;   /* parameters kept in groups of 32 with a scale */
 } rwkv_model_info;
 
 /* Starts a load on native threads and returns at once. */

@@ -295,6 +295,8 @@ int rwkv_model_describe(rwkv_model_info *out, const rwkv_model *model) {
         o.weight_bytes = info.weight_bytes;
         o.token_bytes = info.token_bytes;
         o.token_flops = info.token_flops;
+        o.int8_weights = info.int8_weights;
+        o.int4_weights = info.int4_weights;
         fill(out, o, "out");
     });
 }

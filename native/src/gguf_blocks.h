@@ -21,6 +21,8 @@ bool finite_blocks(const std::byte *blocks, DType type, int64_t n);
 constexpr bool symmetric(DType t) {
     return t == DType::q4_0 || t == DType::q5_0 || t == DType::q8_0;
 }
+// The format of quant.h that loses nothing, or least.
+constexpr DType kept_as(DType t) { return t == DType::q4_0 ? DType::i4 : DType::i8; }
 // The bits of d of a symmetric block.
 uint16_t scale_of(const std::byte *block);
 

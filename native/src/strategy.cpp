@@ -1,6 +1,7 @@
 #include "strategy.h"
 
 #include "error.h"
+#include "gguf_blocks.h"
 
 #include <algorithm>
 #include <optional>
@@ -13,7 +14,7 @@ namespace {
 
 constexpr size_t longest = 256;  // characters: more stages than any model has use for
 
-const char *const usable = "use 'cpu fp32', 'cpu bf16', 'cpu fp16' or 'auto'";
+const char *const usable = "use 'cpu fp32', 'cpu bf16', 'cpu fp16' (with i8 or i4 behind it for quantised weights) or 'auto'";
 
 // The text with single blanks, none at the ends, and " -> " around every arrow.
 std::string normalised(const std::string &text) {
@@ -133,10 +134,11 @@ Strategy parse_strategy(const std::string &text) {
         if (found->device != "cpu" && lacking.empty()) {
             lacking = "the device " + found->device + ", which this build lacks";
         }
-        if (!found->blocks.empty() && lacking.empty()) {
-            lacking = "quantised weights (" + found->blocks + "), which this version does not offer";
+        if (found->blocks == "i3" && lacking.empty()) {
+            lacking = "weights quantised to i3, which this version does not offer";
         }
-        alternative += (alternative.empty() ? "cpu " : " -> cpu ") + found->type;
+        alternative += (alternative.empty() ? "cpu " : " -> cpu ") + found->type +
+                       (found->blocks == "i3" ? "i4" : found->blocks);
         if (!found->count.empty()) alternative += " *" + found->count;
     }
     if (!lacking.empty()) {
@@ -150,10 +152,12 @@ Strategy parse_strategy(const std::string &text) {
 std::vector<Precision> Strategy::place(int64_t layers, DType file_dtype) const {
     const int64_t total = layers + 1;
     if (stages.empty()) {
-        const DType type = file_dtype == DType::f64 ? DType::f32
-                           : in_blocks(file_dtype)  ? DType::bf16
-                                                    : file_dtype;
-        return std::vector<Precision>(static_cast<size_t>(total), type);
+        Precision precision = file_dtype == DType::f64 ? DType::f32 : file_dtype;
+        if (in_blocks(file_dtype)) {
+            precision = {DType::bf16, kept_as(file_dtype)};
+            precision.own = true;
+        }
+        return std::vector<Precision>(static_cast<size_t>(total), precision);
     }
     // First the counts, cut off where the layers end; then what they leave goes to the streamed
     // stage or in equal parts to those without a count, or to the last stage.

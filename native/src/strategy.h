@@ -22,7 +22,7 @@ struct Strategy {
     std::vector<Stage> stages;
 
     // The precision of every layer and, as the last element, of the head: layers + 1 elements.
-    // "auto" takes the file's type; bf16 for one of quantised blocks.
+    // "auto" takes the file's type; for one of quantised blocks bf16 with each matrix in its own format.
     std::vector<Precision> place(int64_t layers, DType file_dtype) const;
 };
 

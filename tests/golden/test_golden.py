@@ -46,7 +46,14 @@ CASES = [
     "v8rc_L2_D64_bf16",
 ]
 # Design 4.8: what a strategy may differ from the exact result.
-TOLERANCE = {"cpu fp32": 1e-5, "cpu fp16": 2e-2, "cpu bf16": 2e-2}
+TOLERANCE = {
+    "cpu fp32": 1e-5,
+    "cpu fp16": 2e-2,
+    "cpu bf16": 2e-2,
+    # Random weights of 16 to 64 channels magnify what is rounded, v70_L3_D32_fp32 most (next: a third).
+    "cpu bf16i8": 0.15,
+    "cpu bf16i4": 0.65,
+}
 # The official package rounds LN0(emb) of versions 4 to 6 to the file's type. Its own logits are
 # then this far from the exact ones of the same weights.
 ROUNDED_EMBEDDING = 2e-2

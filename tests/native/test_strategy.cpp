@@ -29,10 +29,13 @@ int code_of(const std::string &text, std::string *message = nullptr) {
 void test_one_stage() {
     CHECK(placed("cpu fp32", 3) == "cpu fp32");
     CHECK(placed("  cpu\tbf16 \n", 3) == "cpu bf16");
+    for (const char *text : {"cpu fp32i8", "cpu fp16i8", "cpu bf16i8", "cpu bf16i4"}) CHECK(placed(text, 3) == text);
     for (const char *automatic : {"", "auto", " auto "}) {
         CHECK(placed(automatic, 2, DType::f16) == "cpu fp16");
         CHECK(placed(automatic, 2, DType::f64) == "cpu fp32");
     }
+    CHECK(placed("auto", 2, DType::q4_0) == "cpu bf16i4");
+    CHECK(placed("auto", 2, DType::q4_k) == "cpu bf16i8");
     // Whatever a single stage asks for, it gets all layers.
     for (const char *text :
          {"cpu fp16 *1", "cpu fp16 *4", "cpu fp16 *99", "cpu fp16 *1+", "cpu fp16 *0"})
@@ -50,6 +53,8 @@ void test_several_stages() {
           "cpu fp32 *1 -> cpu bf16 *2 -> cpu fp16 *2");
     CHECK(placed("cpu fp32 -> cpu bf16 *1 -> cpu fp16", 4) ==
           "cpu fp32 *2 -> cpu bf16 *1 -> cpu fp16 *2");
+    CHECK(placed("cpu bf16i8 *2 -> cpu bf16i4", 4) == "cpu bf16i8 *2 -> cpu bf16i4 *3");
+    CHECK(placed("cpu bf16i4 *4 -> cpu bf16", 4) == "cpu bf16i4 *4 -> cpu bf16 *1");
     // A shortage falls to the last stage, a surplus is cut off.
     CHECK(placed("cpu fp32 *1 -> cpu bf16 *1", 4) == "cpu fp32 *1 -> cpu bf16 *4");
     CHECK(placed("cpu fp32 *3 -> cpu bf16 *9", 4) == "cpu fp32 *3 -> cpu bf16 *2");
@@ -112,13 +117,11 @@ void test_refusals() {
         {"cuda:1 bf16", "'cpu bf16'"},
         {"mps fp32", "'cpu fp32'"},
         {"dml fp16", "'cpu fp16'"},
-        {"cpu fp32i8", "'cpu fp32'"},
-        {"cpu bf16i4", "'cpu bf16'"},
-        {"cpu fp16i3", "'cpu fp16'"},
-        {"cuda fp16i8 *20+", "'cpu fp16 *20+'"},
+        {"cpu fp16i3", "'cpu fp16i4'"},
+        {"cuda fp16i8 *20+", "'cpu fp16i8 *20+'"},
         {"cuda fp16 -> cuda fp16 *1", "'cpu fp16 -> cpu fp16 *1'"},
         {"cuda fp16 *10 -> cpu fp32", "'cpu fp16 *10 -> cpu fp32'"},
-        {"cpu fp32 -> cuda:0 fp16i8 *2", "'cpu fp32 -> cpu fp16 *2'"},
+        {"cpu fp32 -> cuda:0 fp16i4 *2", "'cpu fp32 -> cpu fp16i4 *2'"},
     };
     for (const auto &[text, alternative] : wanted) {
         std::string message;

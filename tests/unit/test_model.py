@@ -125,7 +125,7 @@ def test_a_strategy_sets_the_memory(golden: Path) -> None:
     assert sizes["fp16"] == sizes["bf16"] < sizes["fp32"]
 
 
-@pytest.mark.parametrize("strategy", ["cuda fp16", "cpu fp32i8", "cuda fp16 *10 -> cpu fp32"])
+@pytest.mark.parametrize("strategy", ["cuda fp16", "cpu fp32i3", "cuda fp16i8 *10 -> cpu fp32"])
 def test_strategies_for_later(strategy: str, golden: Path) -> None:
     with pytest.raises(rn.UnsupportedError, match="cpu fp32") as caught:
         rn.Model.open(golden / SOURCE, strategy=strategy)

@@ -1,6 +1,7 @@
 #include "arch/weight_reader.h"
 
 #include "error.h"
+#include "gguf_blocks.h"
 
 namespace rwkv {
 
@@ -53,7 +54,10 @@ Matrix WeightReader::pack(const Tensor &t, Precision precision, bool transposed)
 }
 
 Matrix WeightReader::matrix(const std::string &name, int64_t out, int64_t in) {
-    return pack(table_.matrix(name, out, in), precision_of(name), false);
+    const Tensor &t = table_.matrix(name, out, in);
+    Precision precision = precision_of(name);
+    if (precision.own) precision.stored = in_blocks(t.dtype) ? kept_as(t.dtype) : precision.compute;
+    return pack(t, precision, false);
 }
 
 Matrix WeightReader::factor(const std::string &name, int64_t in, int64_t out) {
