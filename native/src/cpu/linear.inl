@@ -131,6 +131,9 @@ void linear(const LinearTask *given) {
                     ahead = choice == forms.wide ? kAheadOfFew : kAheadOfMany;
                 else if (b == first && panel + width < end)
                     ahead = width * panel_bytes;
+                for (int64_t m = row; m < row + rows; ++m)  // where finish() will write
+                    for (int64_t i = 0; i < wide; i += 16)
+                        __builtin_prefetch(task.y + m * task.stride_y + output + i, 1, 3);
                 choice[rows - 1](tile, task.x + row * task.stride_x, task.stride_x, w, panel_bytes,
                                  task.w.in, ahead);
                 finish(task, tile, wide, n, row, rows, output);
