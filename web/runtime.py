@@ -87,7 +87,7 @@ class Runtime:
         self._serving: Serving | None = None
         self._choice: Choice | None = None  # what serves, or served until its successor loads
         self._aside: Serving | None = None  # takes no requests while its successor loads
-        # Replaced, and at work for the last requests: in lists of one, which a thread empties.
+        # Replaced, and at work for the last requests: in lists of one, empty while it is freed.
         self._draining: list[list[Serving]] = []
         self._ended = Counts()  # of engines that are gone
         self._stored = Stored()
@@ -156,6 +156,8 @@ class Runtime:
         """
         if self._load_greenlet:
             raise Busy
+        if self._hangups is None:
+            raise errors.stopping()
         if choice is None:
             self._put_aside(OFFLINE)
             self._retire()
@@ -376,23 +378,27 @@ class Runtime:
 
     def _wait_for_drained(self) -> None:
         end = time.monotonic() + _DRAIN
-        while self._draining and time.monotonic() < end:
+        while any(self._draining) and time.monotonic() < end:
             gevent.sleep(_LOOK_EVERY)
         for box in list(self._draining):
             self._free(box)
+        while self._draining:  # being freed
+            gevent.sleep(_LOOK_EVERY)
 
     def _free(self, box: list[Serving]) -> None:
         """Ends the engine and gives its memory back, in a thread: gigabytes take a while."""
-        if box not in self._draining:
+        if not box:
             return
-        self._draining.remove(box)
         self._ended += replace(_counts(box[0]), running=0, waiting=0)
         box[0].bridge.detach()
-        in_thread(_end, box)
+        last = [box.pop()]
+        in_thread(_end, last)
+        if box in self._draining:
+            self._draining.remove(box)
 
 
-def _end(box: list[Serving]) -> None:
-    box.pop().engine.close()
+def _end(last: list[Serving]) -> None:
+    last.pop().engine.close()
 
 
 def _counts(serving: Serving) -> Counts:

@@ -3,6 +3,7 @@ model is scripted; tests/contract has the real one."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -201,8 +202,8 @@ def test_both_models_fit(scripted: Scripted) -> None:
     gevent.sleep(0.2)
     assert (runtime.draining, scripted.freed) == (1, [])  # it still answers somebody
     first.bridge.busy = False
-    until(lambda: scripted.freed == ["first"])
-    assert runtime.draining == 0
+    until(lambda: runtime.draining == 0)
+    assert scripted.freed == ["first"]
     assert runtime.counts().completion_tokens == 8
 
 
@@ -250,6 +251,33 @@ def test_a_failed_load_without_a_model(scripted: Scripted) -> None:
     with pytest.raises(Refusal, match=r"^failed to load"):
         scripted.switch("second")
     assert runtime.status == OFFLINE
+
+
+def test_memory_is_given_back_before_it_is_used(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the end of the first engine takes."""
+    scripted.free, scripted.wanted = 50, 120
+    seen = []
+
+    def open_(runtime: Runtime, choice: Choice, tell: object) -> Any:
+        seen.append(list(scripted.freed))
+        return scripted.open(choice)
+
+    def close() -> None:
+        time.sleep(0.3)
+        scripted.freed.append("first")
+
+    scripted.runtime.serving().engine.close = close
+    monkeypatch.setattr(Runtime, "_open", open_)
+    scripted.switch("second")
+    assert seen == [["first"]]
+
+
+def test_no_switch_during_a_stop(scripted: Scripted) -> None:
+    scripted.runtime.close()
+    with pytest.raises(Refusal, match="the server is stopping"):
+        scripted.switch("second")
 
 
 def test_a_stop_ends_a_switch(scripted: Scripted) -> None:
