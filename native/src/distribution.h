@@ -26,7 +26,8 @@ struct Law {
 
 class Distribution {
 public:
-    // z = x + residual. residual holds what the rounding of z to float lost; empty: nothing. Both
+    // z = x + residual. residual holds what the rounding of z to float lost; empty: nothing. The
+    // float nearest to z must be x: what survives a cut at some z is looked for among the x. Both
     // must stay alive while the object is asked. Throws Error (RWKV_INTERNAL) if an x is NaN or
     // +infinity, or if none is finite.
     void set(std::span<const float> x, std::span<const float> residual, const Law &law);

@@ -49,6 +49,14 @@ void check_id(const char *name, int32_t id, size_t vocab) {
     }
 }
 
+// What rounding lost of a logit. Rounded to nearest it could reach the middle between two floats,
+// from where the sum rounds to the other one.
+float toward_zero(double lost) {
+    const auto nearest = static_cast<float>(lost);
+    return std::abs(static_cast<double>(nearest)) > std::abs(lost) ? std::nextafter(nearest, 0.f)
+                                                                   : nearest;
+}
+
 }  // namespace
 
 void check(const SamplingOptions &options, size_t vocab) {
@@ -191,7 +199,7 @@ const Distribution &Sampler::distribution(std::span<const float> logits) const {
             const double sum = static_cast<double>(s.copy[i]) + static_cast<double>(s.residual[i]);
             const double z = std::clamp(sum + value, -3e38, 3e38);
             s.copy[i] = static_cast<float>(z);
-            s.residual[i] = static_cast<float>(z - static_cast<double>(s.copy[i]));
+            s.residual[i] = toward_zero(z - static_cast<double>(s.copy[i]));
             s.touched.push_back(id);
         }
     };

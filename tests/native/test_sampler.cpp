@@ -396,6 +396,24 @@ void test_weights_and_slopes() {
     CHECK(probabilities(extreme, Floats{0, 0})[1] == 1);
 }
 
+// A logit just short of the middle between two floats: what its rounding lost is not exactly a
+// float either, and must not carry it to the other side, where the cut would be above all tokens.
+void test_near_the_middle() {
+    const double odd = 1 + 0x1p-23, even = 1 + 0x1p-22;
+    for (const double z : {odd + 0x1p-24 - 0x1p-50, even - 0x1p-24 + 0x1p-50}) {
+        for (const double sign : {1., -1.}) {
+            SamplingOptions o = law(1, 0.3, 0);
+            o.slopes = {{7, sign * z}};
+            Sampler sampler(o, {});
+            sampler.count(1);
+            Floats x(100, static_cast<float>(sign) - 30);
+            x[7] = 0;
+            CHECK(probabilities(sampler, x)[7] == 1);
+            CHECK(sampler.draw(x).token == 7);
+        }
+    }
+}
+
 // The float sums of many blocks keep what rounding z to float lost, and ties at the cut.
 void test_many_blocks() {
     constexpr size_t blocks = 100;
@@ -746,6 +764,7 @@ int main() {
     test_passes();
     test_penalties();
     test_weights_and_slopes();
+    test_near_the_middle();
     test_many_blocks();
     test_bans();
     test_greedy();
