@@ -26,7 +26,7 @@ import random_model
 import rwkv_native as rn
 from rwkv_native import speed
 
-STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp16")
+STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp16", "cpu bf16i8", "cpu bf16i4")
 BATCHES = (1, 8, 32)
 PREFILL = 512
 
