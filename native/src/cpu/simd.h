@@ -176,8 +176,13 @@ RWKV_INLINE void accumulate_bytes(I &sum, U a, U b) {
 
 // The low byte of every lane.
 RWKV_INLINE void store_bytes(char *p, I v) {
+#if defined(__aarch64__)
+    const int16x4_t h = vmovn_s32(v);
+    const int8x8_t b = vmovn_s16(vcombine_s16(h, h));
+#else
     const B b = __builtin_convertvector(v, B);
-    __builtin_memcpy(p, &b, sizeof b);
+#endif
+    __builtin_memcpy(p, &b, V);
 }
 
 RWKV_INLINE U larger(U a, U b) { return a > b ? a : b; }
