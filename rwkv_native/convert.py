@@ -7,8 +7,10 @@ time, so that memory stays small whatever the size of the model.
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +19,24 @@ from typing import Any
 import numpy as np
 
 from . import checkpoint
+from ._ffi import check, ffi, float_pointer, lib
 from .errors import CheckpointError, InvalidError, MissingFileError, UnsupportedError
 from .formats import gguf, layouts, partial, safetensors
-from .formats.tensor import BLOCKS, DTYPES, Refused, Tensor
+from .formats.tensor import DTYPES, Refused, Tensor, packed_nbytes
 from .tokenizer import Tokenizer
 
 NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+PACKED_NAMES = {"i8": "I8", "i4": "I4"}  # of .safetensors only
 PIECE = 16 << 20  # elements are read by so many bytes
 # What a file says of itself and what stays true of the copy.
 _KEPT = ("rwkv.tokenizer", "rwkv.family", "general.name")
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # llama.cpp's numbers
+
+_PACKED = {"I8": lib.RWKV_I8, "I4": lib.RWKV_I4}
+# The large matrices of every version, by official names.
+_MATRIX = re.compile(
+    r"^head\.weight$|\.(att\.(receptance|key|value|gate|output)|ffn\.(key|value|receptance))\.weight$"
+)
 
 Progress = Callable[[int, int], None]
 
@@ -42,6 +52,8 @@ class _Row:
 
     @property
     def nbytes(self) -> int:
+        if self.dtype in _PACKED:
+            return packed_nbytes(self.dtype, self.shape)
         return math.prod(self.shape) * DTYPES[self.dtype]
 
 
@@ -56,18 +68,19 @@ def to_safetensors(
     """Writes a checkpoint, or a tuned state, as .safetensors with official names.
 
     dtype: "fp32", "fp16" or "bf16" for all tensors; None keeps each one's own. Rounding is to the
-    nearest, ties to even. Data starts at a multiple of 64 and is contiguous, so that the file loads
-    by mmap as it is. The file appears at once when all of it is written; one that exists is
-    replaced only if `force`. progress: called with (done, total) bytes.
+    nearest, ties to even. "i8" and "i4" pack the large matrices as the engine keeps them in memory,
+    so that the file is used where it is mapped; the others stay as they are. Data starts at a
+    multiple of 64 and is contiguous. The file appears at once when all of it is written; one that
+    exists is replaced only if `force`. progress: called with (done, total) bytes.
 
     Raises CheckpointError for a source that cannot be read, holds NaN, or a value that `dtype`
     cannot hold; InvalidError for wrong arguments; OSError.
     """
-    found, wanted = _opened(source, target, dtype, force)
+    found, wanted = _opened(source, target, dtype, force, NAMES | PACKED_NAMES)
     tuned = all(n.endswith(".att.time_state") for n in found.tensors)
     if found.version is None and not tuned:
         raise CheckpointError(f"{found.path}: holds no RWKV of a known version")
-    rows = [_Row(t.name, wanted or t.dtype, t.shape, (t,)) for t in found.tensors.values()]
+    rows = [_row(t, wanted) for t in found.tensors.values()]
     # Sizes that are a multiple of the alignment come first, so that their neighbours keep it.
     rows.sort(key=lambda row: row.nbytes % safetensors.ALIGNMENT != 0)
     metadata = {k: v for k, v in found.metadata.items() if k in _KEPT}
@@ -78,8 +91,25 @@ def to_safetensors(
     }
     if "rwkv.tokenizer" not in metadata and (name := _vocabulary_name(found)):
         metadata["rwkv.tokenizer"] = name
-    start = safetensors.header([(r.name, r.dtype, r.shape) for r in rows], metadata)
+    if packed := {r.name: [r.dtype, r.shape] for r in rows if r.dtype in _PACKED}:
+        entry = {"version": safetensors.PACKED_VERSION, "tensors": packed}
+        metadata[safetensors.PACKED_KEY] = json.dumps(entry, separators=(",", ":"))
+    shown = [
+        (r.name, "U8", (r.nbytes,)) if r.dtype in _PACKED else (r.name, r.dtype, r.shape)
+        for r in rows
+    ]
+    start = safetensors.header(shown, metadata)
     _write(target, start, rows, 1, progress)
+
+
+def _row(tensor: Tensor, wanted: str | None) -> _Row:
+    if wanted not in _PACKED:
+        return _Row(tensor.name, wanted or tensor.dtype, tensor.shape, (tensor,))
+    if len(tensor.shape) != 2 or not tensor.is_contiguous or not _MATRIX.search(tensor.name):
+        return _Row(tensor.name, tensor.dtype, tensor.shape, (tensor,))
+    # As a load does: what int4 would change too much becomes int8.
+    kind = "I8" if wanted == "I4" and _harmed_by_int4(tensor) else wanted
+    return _Row(tensor.name, kind, tensor.shape, (tensor,))
 
 
 def to_gguf(
@@ -129,12 +159,17 @@ _LARGE = tuple(
 
 
 def _opened(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], dtype: str | None, force: bool
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    dtype: str | None,
+    force: bool,
+    names: dict[str, str] = NAMES,
 ) -> tuple[checkpoint.Checkpoint, str | None]:
-    if dtype is not None and dtype not in NAMES:
-        raise InvalidError(f"dtype must be {', '.join(NAMES)} or None, not {dtype!r}")
+    if dtype is not None and dtype not in names:
+        raise InvalidError(f"dtype must be {', '.join(names)} or None, not {dtype!r}")
     found = checkpoint.read(source)
-    if quantised := next((t for t in found.tensors.values() if t.dtype in BLOCKS), None):
+    quantised = next((t for t in found.tensors.values() if t.dtype not in DTYPES), None)
+    if quantised is not None:
         raise UnsupportedError(
             f"{found.path}: the tensor {quantised.name} is quantised ({quantised.dtype}); convert"
             " from the file that it was made of"
@@ -147,7 +182,7 @@ def _opened(
         raise InvalidError(f"{place}: is a folder; give the name of a file")
     if place.exists() and not force:
         raise InvalidError(f"{place}: exists already; --force replaces it")
-    return found, None if dtype is None else NAMES[dtype]
+    return found, None if dtype is None else names[dtype]
 
 
 def _main_dtype(found: checkpoint.Checkpoint) -> str:
@@ -191,8 +226,37 @@ def _converted(values: np.ndarray, dtype: str, tensor: Tensor) -> np.ndarray:
     return stored
 
 
+def _packed(tensor: Tensor, dtype: str, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Rows [n, in] in panels, and what that changes, relative to their root mean square."""
+    rows = np.ascontiguousarray(_converted(values, "F32", tensor))
+    size, loss = ffi.new("size_t *"), ffi.new("double[2]")
+    check(lib.rwkv_packed_size(size, _PACKED[dtype], *rows.shape))
+    out = np.empty(size[0], np.uint8)
+    data = ffi.cast("uint8_t *", ffi.from_buffer(out))
+    check(lib.rwkv_pack(data, loss, _PACKED[dtype], float_pointer(rows), *rows.shape))
+    return out, math.sqrt(loss[0] / loss[1]) if loss[1] else 0.0
+
+
+def _rows_of(tensor: Tensor, first: int, count: int) -> np.ndarray:
+    """Rows of a contiguous matrix."""
+    columns = tensor.shape[1]
+    return tensor.read(first * columns, count * columns).reshape(count, columns)
+
+
+def _harmed_by_int4(tensor: Tensor) -> bool:
+    """The engine's rule (native/src/cpu/pack_blocks.h), by the first rows."""
+    rows = _rows_of(tensor, 0, min(tensor.shape[0], 1024))
+    return _packed(tensor, "I4", rows)[1] > 0.13
+
+
 def _pieces(tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
     """The elements in C order, converted, some at a time."""
+    if dtype in _PACKED:
+        step = max(PIECE // 4 // tensor.shape[1] // 16, 1) * 16
+        for first in range(0, tensor.shape[0], step):
+            rows = _rows_of(tensor, first, min(step, tensor.shape[0] - first))
+            yield _packed(tensor, dtype, rows)[0]
+        return
     if not tensor.is_contiguous:  # a low-rank matrix or another view; those are small
         yield _converted(tensor.to_numpy(), dtype, tensor)
         return

@@ -27,6 +27,8 @@ _DTYPES = {
     "F16": lib.RWKV_F16,
     "BF16": lib.RWKV_BF16,
     "F64": lib.RWKV_F64,
+    "I8": lib.RWKV_I8,
+    "I4": lib.RWKV_I4,
     "Q4_0": lib.RWKV_Q4_0,
     "Q4_1": lib.RWKV_Q4_1,
     "Q5_0": lib.RWKV_Q5_0,

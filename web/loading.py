@@ -43,8 +43,8 @@ def needed(choice: Choice) -> int:
     matrices = max((_QUANTISED_BYTES.get(q, _BYTES[kind]) for kind, q in types), default=4.0)
     total = 0.0
     for tensor in checkpoint.read(choice.path).tensors.values():
-        # 16-bit types are never widened, and the embedding stays as it is. A quantised file's matrices
-        # keep their format under "auto", and are taken apart for the strategies without one.
+        # 16-bit types are never widened, and the embedding stays as it is. The matrices of a
+        # quantised file keep their format under "auto", and are widened where none is named.
         own = checkpoint.DTYPES.get(tensor.dtype, 4.0 if types else _QUANTISED_BYTES["i8"])
         large = len(tensor.shape) == 2 and tensor.name != "emb.weight"
         total += tensor.count * min(own, matrices if large else plain)

@@ -5,6 +5,7 @@
 #include "error.h"
 #include "load.h"
 #include "model.h"
+#include "quant.h"
 #include "sampler.h"
 #include "vocab.h"
 
@@ -224,6 +225,16 @@ void check_count(const rwkv::StatePart &p, size_t count) {
     }
 }
 
+
+// Checked; also keeps all sizes far from overflow.
+size_t packed_size(int32_t dtype, int64_t rows, int64_t in) {
+    if (dtype != RWKV_I8 && dtype != RWKV_I4) throw invalid("dtype must be RWKV_I8 or RWKV_I4");
+    if (rows < 1 || in < 1 || rows > int64_t{1} << 40 || in > int64_t{1} << 20)
+        throw invalid("rows and in must be at least 1, and at most 2^40 and 2^20");
+    const auto panels = static_cast<size_t>((rows + rwkv::quant::kOutputs - 1) / rwkv::quant::kOutputs);
+    return panels * rwkv::quant::panel_bytes(static_cast<rwkv::DType>(dtype), in);
+}
+
 }  // namespace
 
 extern "C" {
@@ -275,6 +286,22 @@ int rwkv_load_finish(rwkv_model **out, rwkv_load *load) {
 }
 
 void rwkv_load_cancel(rwkv_load *load) { delete load; }
+
+int rwkv_packed_size(size_t *out, int32_t dtype, int64_t rows, int64_t in) {
+    return guarded([&] { required(out, "out") = packed_size(dtype, rows, in); });
+}
+
+int rwkv_pack(uint8_t *out, double *loss, int32_t dtype, const float *weights, int64_t rows, int64_t in) {
+    return guarded([&] {
+        packed_size(dtype, rows, in);
+        required(out, "out");
+        required(weights, "weights");
+        const rwkv::quant::Loss changed =
+            rwkv::quant::pack(reinterpret_cast<std::byte *>(out), weights, static_cast<rwkv::DType>(dtype), rows, in);
+        required(loss, "loss");
+        loss[0] = changed.error, loss[1] = changed.norm;
+    });
+}
 
 int rwkv_model_describe(rwkv_model_info *out, const rwkv_model *model) {
     return guarded([&] {

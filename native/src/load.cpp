@@ -1,6 +1,7 @@
 #include "load.h"
 
 #include "error.h"
+#include "quant.h"
 #include "strategy.h"
 
 #include <algorithm>
@@ -32,13 +33,22 @@ void require_whole_blocks(const Tensor &t) {
     }
 }
 
+// A packed matrix has its size from its shape.
+void require_whole_panels(const Tensor &t, uint64_t nbytes) {
+    const bool matrix = t.shape.size() == 2 && t.stride[1] == 1 && t.stride[0] == t.shape[1];
+    if (!matrix || nbytes / quant::panel_bytes(t.dtype, t.shape[1]) <
+                       (static_cast<uint64_t>(t.shape[0]) + quant::kOutputs - 1) / quant::kOutputs) {
+        throw invalid("the tensor " + t.name + " is not a matrix packed as " + name_of(t.dtype));
+    }
+}
+
 // A checked row of the index: the shape is sane and its last element lies within nbytes. More elements
 // than nbytes can hold (a view that repeats bytes) would let a small file ask for any amount of memory.
 Tensor checked(const rwkv_tensor &row) {
     if (!row.name) throw invalid("a tensor of the index has no name");
     const std::string name = row.name;
     const bool blocks = row.dtype >= RWKV_Q4_0 && row.dtype <= RWKV_Q6_K;
-    if (!blocks && (row.dtype < RWKV_F32 || row.dtype > RWKV_F64)) {
+    if (!blocks && (row.dtype < RWKV_F32 || row.dtype > RWKV_I4)) {
         throw invalid("the tensor " + name + " has the unknown type " + std::to_string(row.dtype));
     }
     if (row.rank < 0 || row.rank > 8) {
@@ -69,6 +79,10 @@ Tensor checked(const rwkv_tensor &row) {
         }
         t.shape.push_back(size);
         t.stride.push_back(stride);
+    }
+    if (in_panels(t.dtype)) {
+        require_whole_panels(t, row.nbytes);
+        return t;
     }
     require_whole_blocks(t);
     if (static_cast<uint64_t>(bytes_of(t.dtype, last + 1)) > row.nbytes ||
@@ -126,6 +140,7 @@ Load::Load(std::span<const rwkv_tensor> index, std::string strategy, int threads
     for (const rwkv_tensor &row : index) {
         Row r{checked(row), row.path ? row.path : "", row.offset, row.nbytes};
         if (!row.path) {
+            if (in_panels(r.tensor.dtype)) throw invalid("the tensor " + r.tensor.name + " is packed and not in a file");
             if (!row.data) throw invalid("the tensor " + r.tensor.name + " has neither path nor data");
             r.tensor.data = static_cast<const std::byte *>(row.data) + row.offset;
         }
@@ -155,21 +170,24 @@ void Load::run() {
 }
 
 std::shared_ptr<Model> Load::load() {
-    std::map<std::string, MappedFile> files;
+    std::map<std::string, std::shared_ptr<MappedFile>> files;
     std::vector<Tensor> tensors;
     tensors.reserve(rows_.size());
     for (Row &row : rows_) {
         if (!row.path.empty()) {
-            const auto bytes = files.try_emplace(row.path, row.path).first->second.bytes();
+            std::shared_ptr<MappedFile> &file = files[row.path];
+            if (!file) file = std::make_shared<MappedFile>(row.path);
+            const auto bytes = file->bytes();
             if (row.offset > bytes.size() || row.nbytes > bytes.size() - row.offset) {
                 throw invalid("the tensor " + row.tensor.name + " lies outside the file " + row.path);
             }
             row.tensor.data = bytes.data() + row.offset;
+            if (in_panels(row.tensor.dtype)) row.tensor.owner = file;
         }
         tensors.push_back(std::move(row.tensor));
     }
     const std::jthread ahead([&files](std::stop_token stop) {
-        for (const auto &[path, file] : files) file.fetch(stop);
+        for (const auto &[path, file] : files) file->fetch(stop);
     });
     return Model::load(std::move(tensors), strategy_, threads_, progress_);
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -180,6 +181,20 @@ Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
             lay_i8(to, q), to += kTile;
         else
             lay_i4(to, q), to += kTile / 2;
+    }
+    return loss;
+}
+
+Loss pack(std::byte *panels, const float *weights, DType type, int64_t rows, int64_t in) {
+    std::vector<float> tile(static_cast<size_t>(groups(in) * kTile));
+    Loss loss;
+    for (int64_t first = 0; first < rows; first += kOutputs, panels += panel_bytes(type, in)) {
+        if (rows - first < kOutputs) std::fill(tile.begin(), tile.end(), 0.0f);
+        for (int64_t k = 0; k < in; ++k)
+            for (int64_t o = 0; o < kOutputs && first + o < rows; ++o)
+                tile[static_cast<size_t>(k * kOutputs + o)] = weights[(first + o) * in + k];
+        const Loss here = pack_panel(panels, tile.data(), type, in);
+        loss.error += here.error, loss.norm += here.norm;
     }
     return loss;
 }

@@ -50,6 +50,9 @@ struct Loss {
 Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
                 const uint16_t *scales = nullptr);
 
+// The panels of `rows` rows [rows][in], the last filled up with zeros.
+Loss pack(std::byte *panels, const float *weights, DType type, int64_t rows, int64_t in);
+
 // Output o, 0 to 15, of a panel as `in` floats, exactly.
 void unpack(float *weights, const std::byte *panel, DType type, int64_t in, int64_t o);
 

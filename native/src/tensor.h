@@ -1,15 +1,16 @@
 // A checked, read-only view of one checkpoint tensor. Made by model.cpp from the index and the mapped
-// file; read by the architectures and by Backend::matrix. Never owns memory.
+// file; read by the architectures and by Backend::matrix.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace rwkv {
 
-// i8 and i4 are the block formats of quant.h: of matrices in memory. q4_0 and the others are those of
+// i8 and i4 are the block formats of quant.h: of matrices in memory and in packed files, in panels. q4_0 and the others are those of
 // GGUF files (gguf_blocks.h): of tensors in a file, and of tables that are only looked up.
 enum class DType : int32_t {
     f32 = 0, f16 = 1, bf16 = 2, f64 = 3, i8 = 4, i4 = 5,
@@ -17,6 +18,7 @@ enum class DType : int32_t {
 };
 
 constexpr bool in_blocks(DType t) { return t >= DType::q4_0; }
+constexpr bool in_panels(DType t) { return t == DType::i8 || t == DType::i4; }
 constexpr size_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 
 // The least that stands by itself: an element, or a block of neighbours in a row.
@@ -60,6 +62,7 @@ struct Tensor {
     std::vector<int64_t> shape;
     std::vector<int64_t> stride;  // in elements; of blocks: the last is 1, the others whole blocks
     float scale = 1;              // a power of two; the readers below multiply by it
+    std::shared_ptr<const void> owner;  // of the bytes, where they may be kept; else null
 
     int64_t count() const {
         int64_t n = 1;

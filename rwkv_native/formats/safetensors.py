@@ -16,11 +16,21 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from . import partial
-from .tensor import DTYPES, Refused, Tensor, check_name, contiguous, is_extent
+from .tensor import (
+    DTYPES,
+    PACKED,
+    Refused,
+    Tensor,
+    check_name,
+    contiguous,
+    is_extent,
+    packed_nbytes,
+)
 
 # The format allows 100 MB; an index of 100 000 tensors fits here, and parsing it stays short.
 MAX_HEADER = 16 << 20
 ALIGNMENT = 64
+PACKED_KEY, PACKED_VERSION = "rwkv.packed", 1
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -56,9 +66,17 @@ def read(file: BinaryIO, path: str, size: int) -> tuple[dict[str, Tensor], dict[
         raise Refused("__metadata__ is not an object of strings")
 
     start = 8 + length
+    packed = _packed(metadata)
     tensors = {}
     for name, entry in header.items():
-        tensors[name] = _row(name, entry, path, start, size - start)
+        row = _row(name, entry, path, start, size - start)
+        if row.dtype == "U8":
+            if name not in packed:
+                raise Refused(f"tensor {name!a} has dtype U8; read are {', '.join(DTYPES)}")
+            row = _packed_row(row, *packed.pop(name))
+        tensors[name] = row
+    if packed:
+        raise Refused(f"{PACKED_KEY} names {min(packed)!a}, which is no tensor of bytes")
     # The format has neither overlaps nor holes.
     end = start
     for row in sorted(tensors.values(), key=lambda t: (t.offset, t.nbytes)):
@@ -71,12 +89,45 @@ def read(file: BinaryIO, path: str, size: int) -> tuple[dict[str, Tensor], dict[
     return tensors, metadata
 
 
+def _packed(metadata: dict[str, str]) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Type and shape of every packed matrix: {"version": 1, "tensors": {name: [type, shape]}}."""
+    if PACKED_KEY not in metadata:
+        return {}
+    try:
+        entry = json.loads(metadata[PACKED_KEY], object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, Refused):
+            raise
+        raise Refused(f"{PACKED_KEY} is not valid JSON") from None
+    if type(entry) is not dict or type(tensors := entry.get("tensors")) is not dict:
+        raise Refused(f"{PACKED_KEY} is not an object with tensors")
+    if entry.get("version") != PACKED_VERSION:
+        raise Refused(f"is packed in another version than {PACKED_VERSION}; convert it anew")
+    found = {}
+    for name, row in tensors.items():
+        kind, shape = row if type(row) is list and len(row) == 2 else (None, None)
+        good = type(shape) is list and len(shape) == 2 and all(is_extent(n) for n in shape)
+        if not good or type(kind) is not str or kind not in PACKED:
+            raise Refused(f"{PACKED_KEY} does not give {name[:80]!a} a type and two dimensions")
+        found[name] = (kind, (shape[0], shape[1]))
+    return found
+
+
+def _packed_row(row: Tensor, kind: str, shape: tuple[int, int]) -> Tensor:
+    needed = packed_nbytes(kind, shape)
+    if row.nbytes != needed:
+        raise Refused(f"tensor {row.name!a} needs {needed} bytes as {kind} and has {row.nbytes}")
+    if row.offset % ALIGNMENT:
+        raise Refused(f"tensor {row.name!a} is packed and starts at no multiple of {ALIGNMENT}")
+    return Tensor(row.name, kind, shape, contiguous(shape), row.path, row.offset, row.nbytes)
+
+
 def _row(name: str, entry: Any, path: str, start: int, available: int) -> Tensor:
     check_name(name)
     if type(entry) is not dict or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise Refused(f"tensor {name!a} is not described by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if type(dtype) is not str or dtype not in DTYPES:
+    if type(dtype) is not str or (dtype not in DTYPES and dtype != "U8"):
         raise Refused(
             f"tensor {name!a} has dtype {str(dtype)[:20]!a}; read are {', '.join(DTYPES)}"
         )
@@ -87,7 +138,7 @@ def _row(name: str, entry: Any, path: str, start: int, available: int) -> Tensor
     begin, end = offsets
     if not 0 <= begin <= end <= available:
         raise Refused(f"tensor {name!a} lies outside the file, which is cut off or damaged")
-    nbytes = math.prod(shape) * DTYPES[dtype]
+    nbytes = math.prod(shape) * DTYPES.get(dtype, 1)
     if end - begin != nbytes:
         raise Refused(f"tensor {name!a} needs {nbytes} bytes for its shape and has {end - begin}")
     return Tensor(name, dtype, tuple(shape), contiguous(shape), path, start + begin, nbytes)
@@ -101,7 +152,7 @@ def header(rows: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[s
     table: dict[str, Any] = {"__metadata__": dict(metadata)}
     at = 0
     for name, dtype, shape in rows:
-        end = at + math.prod(shape) * DTYPES[dtype]
+        end = at + math.prod(shape) * DTYPES.get(dtype, 1)
         table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(table, separators=(",", ":")).encode()

@@ -19,6 +19,8 @@ BLOCKS = {
     "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34),
     "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
 }  # fmt: skip
+# The same of packed matrices (.safetensors of ours): int8 and int4 with fp16 scales.
+PACKED = {"I8": (32, 34), "I4": (32, 18)}
 STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 MAX_NAME = 512
 MAX_RANK = 8
@@ -33,7 +35,7 @@ class Tensor:
     """One row of the index. `strides` count elements, `offset` and `nbytes` bytes of the file."""
 
     name: str
-    dtype: str  # a key of DTYPES or BLOCKS
+    dtype: str  # a key of DTYPES, BLOCKS or PACKED
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     path: str
@@ -110,7 +112,7 @@ class Tensor:
 
     def _plain(self) -> None:
         """Refuses what would take blocks apart."""
-        if self.dtype in BLOCKS:
+        if self.dtype in BLOCKS or self.dtype in PACKED:
             raise Refused(
                 f"tensor {self.name!a} is quantised ({self.dtype}), which is read for the large"
                 " matrices only, by the engine"
@@ -122,8 +124,16 @@ class Tensor:
 
 def nbytes_of(dtype: str, count: int) -> int:
     """Bytes of `count` elements, whole blocks of a quantised type."""
-    elements, size = BLOCKS.get(dtype) or (1, DTYPES[dtype])
+    elements, size = BLOCKS.get(dtype) or PACKED.get(dtype) or (1, DTYPES[dtype])
     return count // elements * size
+
+
+def packed_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a packed matrix [out, in]: panels of 16 outputs (native/src/quant.h)."""
+    out, columns = shape
+    groups = -(-columns // 32)
+    scales = -(-groups * 32 // 64) * 64
+    return -(-out // 16) * (scales + groups * 16 * (PACKED[dtype][1] - 2))
 
 
 def _dims(tensor: Tensor) -> str:

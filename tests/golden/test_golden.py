@@ -50,7 +50,7 @@ TOLERANCE = {
     "cpu fp32": 1e-5,
     "cpu fp16": 2e-2,
     "cpu bf16": 2e-2,
-    # Random weights of 16 to 64 channels magnify what is rounded, v70_L3_D32_fp32 most (next: a third).
+    # Random weights of 16 to 64 channels magnify what is rounded, v70_L3_D32_fp32 most.
     "cpu bf16i8": 0.15,
     "cpu bf16i4": 0.65,
 }

@@ -41,7 +41,7 @@ INCLUDES: dict[str, set[str]] = {
     "distribution": {"logit_row"},
     "sampler": {"distribution"},
     "output": set(),
-    "load": {"model", "strategy"},
+    "load": {"model", "quant", "strategy"},
     "draft": set(),
     "sequence": {"backend", "draft", "output", "sampler", "vocab"},
     "state_cache": {"backend", "model"},
@@ -58,7 +58,7 @@ INCLUDES: dict[str, set[str]] = {
         "state_cache",
         "vocab",
     },
-    "api": {"backend", "engine", "load", "model", "sampler", "sequence", "vocab"},
+    "api": {"backend", "engine", "load", "model", "quant", "sampler", "sequence", "vocab"},
 }
 # Only these know the C interface: error.h for the status codes, load.h for the rows of an index,
 # api.cpp for everything.

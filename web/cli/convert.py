@@ -21,8 +21,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="OUT", help="file to write: .safetensors or .gguf")
     parser.add_argument(
         "--dtype",
-        choices=("fp32", "fp16", "bf16"),
-        help="type of the weights (default: as they are; in GGUF that of most)",
+        choices=("fp32", "fp16", "bf16", "i8", "i4"),
+        help="type of the weights (default: as they are; in GGUF that of most); i8 and i4 pack the"
+        " large matrices of a .safetensors, which is then used where it is mapped",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 

@@ -5,6 +5,7 @@
 #include "cpu/rows.h"
 #include "error.h"
 #include "half.h"
+#include "quant.h"
 
 #include <algorithm>
 #include <cstring>
@@ -104,6 +105,27 @@ std::byte *allocate(Matrix &matrix, Arena &arena) {
     return static_cast<std::byte *>(piece.data);
 }
 
+// A matrix of a packed file, where it lies.
+Matrix packed_already(const Tensor &weights, Precision precision, bool transposed) {
+    const std::string what = "the tensor " + weights.name + " is packed as " + name_of(weights.dtype);
+    if (transposed) throw invalid(what + " and should be plain numbers");
+    if (!in_panels(precision.stored))
+        throw unsupported(what + "; use 'auto', 'cpu " + name_of(precision.compute) +
+                          "i8' or the file that it was made of");
+    if (reinterpret_cast<uintptr_t>(weights.data) % 64 != 0) throw invalid(what + " and starts at no multiple of 64");
+    if (weights.scale != 1) throw invalid(what + " and has a scale");
+    Matrix matrix;
+    matrix.out = weights.shape[0];
+    matrix.in = weights.shape[1];
+    matrix.stored = weights.dtype;
+    matrix.compute = precision.compute;
+    const int64_t panels = (matrix.out + kPanel - 1) / kPanel;
+    matrix.bytes = static_cast<size_t>(panels) * quant::panel_bytes(matrix.stored, matrix.in);
+    matrix.data = const_cast<std::byte *>(weights.data);
+    matrix.owner = std::const_pointer_cast<void>(weights.owner);
+    return matrix;
+}
+
 }  // namespace
 
 Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &arena, Pool &pool,
@@ -111,6 +133,7 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
     require_matrix(weights);
     if (precision.compute == DType::f64)
         throw unsupported(weights.name + ": products are not computed in fp64");
+    if (in_panels(weights.dtype)) return packed_already(weights, precision, transposed);
     Tensor tensor = weights;
     if (transposed) {
         std::swap(tensor.shape[0], tensor.shape[1]);
@@ -147,6 +170,9 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
 
 Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive) {
     require_matrix(rows);
+    if (in_panels(rows.dtype))
+        throw invalid("the tensor " + rows.name + " is packed as " + name_of(rows.dtype) +
+                      " and should be a plain table");
     if (in_blocks(rows.dtype)) return copy_blocks(rows, arena, pool, alive);
     Matrix matrix;
     matrix.out = rows.shape[0];
