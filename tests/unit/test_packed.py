@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,3 +108,37 @@ def test_hostile_metadata(name: str, golden: Path, tmp_path: Path) -> None:
 def test_the_kinds_of_gguf_are_not_these(golden: Path, tmp_path: Path) -> None:
     with pytest.raises(rn.InvalidError, match="dtype must be"):
         convert.to_gguf(golden / SOURCE, tmp_path / "x.gguf", "i8")
+
+
+def as_packed(head: checkpoint.Tensor, shape: tuple[int, ...]) -> dict[str, object]:
+    """A row of another tensor that claims the head's bytes."""
+    shape = shape if len(shape) == 2 else (1, shape[0])
+    return {"dtype": "I8", "shape": shape, "strides": (shape[1], 1), "offset": head.offset}
+
+
+# What Python's reader lets nobody write: the engine checks again.
+ROWS: dict[str, tuple[str, Callable[[checkpoint.Tensor, tuple[int, ...]], dict], str]] = {
+    "a vector": ("ln_out.weight", as_packed, "should be plain numbers"),
+    "a factor": ("blocks.1.att.w1", as_packed, "should be plain numbers"),
+    "a table": ("emb.weight", as_packed, "should be a plain table"),
+    "not aligned": (HEAD, lambda h, s: {"offset": h.offset - 8}, "starts at no multiple of 64"),
+    "cut off": (HEAD, lambda h, s: {"nbytes": h.nbytes - 1}, "not a matrix packed as int8"),
+    "transposed": (HEAD, lambda h, s: {"strides": (1, 64)}, "not a matrix packed as int8"),
+    "scaled": (HEAD, lambda h, s: {"scale": 2.0}, "has a scale"),
+    "longer": (HEAD, lambda h, s: {"shape": (s[0] * 2, s[1])}, "not a matrix packed as int8"),
+    "beyond": (HEAD, lambda h, s: {"offset": 1 << 40}, "lies outside the file"),
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_hostile_rows(what: str, golden: Path, tmp_path: Path, monkeypatch) -> None:
+    name, change, words = ROWS[what]
+    path = tmp_path / "x.safetensors"
+    convert.to_safetensors(golden / SOURCE, path, "i8")
+    found = checkpoint.read(path)
+    row, head = found.tensors[name], found.tensors[HEAD]
+    nbytes = head.nbytes if name != HEAD else row.nbytes
+    found.tensors[name] = replace(row, **{"nbytes": nbytes, **change(head, row.shape)})
+    monkeypatch.setattr(checkpoint, "read", lambda _: found)
+    with pytest.raises(rn.Error, match=words):
+        rn.Model.open(path)
