@@ -58,7 +58,8 @@ RWKV_INLINE void quantise(char *to, const F *x) {
         total += p - magic;
         store_bytes(to + j * V, reinterpret_cast<I>(bits(p) - bits(magic)));
     }
-    const int32_t offset = s == s ? -8 * static_cast<int32_t>(sum(total)) : 0;
+    const bool finite = s - s == 0;
+    const int32_t offset = finite ? -8 * static_cast<int32_t>(sum(total)) : 0;
     __builtin_memcpy(to + 32, &s, 4);
     __builtin_memcpy(to + 36, &offset, 4);
 }
