@@ -128,6 +128,10 @@ void MappedFile::fetch(std::stop_token stop) const {
     }
 }
 
+void MappedFile::forget() const {
+    if (data_) madvise(const_cast<std::byte *>(data_), size_, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
     if (data_) munmap(const_cast<std::byte *>(data_), size_);
 }
@@ -189,7 +193,9 @@ std::shared_ptr<Model> Load::load() {
     const std::jthread ahead([&files](std::stop_token stop) {
         for (const auto &[path, file] : files) file->fetch(stop);
     });
-    return Model::load(std::move(tensors), strategy_, threads_, progress_);
+    return Model::load(std::move(tensors), strategy_, threads_, progress_, [&files] {
+        for (const auto &[path, file] : files) file->forget();
+    });
 }
 
 }  // namespace rwkv

@@ -29,6 +29,8 @@ public:
     // Has the kernel read all of it, first to last. Takes as long as a cold disk takes: for a thread of
     // its own, so that what has arrived is packed meanwhile.
     void fetch(std::stop_token stop) const;
+    // Takes what has been read out of this process; the system keeps it while it has room.
+    void forget() const;
 
 private:
     const std::byte *data_ = nullptr;

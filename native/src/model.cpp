@@ -92,7 +92,8 @@ Model::Model() = default;
 Model::~Model() = default;
 
 std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::string &strategy,
-                                   int threads, LoadProgress &progress) {
+                                   int threads, LoadProgress &progress,
+                                   const std::function<void()> &forget) {
     TensorTable table(std::move(tensors));
     refuse_lookalikes(table);
     const std::vector<Precision> precisions =
@@ -113,8 +114,14 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
         if (progress.cancel) throw Error(RWKV_STOPPED, "the load was cancelled");
     };
     backend.while_packing(alive);
+    constexpr uint64_t kHeld = uint64_t{64} << 20;
+    uint64_t forgotten = 0;
     WeightReader reader(backend, table, precisions, [&](const Tensor &t) {
         alive();
+        if (progress.done - forgotten > kHeld) {
+            forget();
+            forgotten = progress.done;
+        }
         progress.done += static_cast<uint64_t>(bytes_of(t.dtype, t.count()));
     });
     model->architecture_ =

@@ -6,6 +6,7 @@
 #include "state_layout.h"
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,9 +29,12 @@ struct LoadProgress {
 
 class Model {
 public:
-    // Throws Error. `tensors` are checked views; nothing of them is used afterwards.
+    // Throws Error. `tensors` are checked views; nothing of them is used afterwards but what a packed
+    // file holds. forget() is called between tensors whenever some more have been read, so that file
+    // and model need not be in memory together.
     static std::shared_ptr<Model> load(std::vector<Tensor> tensors, const std::string &strategy,
-                                       int threads, LoadProgress &progress);
+                                       int threads, LoadProgress &progress,
+                                       const std::function<void()> &forget = [] {});
     ~Model();
 
     const ModelInfo &info() const { return info_; }
