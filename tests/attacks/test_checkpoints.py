@@ -192,7 +192,7 @@ PICKLES = {
     "SETITEM on a list": (b"]K\x01K\x02s", "not a dict"),
     "APPEND to a dict": (b"}K\x01a", "not a list"),
     "deep tuple as a key": (b"}K\x01" + b"\x85" * 200_000 + b"K\x01s", "a key is a tuple"),
-    "deep lists": (b"](" * 200_000 + b"." , "uneven stack"),
+    "deep lists": (b"](" * 100_000 + b".", "uneven stack"),
     "a cycle": (b"}q\x00" + text("state_dict") + b"h\x00s", "holds no tensors|no dict"),
     "a list of itself": (b"]q\x00h\x00a", "no dict"),
     "billion laughs": (
