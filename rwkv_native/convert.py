@@ -7,7 +7,6 @@ time, so that memory stays small whatever the size of the model.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -32,11 +31,19 @@ PIECE = 16 << 20  # elements are read by so many bytes
 _KEPT = ("rwkv.tokenizer", "rwkv.family", "general.name")
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # llama.cpp's numbers
 
-_PACKED = {"I8": lib.RWKV_I8, "I4": lib.RWKV_I4}
+_PACKED = {
+    "I8": lib.RWKV_I8,
+    "I4": lib.RWKV_I4,
+    "PACKED_F32": lib.RWKV_PACKED_F32,
+    "PACKED_F16": lib.RWKV_PACKED_F16,
+    "PACKED_BF16": lib.RWKV_PACKED_BF16,
+}
 # The large matrices of every version, by official names.
 _MATRIX = re.compile(
     r"^head\.weight$|\.(att\.(receptance|key|value|gate|output)|ffn\.(key|value|receptance))\.weight$"
 )
+# Low-rank factors [in, out], which the engine takes whole (native/src/arch).
+_FACTOR = re.compile(r"\.(att\.([wavg][12]|time_decay_w[12])|ffn\.s[12]|qkv\.[kv][12])$")
 
 Progress = Callable[[int, int], None]
 
@@ -49,11 +56,12 @@ class _Row:
     dtype: str
     shape: tuple[int, ...]
     parts: tuple[Tensor, ...]
+    turned: bool = False  # the transpose is packed
 
     @property
     def nbytes(self) -> int:
         if self.dtype in _PACKED:
-            return packed_nbytes(self.dtype, self.shape)
+            return packed_nbytes(self.dtype, self.shape[::-1] if self.turned else self.shape)
         return math.prod(self.shape) * DTYPES[self.dtype]
 
 
@@ -62,16 +70,18 @@ def to_safetensors(
     target: str | os.PathLike[str],
     dtype: str | None = None,
     *,
+    packed: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Writes a checkpoint, or a tuned state, as .safetensors with official names.
 
     dtype: "fp32", "fp16" or "bf16" for all tensors; None keeps each one's own. Rounding is to the
-    nearest, ties to even. "i8" and "i4" pack the large matrices as the engine keeps them in memory,
-    so that the file is used where it is mapped; the others stay as they are. Data starts at a
-    multiple of 64 and is contiguous. The file appears at once when all of it is written; one that
-    exists is replaced only if `force`. progress: called with (done, total) bytes.
+    nearest, ties to even. "i8" and "i4" quantise the large matrices and keep the others. packed:
+    matrices are written as the engine has them in memory, so that the file is used where it is
+    mapped; quantised files always are. Data starts at a multiple of 64 and is contiguous. The file
+    appears at once when all of it is written; one that exists is replaced only if `force`.
+    progress: called with (done, total) bytes.
 
     Raises CheckpointError for a source that cannot be read, holds NaN, or a value that `dtype`
     cannot hold; InvalidError for wrong arguments; OSError.
@@ -80,7 +90,7 @@ def to_safetensors(
     tuned = all(n.endswith(".att.time_state") for n in found.tensors)
     if found.version is None and not tuned:
         raise CheckpointError(f"{found.path}: holds no RWKV of a known version")
-    rows = [_row(t, wanted) for t in found.tensors.values()]
+    rows = [_row(t, wanted, packed) for t in found.tensors.values()]
     # Sizes that are a multiple of the alignment come first, so that their neighbours keep it.
     rows.sort(key=lambda row: row.nbytes % safetensors.ALIGNMENT != 0)
     metadata = {k: v for k, v in found.metadata.items() if k in _KEPT}
@@ -91,9 +101,9 @@ def to_safetensors(
     }
     if "rwkv.tokenizer" not in metadata and (name := _vocabulary_name(found)):
         metadata["rwkv.tokenizer"] = name
-    if packed := {r.name: [r.dtype, r.shape] for r in rows if r.dtype in _PACKED}:
-        entry = {"version": safetensors.PACKED_VERSION, "tensors": packed}
-        metadata[safetensors.PACKED_KEY] = json.dumps(entry, separators=(",", ":"))
+    metadata |= safetensors.packed_entry(
+        {r.name: (r.dtype, r.shape, r.turned) for r in rows if r.dtype in _PACKED}
+    )
     shown = [
         (r.name, "U8", (r.nbytes,)) if r.dtype in _PACKED else (r.name, r.dtype, r.shape)
         for r in rows
@@ -102,14 +112,19 @@ def to_safetensors(
     _write(target, start, rows, 1, progress)
 
 
-def _row(tensor: Tensor, wanted: str | None) -> _Row:
-    if wanted not in _PACKED:
-        return _Row(tensor.name, wanted or tensor.dtype, tensor.shape, (tensor,))
-    if len(tensor.shape) != 2 or not tensor.is_contiguous or not _MATRIX.search(tensor.name):
-        return _Row(tensor.name, tensor.dtype, tensor.shape, (tensor,))
-    # As a load does: what int4 would change too much becomes int8.
-    kind = "I8" if wanted == "I4" and _harmed_by_int4(tensor) else wanted
-    return _Row(tensor.name, kind, tensor.shape, (tensor,))
+def _row(tensor: Tensor, wanted: str | None, packed: bool) -> _Row:
+    quantise = wanted in PACKED_NAMES.values()
+    kind = wanted if wanted is not None and not quantise else tensor.dtype
+    two = len(tensor.shape) == 2
+    matrix = two and tensor.is_contiguous and _MATRIX.search(tensor.name) is not None
+    factor = two and tensor.shape[0] > 1 and _FACTOR.search(tensor.name) is not None
+    if matrix and quantise:
+        # As a load does: what int4 would change too much becomes int8.
+        kind = "I8" if wanted == "I4" and _harmed_by_int4(tensor) else wanted
+    elif (matrix or factor) and (packed or quantise) and f"PACKED_{kind}" in _PACKED:
+        kind = f"PACKED_{kind}"
+    turned = factor and kind in _PACKED
+    return _Row(tensor.name, kind, tensor.shape, (tensor,), turned)
 
 
 def to_gguf(
@@ -168,11 +183,11 @@ def _opened(
     if dtype is not None and dtype not in names:
         raise InvalidError(f"dtype must be {', '.join(names)} or None, not {dtype!r}")
     found = checkpoint.read(source)
-    quantised = next((t for t in found.tensors.values() if t.dtype not in DTYPES), None)
-    if quantised is not None:
+    odd = next((t for t in found.tensors.values() if t.kind != "plain"), None)
+    if odd is not None:
         raise UnsupportedError(
-            f"{found.path}: the tensor {quantised.name} is quantised ({quantised.dtype}); convert"
-            " from the file that it was made of"
+            f"{found.path}: the tensor {odd.name} is {odd.kind} ({odd.dtype}); convert from the"
+            " file that it was made of"
         )
     place = Path(target)
     # Also under force: the mapped source must not be replaced while it is read by others.
@@ -228,7 +243,10 @@ def _converted(values: np.ndarray, dtype: str, tensor: Tensor) -> np.ndarray:
 
 def _packed(tensor: Tensor, dtype: str, values: np.ndarray) -> tuple[np.ndarray, float]:
     """Rows [n, in] in panels, and what that changes, relative to their root mean square."""
-    rows = np.ascontiguousarray(_converted(values, "F32", tensor))
+    numbers = dtype.removeprefix("PACKED_")
+    if numbers in DTYPES:
+        _converted(values, numbers, tensor)  # refuses what the type cannot hold
+    rows = np.ascontiguousarray(_converted(values, "F32", tensor), "<f4")
     size, loss = ffi.new("size_t *"), ffi.new("double[2]")
     check(lib.rwkv_packed_size(size, _PACKED[dtype], *rows.shape))
     out = np.empty(size[0], np.uint8)
@@ -249,8 +267,11 @@ def _harmed_by_int4(tensor: Tensor) -> bool:
     return _packed(tensor, "I4", rows)[1] > 0.13
 
 
-def _pieces(tensor: Tensor, dtype: str) -> Iterator[np.ndarray]:
+def _pieces(tensor: Tensor, dtype: str, turned: bool) -> Iterator[np.ndarray]:
     """The elements in C order, converted, some at a time."""
+    if turned:  # a low-rank matrix; those are small
+        yield _packed(tensor, dtype, tensor.to_numpy().T)[0]
+        return
     if dtype in _PACKED:
         step = max(PIECE // 4 // tensor.shape[1] // 16, 1) * 16
         for first in range(0, tensor.shape[0], step):
@@ -278,7 +299,7 @@ def _write(
         file.write(start)
         for row in rows:
             for part in row.parts:
-                for piece in _pieces(part, row.dtype):
+                for piece in _pieces(part, row.dtype, row.turned):
                     file.write(np.ascontiguousarray(piece).data)
                     done += piece.nbytes
                     if progress is not None:

@@ -45,7 +45,8 @@ def needed(choice: Choice) -> int:
     for tensor in checkpoint.read(choice.path).tensors.values():
         # 16-bit types are never widened, and the embedding stays as it is. The matrices of a
         # quantised file keep their format under "auto", and are widened where none is named.
-        own = checkpoint.DTYPES.get(tensor.dtype, 4.0 if types else _QUANTISED_BYTES["i8"])
+        kind = tensor.dtype.removeprefix("PACKED_")
+        own = checkpoint.DTYPES.get(kind, 4.0 if types else _QUANTISED_BYTES["i8"])
         large = len(tensor.shape) == 2 and tensor.name != "emb.weight"
         total += tensor.count * min(own, matrices if large else plain)
     return int(total) + _BESIDES

@@ -64,11 +64,13 @@ typedef struct rwkv_model rwkv_model;
 typedef struct rwkv_load rwkv_load;
 typedef struct rwkv_state rwkv_state;
 
-/* I8 and I4: a large matrix [out, in] as rwkv_pack makes it; it is used where it lies, which must be at a
- * multiple of 64, and its file stays mapped. Q4_0 to Q6_K: the block formats of GGUF files, rows of whole
- * blocks. */
+/* I8, I4 and PACKED_*: a matrix [out, in] as rwkv_pack makes it, or one with strides [1, in] whose transpose
+ * was packed, as low-rank factors [in, out] are. It is used where it lies, which must be at a multiple of 64,
+ * and its file stays mapped; PACKED_* are unpacked where the strategy keeps another type. Q4_0 to Q6_K: the
+ * block formats of GGUF files, rows of whole blocks. */
 typedef enum {
     RWKV_F32 = 0, RWKV_F16 = 1, RWKV_BF16 = 2, RWKV_F64 = 3, RWKV_I8 = 4, RWKV_I4 = 5,
+    RWKV_PACKED_F32 = 6, RWKV_PACKED_F16 = 7, RWKV_PACKED_BF16 = 8,
     RWKV_Q4_0 = 16, RWKV_Q4_1 = 17, RWKV_Q5_0 = 18, RWKV_Q5_1 = 19, RWKV_Q8_0 = 20,
     RWKV_Q4_K = 21, RWKV_Q5_K = 22, RWKV_Q6_K = 23
 } rwkv_dtype;
@@ -118,9 +120,9 @@ RWKV_API int rwkv_load_finish(rwkv_model **out, rwkv_load *load);
 /* Asks the load to end early, waits for that, frees it. NULL is allowed. */
 RWKV_API void rwkv_load_cancel(rwkv_load *load);
 
-/* Packs `rows` rows [rows, in] of finite numbers of a matrix as RWKV_I8 or RWKV_I4: 16 a time, so all pieces
- * of a matrix but the last have a multiple of 16. out holds rwkv_packed_size bytes; loss[0] is what rounding
- * changed, squared and summed, loss[1] the same of the weights. Thread-safe. */
+/* Packs `rows` rows [rows, in] of finite numbers of a matrix as RWKV_I8, RWKV_I4 or RWKV_PACKED_*: 16 a
+ * time, so all pieces of a matrix but the last have a multiple of 16. out holds rwkv_packed_size bytes; loss[0]
+ * is what rounding changed, squared and summed, loss[1] the same of the weights. Thread-safe. */
 RWKV_API int rwkv_packed_size(size_t *out, int32_t dtype, int64_t rows, int64_t in);
 RWKV_API int rwkv_pack(uint8_t *out, double *loss, int32_t dtype, const float *weights, int64_t rows,
                        int64_t in);

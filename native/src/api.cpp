@@ -225,14 +225,14 @@ void check_count(const rwkv::StatePart &p, size_t count) {
     }
 }
 
-
 // Checked; also keeps all sizes far from overflow.
 size_t packed_size(int32_t dtype, int64_t rows, int64_t in) {
-    if (dtype != RWKV_I8 && dtype != RWKV_I4) throw invalid("dtype must be RWKV_I8 or RWKV_I4");
+    const auto type = rwkv::packed_type(dtype);
+    if (!type) throw invalid("dtype must be RWKV_I8, RWKV_I4 or RWKV_PACKED_F32, _F16 or _BF16");
     if (rows < 1 || in < 1 || rows > int64_t{1} << 40 || in > int64_t{1} << 20)
         throw invalid("rows and in must be at least 1, and at most 2^40 and 2^20");
     const auto panels = static_cast<size_t>((rows + rwkv::quant::kOutputs - 1) / rwkv::quant::kOutputs);
-    return panels * rwkv::quant::panel_bytes(static_cast<rwkv::DType>(dtype), in);
+    return panels * rwkv::quant::panel_bytes(*type, in);
 }
 
 }  // namespace
@@ -297,7 +297,7 @@ int rwkv_pack(uint8_t *out, double *loss, int32_t dtype, const float *weights, i
         required(out, "out");
         required(weights, "weights");
         const rwkv::quant::Loss changed =
-            rwkv::quant::pack(reinterpret_cast<std::byte *>(out), weights, static_cast<rwkv::DType>(dtype), rows, in);
+            rwkv::quant::pack(reinterpret_cast<std::byte *>(out), weights, *rwkv::packed_type(dtype), rows, in);
         required(loss, "loss");
         loss[0] = changed.error, loss[1] = changed.norm;
     });

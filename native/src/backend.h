@@ -150,9 +150,10 @@ public:
     // `alive` is called from any thread every few microseconds of packing, and what it throws ends that.
     virtual void while_packing(std::function<void()> alive) = 0;
     // Packs a two-dimensional tensor for products; transposed: the tensor is [in, out]. Uses all threads.
-    // Throws Error if a weight is a NaN or an infinity.
+    // Throws Error if a weight is a NaN or an infinity, where it reads them: a packed matrix that fits is used
+    // where it lies.
     virtual Matrix matrix(const Tensor &weights, Precision precision, bool transposed) = 0;
-    // A table whose rows are only looked up, kept in the file's type.
+    // A table whose rows are only looked up, kept in the file's type; it may be used where it lies, too.
     virtual Matrix table(const Tensor &rows) = 0;
 
     // -- operations. One caller at a time.

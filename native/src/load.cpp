@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <set>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -33,11 +34,15 @@ void require_whole_blocks(const Tensor &t) {
     }
 }
 
-// A packed matrix has its size from its shape.
+// A packed matrix [out, in] has its size from its shape; strides [1, in] show one of [in, out]. A single row
+// of that kind would be taken for the other one.
 void require_whole_panels(const Tensor &t, uint64_t nbytes) {
-    const bool matrix = t.shape.size() == 2 && t.stride[1] == 1 && t.stride[0] == t.shape[1];
-    if (!matrix || nbytes / quant::panel_bytes(t.dtype, t.shape[1]) <
-                       (static_cast<uint64_t>(t.shape[0]) + quant::kOutputs - 1) / quant::kOutputs) {
+    const bool two = t.shape.size() == 2, plain = two && t.stride[1] == 1 && t.stride[0] == t.shape[1];
+    const bool turned = two && !plain && t.shape[0] > 1 && t.stride[0] == 1 && t.stride[1] == t.shape[0];
+    const bool matrix = plain || turned;
+    const int64_t out = matrix ? t.shape[turned ? 1 : 0] : 0, in = matrix ? t.shape[turned ? 0 : 1] : 0;
+    if (!matrix || nbytes / quant::panel_bytes(t.dtype, in) <
+                       (static_cast<uint64_t>(out) + quant::kOutputs - 1) / quant::kOutputs) {
         throw invalid("the tensor " + t.name + " is not a matrix packed as " + name_of(t.dtype));
     }
 }
@@ -48,7 +53,7 @@ Tensor checked(const rwkv_tensor &row) {
     if (!row.name) throw invalid("a tensor of the index has no name");
     const std::string name = row.name;
     const bool blocks = row.dtype >= RWKV_Q4_0 && row.dtype <= RWKV_Q6_K;
-    if (!blocks && (row.dtype < RWKV_F32 || row.dtype > RWKV_I4)) {
+    if (!blocks && (row.dtype < RWKV_F32 || row.dtype > RWKV_PACKED_BF16)) {
         throw invalid("the tensor " + name + " has the unknown type " + std::to_string(row.dtype));
     }
     if (row.rank < 0 || row.rank > 8) {
@@ -63,7 +68,8 @@ Tensor checked(const rwkv_tensor &row) {
     Tensor t;
     t.name = name;
     t.scale = scale;
-    t.dtype = static_cast<DType>(row.dtype);
+    t.packed = packed_type(row.dtype).has_value();
+    t.dtype = packed_type(row.dtype).value_or(static_cast<DType>(row.dtype));
     int64_t count = 1, last = 0;
     for (int i = 0; i < row.rank; ++i) {
         const int64_t size = row.shape[i], stride = row.stride[i];
@@ -80,7 +86,7 @@ Tensor checked(const rwkv_tensor &row) {
         t.shape.push_back(size);
         t.stride.push_back(stride);
     }
-    if (in_panels(t.dtype)) {
+    if (t.packed) {
         require_whole_panels(t, row.nbytes);
         return t;
     }
@@ -144,7 +150,7 @@ Load::Load(std::span<const rwkv_tensor> index, std::string strategy, int threads
     for (const rwkv_tensor &row : index) {
         Row r{checked(row), row.path ? row.path : "", row.offset, row.nbytes};
         if (!row.path) {
-            if (in_panels(r.tensor.dtype)) throw invalid("the tensor " + r.tensor.name + " is packed and not in a file");
+            if (r.tensor.packed) throw invalid("the tensor " + r.tensor.name + " is packed and not in a file");
             if (!row.data) throw invalid("the tensor " + r.tensor.name + " has neither path nor data");
             r.tensor.data = static_cast<const std::byte *>(row.data) + row.offset;
         }
@@ -174,6 +180,10 @@ void Load::run() {
 }
 
 std::shared_ptr<Model> Load::load() {
+    // Of a packed file everything may stay where it is; others are let go once they are read.
+    std::set<std::string> kept;
+    for (const Row &row : rows_)
+        if (row.tensor.packed) kept.insert(row.path);
     std::map<std::string, std::shared_ptr<MappedFile>> files;
     std::vector<Tensor> tensors;
     tensors.reserve(rows_.size());
@@ -186,7 +196,7 @@ std::shared_ptr<Model> Load::load() {
                 throw invalid("the tensor " + row.tensor.name + " lies outside the file " + row.path);
             }
             row.tensor.data = bytes.data() + row.offset;
-            if (in_panels(row.tensor.dtype)) row.tensor.owner = file;
+            if (kept.contains(row.path)) row.tensor.owner = file;
         }
         tensors.push_back(std::move(row.tensor));
     }

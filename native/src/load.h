@@ -9,6 +9,7 @@
 #include <atomic>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stop_token>
 #include <string>
@@ -16,6 +17,18 @@
 #include <vector>
 
 namespace rwkv {
+
+// The numbers of a packed matrix, for the types of the C interface that are packed.
+constexpr std::optional<DType> packed_type(int32_t dtype) {
+    switch (dtype) {
+    case RWKV_I8: return DType::i8;
+    case RWKV_I4: return DType::i4;
+    case RWKV_PACKED_F32: return DType::f32;
+    case RWKV_PACKED_F16: return DType::f16;
+    case RWKV_PACKED_BF16: return DType::bf16;
+    default: return {};
+    }
+}
 
 // A file mapped for reading.
 class MappedFile {

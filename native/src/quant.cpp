@@ -157,6 +157,31 @@ const std::byte *group_at(const std::byte *panel, DType type, int64_t in, int64_
     return panel + scale_bytes(in) + static_cast<size_t>(group * kTile) / (type == DType::i8 ? 1 : 2);
 }
 
+// Writes w as `type` and returns what is left of it there.
+float put(std::byte *to, float w, DType type) {
+    if (type == DType::f32) {
+        std::memcpy(to, &w, 4);
+        return w;
+    }
+    const uint16_t bits = type == DType::bf16 ? to_bf16(w) : to_f16(w);
+    std::memcpy(to, &bits, 2);
+    return type == DType::bf16 ? from_bf16(bits) : from_f16(bits);
+}
+
+Loss pack_plain(std::byte *panels, const float *weights, DType type, int64_t rows, int64_t in) {
+    std::memset(panels, 0, static_cast<size_t>((rows + kOutputs - 1) / kOutputs) * panel_bytes(type, in));
+    Loss loss;
+    for (int64_t o = 0; o < rows; ++o)
+        for (int64_t k = 0; k < in; ++k) {
+            const float w = weights[o * in + k];
+            const int64_t at = bytes_of(type, place_in_panels(type, in, o, k));
+            const double e = static_cast<double>(w) - put(panels + at, w, type);
+            loss.error += e * e;
+            loss.norm += static_cast<double>(w) * w;
+        }
+    return loss;
+}
+
 }  // namespace
 
 Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
@@ -186,6 +211,7 @@ Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
 }
 
 Loss pack(std::byte *panels, const float *weights, DType type, int64_t rows, int64_t in) {
+    if (!is_quantised(type)) return pack_plain(panels, weights, type, rows, in);
     std::vector<float> tile(static_cast<size_t>(groups(in) * kTile));
     Loss loss;
     for (int64_t first = 0; first < rows; first += kOutputs, panels += panel_bytes(type, in)) {

@@ -1,7 +1,8 @@
-// Block formats: how int8 and int4 weights are rounded and laid out, and the scalar oracle of both. Used by
-// cpu/pack.cpp (which calls it with all threads), by the readers of quantised files and by tests.
+// Packed matrices: how int8 and int4 weights are rounded, how those and plain numbers are laid out, and the
+// scalar oracle of all. Used by cpu/pack_blocks.cpp (which calls it with all threads), by what writes and checks
+// packed files, and by tests.
 //
-// Both are symmetric, in groups of 32 inputs of one output that share an fp16 scale d:
+// int8 and int4 are symmetric, in groups of 32 inputs of one output that share an fp16 scale d:
 //   int8   w = d q, q in [−127, 127]    8.5 bits per weight
 //   int4   w = d q, q in [−8, 7]        4.5 bits per weight; d may be negative
 // The last group of an output is filled up with q = 0.
@@ -11,8 +12,11 @@
 //   int8     [G][8][16][4] bytes: q + 128 of input 4 s + j, step s, byte j, so that one dot-product
 //            instruction of unsigned by signed bytes takes 16 outputs by 4 inputs
 //   int4     [G][4][16][4] bytes: q + 8 of input 8 s + j in the low half, of 8 s + 4 + j in the high half
-// Outputs are padded to whole panels with d = 0 and q = 0. The layout is the same for every
-// instruction set, so a file may hold it.
+// or, of plain numbers,
+//   fp32, fp16   [in][16]
+//   bf16         [in / 2][16][2]
+// with `in` padded to an even number. Outputs are padded to whole panels with zeros (d = 0, q = 0). The layout
+// is the same for every instruction set, so a file may hold it.
 //
 // A row x that enters a product is quantised as well: per group s = max |x| / 127 and
 // p = round(x / s), ties to even (s = 0 if all are 0), and
@@ -33,8 +37,9 @@ constexpr int64_t groups(int64_t in) { return (in + kGroup - 1) / kGroup; }
 constexpr size_t scale_bytes(int64_t in) {
     return (static_cast<size_t>(groups(in)) * kOutputs * 2 + 63) / 64 * 64;
 }
-// Bytes of a panel; type i8 or i4.
+// Bytes of a panel, a multiple of 64; type i8, i4, f32, f16 or bf16.
 constexpr size_t panel_bytes(DType type, int64_t in) {
+    if (!is_quantised(type)) return static_cast<size_t>((in + 1) / 2 * 2 * kOutputs) * size_of(type);
     return scale_bytes(in) + static_cast<size_t>(groups(in)) * kOutputs * (type == DType::i8 ? 32 : 16);
 }
 
@@ -50,7 +55,7 @@ struct Loss {
 Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
                 const uint16_t *scales = nullptr);
 
-// The panels of `rows` rows [rows][in], the last filled up with zeros.
+// The panels, of any of the five types, of `rows` rows [rows][in], the last filled up with zeros.
 Loss pack(std::byte *panels, const float *weights, DType type, int64_t rows, int64_t in);
 
 // Output o, 0 to 15, of a panel as `in` floats, exactly.

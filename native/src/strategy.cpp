@@ -153,7 +153,7 @@ std::vector<Precision> Strategy::place(int64_t layers, DType file_dtype) const {
     const int64_t total = layers + 1;
     if (stages.empty()) {
         Precision precision = file_dtype == DType::f64 ? DType::f32 : file_dtype;
-        if (in_panels(file_dtype)) precision = {DType::bf16, file_dtype};
+        if (is_quantised(file_dtype)) precision = {DType::bf16, file_dtype};
         if (in_blocks(file_dtype)) {
             precision = {DType::bf16, kept_as(file_dtype)};
             precision.own = true;

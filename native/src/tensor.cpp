@@ -92,6 +92,14 @@ void read_floats(float *out, const Tensor &tensor) {
 }
 
 void read_row(float *out, const Tensor &tensor, int64_t row) {
+    if (tensor.packed) {
+        const int64_t in = tensor.shape[1];
+        for (int64_t k = 0; k < in; ++k) {
+            const int64_t place = place_in_panels(tensor.dtype, in, row, k);
+            read_line(out + k, tensor.data + bytes_of(tensor.dtype, place), tensor.dtype, 1, 1);
+        }
+        return;
+    }
     const std::byte *data = tensor.data + bytes_of(tensor.dtype, row * tensor.stride[0]);
     read_line(out, data, tensor.dtype, tensor.shape[1], tensor.stride[1]);
     rescale(out, tensor.shape[1], tensor.scale);

@@ -71,8 +71,9 @@ const Tensor &TensorTable::tensor(const std::string &name, const std::vector<int
 
 std::vector<float> TensorTable::vector(const std::string &name, int64_t count) {
     const Tensor &tensor = take(name);
-    if (in_panels(tensor.dtype)) throw invalid("the tensor " + name + " is packed as " + name_of(tensor.dtype) +
-                                               " and should be plain numbers");
+    if (tensor.packed) {
+        throw invalid("the tensor " + name + " is packed as " + name_of(tensor.dtype) + " and should be plain numbers");
+    }
     if (tensor.count() != count) {
         throw invalid("the tensor " + name + " has the shape " + shape_text(tensor.shape) +
                       ", expected " + std::to_string(count) + " elements");
@@ -117,7 +118,7 @@ DType TensorTable::main_dtype() const {
     std::map<DType, int64_t> counts;
     for (const Tensor &t : tensors_) counts[t.dtype] += t.count();
     if (counts.contains(DType::i8) || counts.contains(DType::i4))  // a packed file, whatever its embedding
-        std::erase_if(counts, [](const auto &count) { return !in_panels(count.first); });
+        std::erase_if(counts, [](const auto &count) { return !is_quantised(count.first); });
     const auto fewer = [](const auto &a, const auto &b) { return a.second < b.second; };
     return std::max_element(counts.begin(), counts.end(), fewer)->first;
 }

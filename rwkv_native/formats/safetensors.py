@@ -30,7 +30,7 @@ from .tensor import (
 # The format allows 100 MB; an index of 100 000 tensors fits here, and parsing it stays short.
 MAX_HEADER = 16 << 20
 ALIGNMENT = 64
-PACKED_KEY, PACKED_VERSION = "rwkv.packed", 1
+PACKED_KEY, PACKED_VERSION, TURNED = "rwkv.packed", 1, "transposed"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -89,8 +89,20 @@ def read(file: BinaryIO, path: str, size: int) -> tuple[dict[str, Tensor], dict[
     return tensors, metadata
 
 
-def _packed(metadata: dict[str, str]) -> dict[str, tuple[str, tuple[int, int]]]:
-    """Type and shape of every packed matrix: {"version": 1, "tensors": {name: [type, shape]}}."""
+def packed_entry(matrices: Mapping[str, tuple[str, tuple[int, ...], bool]]) -> dict[str, str]:
+    """The metadata that tells type and shape of every packed matrix.
+
+    One of shape [in, out] whose transpose was packed, as panels want it, has a third member.
+    """
+    if not matrices:
+        return {}
+    rows = {n: [kind, shape] + [TURNED] * turned for n, (kind, shape, turned) in matrices.items()}
+    entry = {"version": PACKED_VERSION, "tensors": rows}
+    return {PACKED_KEY: json.dumps(entry, separators=(",", ":"))}
+
+
+def _packed(metadata: dict[str, str]) -> dict[str, tuple[str, tuple[int, int], bool]]:
+    """What packed_entry wrote: {"version": 1, "tensors": {name: [type, shape]}}."""
     if PACKED_KEY not in metadata:
         return {}
     try:
@@ -105,21 +117,24 @@ def _packed(metadata: dict[str, str]) -> dict[str, tuple[str, tuple[int, int]]]:
         raise Refused(f"is packed in another version than {PACKED_VERSION}; convert it anew")
     found = {}
     for name, row in tensors.items():
-        kind, shape = row if type(row) is list and len(row) == 2 else (None, None)
+        turned = type(row) is list and row[2:] == [TURNED]
+        kind, shape = row[:2] if type(row) is list and len(row) == 2 + turned else (None, None)
         good = type(shape) is list and len(shape) == 2 and all(is_extent(n) for n in shape)
+        good = good and not (turned and shape[0] == 1)  # a row lies the same both ways
         if not good or type(kind) is not str or kind not in PACKED:
             raise Refused(f"{PACKED_KEY} does not give {name[:80]!a} a type and two dimensions")
-        found[name] = (kind, (shape[0], shape[1]))
+        found[name] = (kind, (shape[0], shape[1]), turned)
     return found
 
 
-def _packed_row(row: Tensor, kind: str, shape: tuple[int, int]) -> Tensor:
-    needed = packed_nbytes(kind, shape)
+def _packed_row(row: Tensor, kind: str, shape: tuple[int, int], turned: bool) -> Tensor:
+    needed = packed_nbytes(kind, shape[::-1] if turned else shape)
     if row.nbytes != needed:
         raise Refused(f"tensor {row.name!a} needs {needed} bytes as {kind} and has {row.nbytes}")
     if row.offset % ALIGNMENT:
         raise Refused(f"tensor {row.name!a} is packed and starts at no multiple of {ALIGNMENT}")
-    return Tensor(row.name, kind, shape, contiguous(shape), row.path, row.offset, row.nbytes)
+    strides = (1, shape[0]) if turned else contiguous(shape)
+    return Tensor(row.name, kind, shape, strides, row.path, row.offset, row.nbytes)
 
 
 def _row(name: str, entry: Any, path: str, start: int, available: int) -> Tensor:

@@ -19,8 +19,11 @@ BLOCKS = {
     "Q4_0": (32, 18), "Q4_1": (32, 20), "Q5_0": (32, 22), "Q5_1": (32, 24), "Q8_0": (32, 34),
     "Q4_K": (256, 144), "Q5_K": (256, 176), "Q6_K": (256, 210),
 }  # fmt: skip
-# The same of packed matrices (.safetensors of ours): int8 and int4 with fp16 scales.
-PACKED = {"I8": (32, 34), "I4": (32, 18)}
+# The same of packed matrices (.safetensors of ours): int8 and int4 with fp16 scales, plain numbers.
+PACKED = {
+    "I8": (32, 34), "I4": (32, 18),
+    "PACKED_F32": (1, 4), "PACKED_F16": (1, 2), "PACKED_BF16": (1, 2),
+}  # fmt: skip
 STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 MAX_NAME = 512
 MAX_RANK = 8
@@ -73,6 +76,13 @@ class Tensor:
         return count
 
     @property
+    def kind(self) -> str:
+        """How the elements lie: "plain", "quantised" in blocks of neighbours, or "packed"."""
+        if self.dtype in BLOCKS:
+            return "quantised"
+        return "packed" if self.dtype in PACKED else "plain"
+
+    @property
     def is_contiguous(self) -> bool:
         return self.strides == contiguous(self.shape)
 
@@ -112,9 +122,9 @@ class Tensor:
 
     def _plain(self) -> None:
         """Refuses what would take blocks apart."""
-        if self.dtype in BLOCKS or self.dtype in PACKED:
+        if self.kind != "plain":
             raise Refused(
-                f"tensor {self.name!a} is quantised ({self.dtype}), which is read for the large"
+                f"tensor {self.name!a} is {self.kind} ({self.dtype}), which is read for the large"
                 " matrices only, by the engine"
             )
 
@@ -131,6 +141,8 @@ def nbytes_of(dtype: str, count: int) -> int:
 def packed_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a packed matrix [out, in]: panels of 16 outputs (native/src/quant.h)."""
     out, columns = shape
+    if PACKED[dtype][0] == 1:
+        return -(-out // 16) * 16 * -(-columns // 2) * 2 * PACKED[dtype][1]
     groups = -(-columns // 32)
     scales = -(-groups * 32 // 64) * 64
     return -(-out // 16) * (scales + groups * 16 * (PACKED[dtype][1] - 2))

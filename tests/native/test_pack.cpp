@@ -1,5 +1,5 @@
-// Matrices that a backend packs in block formats: every weight where quant.h has it, the same bytes
-// whatever the threads, and int8 where int4 would harm; those of a GGUF file exactly, where that can be.
+// Matrices that a backend packs: every weight where quant.h has it, the same bytes whatever the threads, and
+// int8 where int4 would harm; those of a GGUF file exactly, where that can be. Packed ones used where they lie.
 #include "gguf_blocks.h"
 #include "oracle.h"
 #include "quant.h"
@@ -83,6 +83,109 @@ void test_what_int4_would_harm_becomes_int8() {
     CHECK(m.stored == DType::i8);
     CHECK(change(m, source.values) < 0.03);
     CHECK(backend->matrix(source.tensor, {DType::bf16, DType::i8}, false).stored == DType::i8);
+}
+
+// A matrix of a packed file: lines of its own, kept by whoever uses them.
+struct Packed {
+    Tensor tensor;
+
+    Packed(const Source &source, DType type, bool transposed = false) {
+        struct alignas(64) Line {
+            std::byte bytes[64];
+        };
+        const int64_t out = source.tensor.shape[0], in = source.tensor.shape[1];
+        const size_t size = static_cast<size_t>((out + 15) / 16) * quant::panel_bytes(type, in);
+        const auto lines = std::make_shared<std::vector<Line>>(size / 64);
+        const Floats values(source.values.begin(), source.values.end());
+        quant::pack(lines->front().bytes, values.data(), type, out, in);
+        tensor = source.tensor;
+        tensor.dtype = type;
+        tensor.packed = true;
+        tensor.shape = {transposed ? in : out, transposed ? out : in};
+        tensor.stride = {transposed ? 1 : in, transposed ? in : 1};
+        tensor.data = lines->front().bytes;
+        tensor.owner = lines;
+    }
+};
+
+constexpr int64_t kShapes[][2] = {{1, 1}, {16, 32}, {90, 72}, {40, 257}, {33, 1}};
+constexpr DType kPlain[] = {DType::f32, DType::f16, DType::bf16};
+
+// The layout of quant.h, written for files, is that of the matrices in memory, which stay where they lie.
+void test_packed_where_it_lies() {
+    Random random{13};
+    const auto backend = open_backend("cpu", 2);
+    for (const auto &shape : kShapes)
+        for (const DType type : kPlain)
+            for (const bool transposed : {false, true}) {
+                if (transposed && shape[1] == 1) continue;
+                const Source source(random, shape[0], shape[1], type);
+                const Packed packed(source, type, transposed);
+                for (const DType compute : {type, DType::f32}) {
+                    const Matrix wanted = backend->matrix(source.tensor, compute, false);
+                    const Matrix m = backend->matrix(packed.tensor, compute, transposed);
+                    CHECK(m.data == packed.tensor.data && m.owner == packed.tensor.owner);
+                    CHECK(m.out == shape[0] && m.in == shape[1] && m.stored == wanted.stored);
+                    CHECK(m.compute == compute && std::ranges::equal(bytes_of(m), bytes_of(wanted)));
+                }
+            }
+}
+
+// Where the strategy keeps another type, the same bytes as from numbers that are not packed.
+void test_packed_as_another_type() {
+    Random random{14};
+    const auto backend = open_backend("cpu", 2);
+    const Precision precisions[] = {DType::f32, DType::f16, DType::bf16, {DType::f32, DType::i8},
+                                    {DType::bf16, DType::i4}};
+    for (const auto &shape : kShapes)
+        for (const DType type : kPlain)
+            for (const Precision &precision : precisions) {
+                const Source source(random, shape[0], shape[1], type, false, 0.02);
+                const Matrix wanted = backend->matrix(source.tensor, precision, false);
+                const Matrix m = backend->matrix(Packed(source, type).tensor, precision, false);
+                CHECK(m.stored == wanted.stored && std::ranges::equal(bytes_of(m), bytes_of(wanted)));
+            }
+}
+
+void test_packed_refused() {
+    Random random{15};
+    const auto backend = open_backend("cpu", 1);
+    const Source source(random, 32, 64, DType::bf16);
+    const Packed packed(source, DType::bf16), turned(source, DType::bf16, true), bytes(source, DType::i8);
+    CHECK_THROWS(backend->matrix(packed.tensor, DType::bf16, true), "not with its outputs side by side");
+    CHECK_THROWS(backend->matrix(turned.tensor, DType::bf16, false), "not with its outputs side by side");
+    CHECK_THROWS(backend->matrix(bytes.tensor, DType::bf16, false), "w is packed as int8; use 'auto', 'cpu bf16i8'");
+    CHECK_THROWS(backend->table(packed.tensor), "should be a plain table");
+    Tensor moved = packed.tensor, scaled = packed.tensor;
+    moved.data += 32;
+    scaled.scale = 2;
+    CHECK_THROWS(backend->matrix(moved, DType::bf16, false), "starts at no multiple of 64");
+    CHECK_THROWS(backend->matrix(scaled, DType::bf16, false), "has a scale");
+}
+
+// A table is looked up in its file if that may stay and holds rows as look-ups want them.
+void test_tables_where_they_lie() {
+    Random random{16};
+    const auto backend = open_backend("cpu", 2);
+    Source source(random, 40, 32, DType::bf16);
+    std::memmove(source.bytes.data(), source.tensor.data, source.bytes.size() - 1);
+    const auto owner = std::make_shared<std::vector<std::byte>>(source.bytes.size() + 64);
+    std::byte *const line = owner->data() + (64 - reinterpret_cast<uintptr_t>(owner->data()) % 64) % 64;
+    std::ranges::copy(source.bytes, line);
+    Tensor table = source.tensor;
+    table.data = line;
+    CHECK(backend->table(table).data != line);  // nobody keeps it
+    table.owner = owner;
+    const Matrix m = backend->table(table);
+    CHECK(m.data == line && m.owner == owner && m.bytes == 40 * 32 * 2);
+    Tensor every_other = table, moved = table, scaled = table;
+    every_other.shape[0] = 20, every_other.stride[0] = 64;
+    moved.shape[0] = 39, moved.data += 2;
+    scaled.scale = 2;
+    for (const Tensor &t : {every_other, moved, scaled}) {
+        const Matrix copy = backend->table(t);
+        CHECK(copy.owner != owner && copy.out == t.shape[0]);
+    }
 }
 
 // Rows of random blocks of a GGUF file, with scales of about 0.01, and their numbers.
@@ -180,6 +283,10 @@ int main() {
     test_every_shape_and_source();
     test_transposed();
     test_what_int4_would_harm_becomes_int8();
+    test_packed_where_it_lies();
+    test_packed_as_another_type();
+    test_packed_refused();
+    test_tables_where_they_lie();
     test_blocks_of_a_file();
     test_a_rescaled_tensor();
     test_blocks_refused();

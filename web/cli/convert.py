@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -22,8 +23,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("fp32", "fp16", "bf16", "i8", "i4"),
-        help="type of the weights (default: as they are; in GGUF that of most); i8 and i4 pack the"
-        " large matrices of a .safetensors, which is then used where it is mapped",
+        help="type of the weights (default: as they are; in GGUF that of most); i8 and i4, of the"
+        " large matrices of a .safetensors, are packed",
+    )
+    parser.add_argument(
+        "--packed",
+        action="store_true",
+        help="write the matrices of a .safetensors as they lie in memory, so that it is used where"
+        " it is mapped",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
@@ -34,7 +41,12 @@ def run(args: argparse.Namespace) -> int:
         raise Refused(f"{target}: a target must end in .safetensors or .gguf")
     from rwkv_native import convert
 
-    write = convert.to_gguf if target.suffix == ".gguf" else convert.to_safetensors
+    if target.suffix == ".gguf":
+        if args.packed:
+            raise Refused(f"{target}: only a .safetensors file can be packed")
+        write = convert.to_gguf
+    else:
+        write = functools.partial(convert.to_safetensors, packed=args.packed)
     with LoadLine(sys.stderr, Path(args.source).name, "converting") as line:
         write(args.source, target, args.dtype, force=args.force, progress=line.show)
     print(f"{target}: {target.stat().st_size:,} bytes")

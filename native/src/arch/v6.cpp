@@ -22,6 +22,7 @@ namespace {
 
 // Columns [first, first + count) of a matrix.
 Tensor column_view(const Tensor &t, int64_t first, int64_t count) {
+    if (t.packed) throw invalid("the tensor " + t.name + " is packed and should be plain numbers");
     Tensor view = t;
     view.data += bytes_of(t.dtype, first * t.stride[1]);
     view.shape[1] = count;

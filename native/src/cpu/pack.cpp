@@ -40,7 +40,7 @@ struct Lines {
 
 // Whether the tensor's rows are in the file what they are to be in memory.
 bool stored_as_is(const Tensor &tensor, DType stored) {
-    return tensor.dtype == stored && tensor.scale == 1 && tensor.stride[1] == 1;
+    return !tensor.packed && tensor.dtype == stored && tensor.scale == 1 && tensor.stride[1] == 1;
 }
 
 const std::byte *start_of(const Tensor &tensor, int64_t row) {
@@ -53,7 +53,7 @@ void read_words(std::byte *out, std::vector<float> &wide, const Tensor &tensor, 
     if (stored == DType::f32) return read_finite(reinterpret_cast<float *>(out), tensor, row);
     const int64_t n = tensor.shape[1];
     uint16_t *const words = reinterpret_cast<uint16_t *>(out);
-    if (tensor.dtype == stored && tensor.scale == 1) {
+    if (!tensor.packed && tensor.dtype == stored && tensor.scale == 1) {
         const std::byte *data = start_of(tensor, row);
         const int64_t step = tensor.stride[1] * 2;
         for (int64_t i = 0; i < n; ++i) std::memcpy(words + i, data + i * step, 2);
@@ -105,25 +105,38 @@ std::byte *allocate(Matrix &matrix, Arena &arena) {
     return static_cast<std::byte *>(piece.data);
 }
 
-// A matrix of a packed file, where it lies.
-Matrix packed_already(const Tensor &weights, Precision precision, bool transposed) {
-    const std::string what = "the tensor " + weights.name + " is packed as " + name_of(weights.dtype);
-    if (transposed) throw invalid(what + " and should be plain numbers");
-    if (!in_panels(precision.stored))
+bool at_line(const std::byte *data) { return reinterpret_cast<uintptr_t>(data) % 64 == 0; }
+
+// What the file holds as the kernels want it. Not searched for NaNs: a file is packed from finite numbers, and
+// reading it all would take longer than the rest of the load.
+void use_mapped(Matrix &matrix, const Tensor &tensor) {
+    matrix.data = const_cast<std::byte *>(tensor.data);
+    matrix.owner = std::const_pointer_cast<void>(tensor.owner);
+}
+
+void require_panels(const Tensor &matrix, Precision precision) {
+    const std::string what = "the tensor " + matrix.name + " is packed as " + name_of(matrix.dtype);
+    if (matrix.stride[1] != 1 || matrix.stride[0] != matrix.shape[1])
+        throw invalid(what + ", and not with its outputs side by side");
+    if (!at_line(matrix.data)) throw invalid(what + " and starts at no multiple of 64");
+    if (matrix.scale != 1) throw invalid(what + " and has a scale");
+    if (is_quantised(matrix.dtype) && !is_quantised(precision.stored))
         throw unsupported(what + "; use 'auto', 'cpu " + name_of(precision.compute) +
                           "i8' or the file that it was made of");
-    if (reinterpret_cast<uintptr_t>(weights.data) % 64 != 0) throw invalid(what + " and starts at no multiple of 64");
-    if (weights.scale != 1) throw invalid(what + " and has a scale");
-    Matrix matrix;
-    matrix.out = weights.shape[0];
-    matrix.in = weights.shape[1];
-    matrix.stored = weights.dtype;
-    matrix.compute = precision.compute;
-    const int64_t panels = (matrix.out + kPanel - 1) / kPanel;
-    matrix.bytes = static_cast<size_t>(panels) * quant::panel_bytes(matrix.stored, matrix.in);
-    matrix.data = const_cast<std::byte *>(weights.data);
-    matrix.owner = std::const_pointer_cast<void>(weights.owner);
-    return matrix;
+}
+
+// The type in which a matrix of plain numbers is kept; fp32 holds what 16 bits hold.
+DType plain_type(const Tensor &tensor, DType compute) {
+    if (compute != DType::f32) return compute;
+    return tensor.dtype == DType::f16 || tensor.dtype == DType::bf16 ? tensor.dtype : DType::f32;
+}
+
+// Whether a packed tensor is what the strategy would make of it; any block format serves for another.
+bool packed_so(const Tensor &tensor, Precision precision) {
+    if (!tensor.packed) return false;
+    if (is_quantised(precision.stored) || is_quantised(tensor.dtype))
+        return is_quantised(precision.stored) && is_quantised(tensor.dtype);
+    return tensor.dtype == plain_type(tensor, precision.compute);
 }
 
 }  // namespace
@@ -133,7 +146,6 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
     require_matrix(weights);
     if (precision.compute == DType::f64)
         throw unsupported(weights.name + ": products are not computed in fp64");
-    if (in_panels(weights.dtype)) return packed_already(weights, precision, transposed);
     Tensor tensor = weights;
     if (transposed) {
         std::swap(tensor.shape[0], tensor.shape[1]);
@@ -142,19 +154,20 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
     if (in_blocks(tensor.dtype) && tensor.stride[1] != 1)
         throw unsupported("the tensor " + tensor.name + " is quantised (" + name_of(tensor.dtype) +
                           "), which is read for the large matrices only; keep it in F16 or F32");
-    if (precision.stored == DType::i8 || precision.stored == DType::i4)
-        return pack_blocks(tensor, precision, arena, pool, alive);
+    if (tensor.packed) require_panels(tensor, precision);
+    const bool mapped = packed_so(tensor, precision);
+    if (is_quantised(precision.stored) && !mapped) return pack_blocks(tensor, precision, arena, pool, alive);
     Matrix matrix;
     matrix.out = tensor.shape[0];
     matrix.in = tensor.shape[1];
     matrix.compute = precision.compute;
-    matrix.stored = precision.compute != DType::f32 ? precision.compute
-                    : tensor.dtype == DType::f16 || tensor.dtype == DType::bf16 ? tensor.dtype
-                                                                                : DType::f32;
+    matrix.stored = mapped ? tensor.dtype : plain_type(tensor, precision.compute);
     const int64_t panels = (matrix.out + kPanel - 1) / kPanel;
-    const size_t words = static_cast<size_t>(panels * kPanel) *
-                         static_cast<size_t>((matrix.in + 1) / 2 * 2);
-    matrix.bytes = words * size_of(matrix.stored);
+    matrix.bytes = static_cast<size_t>(panels) * quant::panel_bytes(matrix.stored, matrix.in);
+    if (mapped) {
+        use_mapped(matrix, tensor);
+        return matrix;
+    }
     std::byte *const data = allocate(matrix, arena);
     const int64_t tasks = std::min<int64_t>(panels, 8 * pool.threads());
     pool.run(tasks, [&](int64_t task, int) {
@@ -170,7 +183,7 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
 
 Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive) {
     require_matrix(rows);
-    if (in_panels(rows.dtype))
+    if (rows.packed)
         throw invalid("the tensor " + rows.name + " is packed as " + name_of(rows.dtype) +
                       " and should be a plain table");
     if (in_blocks(rows.dtype)) return copy_blocks(rows, arena, pool, alive);
@@ -180,6 +193,11 @@ Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::funct
     matrix.stored = rows.dtype == DType::f64 ? DType::f32 : rows.dtype;
     matrix.bytes = static_cast<size_t>(matrix.out) * static_cast<size_t>(matrix.in) *
                    size_of(matrix.stored);
+    const bool whole = stored_as_is(rows, matrix.stored) && rows.stride[0] == matrix.in;
+    if (rows.owner && whole && at_line(rows.data)) {
+        use_mapped(matrix, rows);
+        return matrix;
+    }
     std::byte *const data = allocate(matrix, arena);
     const int64_t tasks = std::min<int64_t>(matrix.out, 8 * pool.threads());
     pool.run(tasks, [&](int64_t task, int) {
