@@ -185,6 +185,15 @@ def test_info_knows_the_demo_model_without_loading_it() -> None:
     assert "layers:" in run("info").stdout
 
 
+def test_info_leaves_the_table_of_packed_matrices_out(tmp_path: Path) -> None:
+    target = tmp_path / "packed.safetensors"
+    assert run("convert", str(rn.demo_model()), str(target), "--dtype", "i4").returncode == 0
+    facts = json.loads(run("info", str(target), "--json", "--tensors").stdout)
+    assert facts["metadata"]["rwkv.tokenizer"] == "world-bytes"
+    assert "rwkv.packed" not in facts["metadata"]
+    assert facts["tensors"]["head.weight"] == "I4 [257, 128]"
+
+
 # -- generate, chat
 
 

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
 def describe(found: Checkpoint) -> dict[str, Any]:
     """Facts that the index holds; sizes that it does not tell are left out."""
     from rwkv_native.formats.layouts import OFFICIAL
+    from rwkv_native.formats.safetensors import PACKED_KEY
     from rwkv_native.formats.tensor import nbytes_of
 
     tensors = found.tensors
@@ -88,8 +89,9 @@ def describe(found: Checkpoint) -> dict[str, Any]:
         facts["memory"] = _bytes(sum(nbytes_of(t.dtype, t.count) for t in tensors.values()))
         facts["memory"] += " for the weights"
         facts["tokenizer"] = _tokenizer(found, vocab)
-    if found.metadata:
-        facts["metadata"] = dict(found.metadata)
+    # The table of packed matrices is the container's; what it says is among the types and tensors.
+    if metadata := {k: v for k, v in found.metadata.items() if k != PACKED_KEY}:
+        facts["metadata"] = metadata
     return facts
 
 
