@@ -5,6 +5,11 @@
 // core before it claimed anything delays nobody, and whoever is awake does the rest. Idle workers
 // and a waiting caller spin for some tens of microseconds and then sleep on a futex, so that a
 // busy neighbour process costs its share of the machine and not whole time slices per barrier.
+//
+// Cores of two speeds: tasks are claimed one by one, large ones first, so that a slow core takes fewer.
+// Several sockets: nothing is pinned, and weights lie where the thread that packed them ran; a step waits
+// for memory across sockets some of the time, so a server per node (numactl --cpunodebind=N --membind=N)
+// serves more than one over all.
 #pragma once
 
 #include <atomic>
