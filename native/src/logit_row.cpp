@@ -14,15 +14,23 @@ constexpr LogitRow form{"narrow", maxima, sum_exp, weigh, bracket};
 }  // namespace narrow
 
 #if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2")
+#endif
 namespace avx2 {
 #define LOGIT_LANES 8
 #include "logit_row.inl"
 constexpr LogitRow form{"avx2", maxima, sum_exp, weigh, bracket};
 #undef LOGIT_LANES
 }  // namespace avx2
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #endif
 
 std::span<const LogitRow *const> logit_rows() {

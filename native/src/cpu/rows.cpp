@@ -29,11 +29,13 @@ Vector load(const std::byte *from) {
     return v;
 }
 
-Words low(Words a, Words b) { return __builtin_shuffle(a, b, Words{0, 4, 1, 5}); }
-Words high(Words a, Words b) { return __builtin_shuffle(a, b, Words{2, 6, 3, 7}); }
-Halves low(Halves a, Halves b) { return __builtin_shuffle(a, b, Halves{0, 8, 1, 9, 2, 10, 3, 11}); }
+Words low(Words a, Words b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+Words high(Words a, Words b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+Halves low(Halves a, Halves b) {
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
 Halves high(Halves a, Halves b) {
-    return __builtin_shuffle(a, b, Halves{4, 12, 5, 13, 6, 14, 7, 15});
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 }
 
 // Every round interleaves the upper half of the rows with the lower; after log2(N) rounds rows are columns.
