@@ -46,6 +46,7 @@ public:
     void forget() const;
 
 private:
+    int fd_ = -1;
     const std::byte *data_ = nullptr;
     size_t size_ = 0;
 };
