@@ -85,6 +85,20 @@ def _read(name: str) -> Checkpoint:
     return replace(found, tensors=tensors, layout=layout)
 
 
+def _cached(fd: int, size: int) -> bool:
+    """Whether the system holds at least half of a file, by eight places of it."""
+    held = 0
+    for i in range(8):
+        try:
+            os.preadv(fd, [bytearray(1)], size * i // 8, os.RWF_NOWAIT)
+            held += 1
+        except BlockingIOError:
+            pass
+        except OSError:  # a file system that cannot say
+            return True
+    return held >= 4
+
+
 def _container(name: str) -> tuple[Checkpoint, dict[str, set[str]] | None]:
     """One file as it is; or, for an index of several, the tensors that it expects in each."""
     if not stat.S_ISREG(Path(name).stat().st_mode):  # opening a pipe would wait for its other end
@@ -94,7 +108,13 @@ def _container(name: str) -> tuple[Checkpoint, dict[str, set[str]] | None]:
         file.seek(0)
         head = file.read(16)
         if head.startswith(b"PK\x03\x04"):
-            return Checkpoint(name, pth.read_zip(file, name, size), format="pth"), None
+            cached = _cached(file.fileno(), size)
+            found = Checkpoint(name, pth.read_zip(file, name, size), format="pth")
+            if not cached:
+                # The index lies in pieces all over the file. Left in the cache, they would cut the
+                # engine's reading of what lies between into small pieces: 0.34 s in place of 0.22.
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return found, None
         if pth.is_legacy(head):
             return Checkpoint(name, pth.read_legacy(file, name, size), format="pth (legacy)"), None
         if head.startswith(gguf.MAGIC):
