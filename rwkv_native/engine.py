@@ -107,7 +107,7 @@ class Engine:
             ("max_queue", max_queue),
         ):
             try:
-                number = operator.index(value)
+                number = 0 if isinstance(value, bool) else operator.index(value)
             except TypeError:
                 number = 0
             if not 1 <= number < 1 << 31:
@@ -501,11 +501,11 @@ class _Native:
 
 def _milliseconds(value: float) -> float:
     try:
-        number = float(value) if not isinstance(value, str) else 0.0
+        number = 0.0 if isinstance(value, str | bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = 0.0
-    if not (0 < number < float("inf")):
-        raise InvalidError(f"step_ms must be a number above 0, not {value!r:.80}")
+    if not 0 < number <= 60_000:
+        raise InvalidError(f"step_ms must be above 0 and at most 60000, not {value!r:.80}")
     return number
 
 

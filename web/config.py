@@ -30,6 +30,8 @@ _RANGES = {
     "max_batch": (1, 4096),
     "prefill_chunk": (1, 16384),
     "max_queue": (1, 1_000_000),
+    "step_ms": (1, 60_000),
+    "speculate": (0, 64),
     "max_body": (1024, 1 << 40),
     "max_prompt_tokens": (1, 1 << 31),
     "max_tokens": (1, 102400),
@@ -57,6 +59,8 @@ class Config:
     max_batch: int = 64
     prefill_chunk: int = 256
     max_queue: int = 1024
+    step_ms: float = 20  # that a step may last beside running answers
+    speculate: int = 0  # tokens to guess ahead at most; 0: none
     max_body: int = 32 << 20  # bytes of one request body
     max_prompt_tokens: int = 1 << 20
     max_tokens: int = 102400  # that a request may ask for
@@ -135,6 +139,11 @@ def _parse(field: dataclasses.Field[Any], text: str) -> Any:
             if field.name == "threads" and text.lower() == "auto":
                 return 0
             raise ValueError(f"{name} must be an integer, not {text!r}") from None
+    if field.type == "float":
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"{name} must be a number, not {text!r}") from None
     if field.type == "bool":
         if text.lower() in _TRUE:
             return True

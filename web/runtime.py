@@ -338,6 +338,8 @@ class Runtime:
             max_batch=config.max_batch,
             prefill_chunk=config.prefill_chunk,
             max_queue=config.max_queue,
+            step_ms=config.step_ms,
+            speculate=config.speculate,
         )
         info = model.info
         tell(

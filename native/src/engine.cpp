@@ -9,8 +9,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <condition_variable>
+#include <cstdio>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
@@ -98,9 +98,11 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
       scheduler(at_least_1("max_batch", options.max_batch),
                 at_least_1("prefill_chunk", options.prefill_chunk)),
       pace(options.step_ms / 1000) {
-    if (!std::isfinite(options.step_ms) || options.step_ms < 0)
-        throw invalid("step_ms is " + std::to_string(options.step_ms) +
-                      ", it must be a number of milliseconds");
+    if (!(options.step_ms >= 0 && options.step_ms <= 60e3)) {
+        char text[64];
+        std::snprintf(text, sizeof text, "step_ms is %g, outside [0, 60000]", options.step_ms);
+        throw invalid(text);
+    }
     at_least_1("max_queue", options.max_queue);
     if (options.speculate < 0 || options.speculate > most_speculation)
         throw invalid("speculate is " + std::to_string(options.speculate) + ", outside [0, " +

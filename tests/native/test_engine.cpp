@@ -597,6 +597,8 @@ void test_refused_requests() {
     EngineOptions slow = options_of(1);
     slow.step_ms = -1;
     CHECK_THROWS(Engine(model, vocab, slow), "step_ms is -1");
+    slow.step_ms = 1e300;
+    CHECK_THROWS(Engine(model, vocab, slow), "step_ms is 1e+300");
     CHECK_THROWS(Engine(model, vocab, options_of(1, 1, 0)), "max_queue is 0");
 }
 

@@ -181,6 +181,14 @@ def test_an_entry_of_the_log() -> None:
     }
 
 
+def test_numbers_in_the_environment() -> None:
+    config = Config.from_environment({"RWKV_NATIVE_STEP_MS": "12.5", "RWKV_NATIVE_SPECULATE": "8"})
+    assert (config.step_ms, config.speculate) == (12.5, 8)
+    assert Config.from_environment(config.to_environment()) == config
+    with pytest.raises(ValueError, match="RWKV_NATIVE_STEP_MS must be a number, not 'soon'"):
+        Config.from_environment({"RWKV_NATIVE_STEP_MS": "soon"})
+
+
 def test_lists_in_the_environment() -> None:
     config = Config(model_dir=("/a", "b c"), api_key=("k1", "k2"), cors_origin=("http://x:1",))
     environ = config.to_environment()

@@ -443,8 +443,9 @@ def test_wrong_sampling_and_state(engine: rn.Engine, golden: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_batch": 0}, {"prefill_chunk": -1}, {"max_queue": 1.5}, {"max_batch": 10**9}]
-    + [{"step_ms": v} for v in (0, -1, float("nan"), "20", None)]
+    [{"max_batch": v} for v in (0, 10**9, True)]
+    + [{"prefill_chunk": -1}, {"max_queue": 1.5}]
+    + [{"step_ms": v} for v in (0, -1, float("nan"), "20", None, True, 1e300)]
     + [{"speculate": v} for v in (-1, 65, 1.5, "4", True)],
 )
 def test_wrong_engine_options(

@@ -31,7 +31,8 @@ Each flag is also a variable, such as RWKV_NATIVE_MAX_BATCH=32. For production,
 _SETTINGS = (
     *("model", "strategy", "tokenizer", "threads", "host", "port", "backlog"),
     *("timeout_keep_alive", "access_log", "deploy", "workspace", "model_dir", "api_key"),
-    *("cors_origin", "max_batch", "prefill_chunk", "max_queue", "max_prompt_tokens", "max_tokens"),
+    *("cors_origin", "max_batch", "prefill_chunk", "max_queue", "step_ms", "speculate"),
+    *("max_prompt_tokens", "max_tokens"),
 )
 
 
@@ -81,6 +82,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     engine.add_argument(
         "--max-queue", type=int, metavar="N", help="requests that wait before a 429 (1024)"
+    )
+    engine.add_argument(
+        "--step-ms",
+        type=float,
+        metavar="MS",
+        help="how long running answers may wait for a step with prompt tokens of others (20)",
+    )
+    engine.add_argument(
+        "--speculate",
+        type=int,
+        metavar="N",
+        help="guess so many tokens ahead from the text so far and verify them: the same answers,"
+        " sooner where text repeats itself (0: off)",
     )
     engine.add_argument(
         "--max-prompt-tokens", type=int, metavar="N", help="of one prompt (1048576)"
