@@ -1,16 +1,15 @@
 """The child process of `documents.py`: one document in, its pages out. Whatever a document makes a
 parser do ends with this process.
 
-Standard input: one line of JSON (the limits, and what the document is), then the document. Standard
-output: the answer as JSON and exit code 0, or what is wrong with the document and 1, with its
-encoding and 2. It runs as a file of its own (`python -I`), so it imports nothing of this project.
+Standard input: one line of JSON (what the document is), then the document. Standard output: the
+answer as JSON and exit code 0, or what is wrong with the document and 1, with its encoding and 2.
+It runs as a file of its own (`python -I`), so it imports nothing of this project.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -146,18 +145,8 @@ def _whole(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _limit(memory: int, seconds: int, output: int) -> None:
-    """What this process may use, from now on."""
-    os.nice(10)  # tokens go first
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (output, output))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 if __name__ == "__main__":
     asked = json.loads(sys.stdin.buffer.readline())
-    _limit(asked["memory"], asked["seconds"], asked["most_bytes"])
     output, code = main(asked)
     sys.stdout.buffer.write(output)
     sys.stdout.buffer.flush()

@@ -1,0 +1,130 @@
+"""A process of its own for a foreign file: a parser may take any time and any memory or crash, a
+thread cannot be killed, and one in this process would hold the hub.
+
+Owns the child's start, its limits (`limited.py`) and its end. What it reads and writes are files,
+so no pipe fills up and the kernel bounds the output. posix_spawn does not copy this process's page
+tables, which fork would do while all streams wait. Called by `files/documents.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from web import errors
+from web.hangup import Hangups
+
+_LIMITED = Path(__file__).with_name("limited.py")
+_PIECE = 1 << 20  # bytes between two chances of the hub to run
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What one child may use."""
+
+    seconds: int  # of the clock, and of the CPU
+    memory: int  # bytes
+    output: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """For whom a child works: it ends when they hang up."""
+
+    hangups: Hangups
+    sock: Any
+
+    @contextlib.contextmanager
+    def watched(self, gone: Callable[[], None]) -> Iterator[None]:
+        watch = self.hangups.watch(self.sock, gone)
+        try:
+            yield
+        finally:
+            self.hangups.unwatch(watch, gone)
+
+
+def run(
+    script: Path,
+    arguments: Sequence[str],
+    given: int,
+    got: int,
+    allowance: Allowance,
+    client: Client | None = None,
+) -> int:
+    """Runs a script with `given` as its standard input and `got` as its output. The exit code, or
+    minus the signal that ended it; SIGKILL for one that took too long. Raises ClientGone."""
+    limits = (str(allowance.memory), str(allowance.seconds), str(allowance.output))
+    child = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", os.fspath(_LIMITED), *limits, os.fspath(script), *arguments],
+        {},
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, given, 0),
+            (os.POSIX_SPAWN_DUP2, got, 1),
+            (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+        ],
+    )
+    ended = os.pidfd_open(child)
+    try:
+        _wait(ended, allowance.seconds, client)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(ended, signal.SIGKILL)  # nothing, if it has ended
+        end = os.waitid(os.P_PIDFD, ended, os.WEXITED)
+        os.close(ended)
+    assert end is not None
+    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+
+
+def _wait(ended: int, seconds: float, client: Client | None) -> None:
+    """Until a process ends, for so long at most."""
+    woken = Event()
+    gone = Event()
+
+    def on_gone() -> None:
+        gone.set()
+        woken.set()
+
+    watcher = gevent.get_hub().loop.io(ended, 1)
+    watcher.start(woken.set)
+    try:
+        with contextlib.nullcontext() if client is None else client.watched(on_gone):
+            woken.wait(seconds)
+    finally:
+        watcher.close()
+    if gone.is_set():
+        raise errors.ClientGone
+
+
+@contextlib.contextmanager
+def memory_file(name: str) -> Iterator[int]:
+    fd = os.memfd_create(name)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def fill(fd: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(fd, left[:_PIECE]) :]
+        gevent.sleep(0)
+
+
+def contents(fd: int) -> bytes:
+    os.lseek(fd, 0, os.SEEK_SET)
+    pieces = []
+    while piece := os.read(fd, _PIECE):
+        pieces.append(piece)
+        gevent.sleep(0)
+    return b"".join(pieces)
