@@ -74,6 +74,7 @@ IMPORTS: dict[str, set[str]] = {
         "falcon",
         "gevent",
         "gunicorn",
+        "mido",
         "msgspec",
         "numpy",
         "prometheus_client",
