@@ -63,7 +63,7 @@ def run(
     """Runs a script with `given` as its standard input and `got` as its output. The exit code, or
     minus the signal that ended it; SIGKILL for one that took too long. Raises ClientGone."""
     limits = (str(allowance.memory), str(allowance.seconds), str(allowance.output))
-    child = os.posix_spawn(
+    pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-I", os.fspath(_LIMITED), *limits, os.fspath(script), *arguments],
         {},
@@ -73,34 +73,33 @@ def run(
             (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
         ],
     )
-    ended = os.pidfd_open(child)
+    # The hub's loop reaps every child of the process: only its own watcher hears how one ended. It
+    # may be reaped a moment before we hear of it, so what is killed is never a bare number.
+    loop = gevent.get_hub().loop
+    loop.install_sigchld()
+    watcher = loop.child(pid)
+    process = os.pidfd_open(pid)
+    ended = Event()
+    watcher.start(ended.set)
     try:
         _wait(ended, allowance.seconds, client)
     finally:
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(ended, signal.SIGKILL)  # nothing, if it has ended
-        end = os.waitid(os.P_PIDFD, ended, os.WEXITED)
-        os.close(ended)
-    assert end is not None
-    return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
-
-
-def _wait(ended: int, seconds: float, client: Client | None) -> None:
-    """Until a process ends, for so long at most."""
-    woken = Event()
-    gone = Event()
-
-    def on_gone() -> None:
-        gone.set()
-        woken.set()
-
-    watcher = gevent.get_hub().loop.io(ended, 1)
-    watcher.start(woken.set)
-    try:
-        with contextlib.nullcontext() if client is None else client.watched(on_gone):
-            woken.wait(seconds)
-    finally:
+            signal.pidfd_send_signal(process, signal.SIGKILL)  # nothing, if it has ended
+        ended.wait()
+        os.close(process)
         watcher.close()
+    return os.waitstatus_to_exitcode(watcher.rstatus)
+
+
+def _wait(ended: Event, seconds: float, client: Client | None) -> None:
+    """For a process's end, for so long at most."""
+    if client is None:
+        ended.wait(seconds)
+        return
+    gone = Event()
+    with client.watched(gone.set):
+        gevent.wait((ended, gone), seconds, count=1)
     if gone.is_set():
         raise errors.ClientGone
 

@@ -140,3 +140,10 @@ def test_other_streams_go_on(server: Server) -> None:
         for _ in range(20):
             server.post("/completions", {"prompt": "x", "max_tokens": 2})
         assert all(one.result() == [raw.decode()] for one in reading)
+
+
+def test_many_at_once(server: Server) -> None:
+    """The hub's loop reaps children as well: none may be missed."""
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda i: texts(server, "", form(b"%d" % i, "a.txt")), range(24)))
+    assert got == [[str(i)] for i in range(24)]
