@@ -1,4 +1,5 @@
-# The workshop door: every target sets up what it needs, in .venv and build/, and nothing elsewhere.
+# The workshop door: every target sets up what it needs, in .venv and build/; one library for sound, at
+# the end, lies elsewhere.
 # Needs Python 3.11 or newer, a C++20 compiler, make, and a package registry that pip can reach.
 
 VENV := .venv
@@ -23,13 +24,13 @@ test soak: export RWKV_ISA_OBJECTS = $(firstword $(wildcard build/cp311-abi3-*))
 
 build: $(VENV)/.installed  ## set everything up: .venv with the package, editable (the default)
 
-serve: build  ## serve the demo model on http://127.0.0.1:8000 (ARGS="--port 8001 --model X.pth")
+serve: build $(VENV)/.sound  ## serve the demo model on http://127.0.0.1:8000 (ARGS="--port 8001 --model X.pth")
 	@$(BIN)/rwkv-native serve --no-deploy $(ARGS)
 
-test: build  ## run all tests with reduced counts (TESTS=tests/unit ARGS="-k name")
+test: build $(VENV)/.sound  ## run all tests with reduced counts (TESTS=tests/unit ARGS="-k name")
 	$(BIN)/python -m pytest $(TESTS) $(ARGS)
 
-soak: build  ## run all tests with full counts
+soak: build $(VENV)/.sound  ## run all tests with full counts
 	RWKV_SOAK=1 $(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 lint: build  ## check style and formatting; `make lint ARGS=--fix` repairs what it can
@@ -82,4 +83,16 @@ $(VENV)/.tools: pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
+	@touch $@
+
+# The one thing outside of .venv and build: the library that turns MIDI into sound, where root and apt
+# can get it without asking anybody. Tried once; everything but sound works without it.
+$(VENV)/.sound: | $(BIN)/python
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 && \
+	    ! ldconfig -p 2>/dev/null | grep -q 'libfluidsynth\.so'; then \
+	  echo "installing libfluidsynth3, for sound"; \
+	  export DEBIAN_FRONTEND=noninteractive; get="apt-get -q -o DPkg::Lock::Timeout=60"; \
+	  { timeout 120 $$get update && timeout 300 $$get install -y --no-install-recommends \
+	    libfluidsynth3; } >/dev/null 2>&1 </dev/null || echo "not installed: libfluidsynth3"; \
+	fi
 	@touch $@

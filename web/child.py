@@ -3,7 +3,8 @@ thread cannot be killed, and one in this process would hold the hub.
 
 Owns the child's start, its limits (`limited.py`) and its end. What it reads and writes are files,
 so no pipe fills up and the kernel bounds the output. posix_spawn does not copy this process's page
-tables, which fork would do while all streams wait. Called by `files/documents.py`.
+tables, which fork would do while all streams wait. Called by `files/documents.py` and
+`midi/sound.py`.
 """
 
 from __future__ import annotations

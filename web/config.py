@@ -39,6 +39,9 @@ _RANGES = {
     "file_seconds": (1, 3600),
     "file_memory": (128 << 20, 1 << 40),
     "file_text": (1024, 1 << 40),
+    "sound_length": (1, 20_000),  # a WAV has at most 4 GB
+    "sound_seconds": (1, 3600),
+    "sound_memory": (128 << 20, 1 << 40),
 }
 
 
@@ -68,6 +71,9 @@ class Config:
     file_seconds: int = 30
     file_memory: int = 1 << 30  # bytes of the process that reads it
     file_text: int = 64 << 20  # bytes of its text, as JSON
+    sound_length: int = 1200  # seconds of sound that one piece of music may last
+    sound_seconds: int = 60  # to render it
+    sound_memory: int = 1 << 30  # bytes of the process that renders it
     deploy: bool = False  # refuse requests that change the server or touch its files
     workspace: str = "."  # the folder whose files requests may name
     model_dir: tuple[str, ...] = ()  # more such folders

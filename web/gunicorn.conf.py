@@ -10,8 +10,11 @@ import signal
 import sys
 from typing import Any
 
+import gevent
+
 from web import sole_worker, stopping
 from web.config import Config
+from web.midi import sound
 
 try:
     _settings = Config.from_environment().gunicorn()
@@ -73,6 +76,7 @@ def post_worker_init(worker: Any) -> None:
     sole_worker.become(worker)
     stopping.watch(worker)
     worker.wsgi.runtime.start(worker.log.info)
+    gevent.spawn(_say_what_is_missing, worker.log)
 
 
 def pre_request(worker: Any, req: Any) -> None:
@@ -88,6 +92,11 @@ def worker_exit(server: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None:
         app.runtime.close()
+
+
+def _say_what_is_missing(log: Any) -> None:
+    if sound.missing():
+        log.warning("%s", sound.MISSING)
 
 
 def _allow_open_files(wanted: int) -> None:

@@ -72,6 +72,7 @@ IMPORTS: dict[str, set[str]] = {
     "web": {
         "rwkv_native",
         "falcon",
+        "fluidsynth",
         "gevent",
         "gunicorn",
         "mido",

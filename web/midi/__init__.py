@@ -1,5 +1,4 @@
 """Music as the text of the MIDI models, and as MIDI files: `writer.py` makes a file of a text,
-`reader.py` and `transcript.py` a text of a file, both as RWKV Runner does, bit for bit.
-
-Pure functions on text and bytes: nothing here knows of HTTP or of files on a disk.
+`reader.py` and `transcript.py` a text of a file, both as RWKV Runner does, bit for bit: pure
+functions on text and bytes. `sound.py` makes a WAV of a file, in a process that runs `renderer.py`.
 """

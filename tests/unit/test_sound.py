@@ -1,0 +1,242 @@
+"""What FluidSynth plays: how long it lasts, when it sounds and how high, and what is refused.
+
+Real renderings with the default SoundFont; they need libfluidsynth (`make test` installs it where
+it may).
+"""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+
+import mido
+import numpy as np
+import pytest
+
+from web import errors
+from web.midi import sound
+from web.midi.sound import Limits, Sound
+
+pytestmark = pytest.mark.skipif(sound.missing(), reason=sound.MISSING)
+
+RATE = 44100
+BUFFER = 64  # frames between two chances of FluidSynth to hear an event
+TICKS = 480  # of a quarter note, which lasts half a second
+SOUND = Sound(Limits(length=30, seconds=60, memory=1 << 30))
+
+
+def midi(*messages: mido.Message | mido.MetaMessage, **header: int) -> bytes:
+    file = mido.MidiFile(ticks_per_beat=TICKS, **header)
+    file.tracks.append(mido.MidiTrack(messages))
+    out = io.BytesIO()
+    file.save(file=out)
+    return out.getvalue()
+
+
+def on(note: int, after: float = 0, **more: int) -> mido.Message:
+    """A note `after` so many seconds."""
+    return mido.Message("note_on", note=note, velocity=100, time=round(after * 2 * TICKS), **more)
+
+
+def off(note: int, after: float = 0, **more: int) -> mido.Message:
+    return mido.Message("note_off", note=note, time=round(after * 2 * TICKS), **more)
+
+
+def dry(channel: int = 0) -> list[mido.Message]:
+    """Without echo, so that silence is silent."""
+    controls = {91: 0, 93: 0}
+    return [
+        mido.Message("control_change", channel=channel, control=c, value=v)
+        for c, v in controls.items()
+    ]
+
+
+def played(data: bytes, font: Path | None = None, sound: Sound = SOUND) -> np.ndarray:
+    """The frames of a piece, [frames, 2] between -1 and 1."""
+    with sound_file(data, font, sound) as out:
+        assert (out.getframerate(), out.getnchannels(), out.getsampwidth()) == (RATE, 2, 2)
+        raw = out.readframes(out.getnframes())
+    return np.frombuffer(raw, "<i2").reshape(-1, 2) / 32768
+
+
+def sound_file(data: bytes, font: Path | None, renders: Sound) -> wave.Wave_read:
+    file = renders.file(data, font or sound.default_font(), "midi")
+    try:
+        raw = b"".join(file)
+        assert len(raw) == len(file)
+    finally:
+        file.close()
+    return wave.open(io.BytesIO(raw))
+
+
+def loudness(frames: np.ndarray, begin: float, end: float) -> float:
+    """The root mean square of some seconds."""
+    part = frames[round(begin * RATE) : round(end * RATE)]
+    return float(np.sqrt(np.mean(part**2)))
+
+
+def fundamental(frames: np.ndarray, begin: float, end: float) -> float:
+    """In Hz: the lowest frequency with a fifth of the greatest amplitude."""
+    part = frames[round(begin * RATE) : round(end * RATE)].mean(axis=1)
+    size = 1 << 17  # padded: 0.34 Hz between two values
+    amplitudes = np.abs(np.fft.rfft(part * np.hanning(len(part)), size))
+    floor = round(30 * size / RATE)
+    first = floor + int(np.argmax(amplitudes[floor:] > amplitudes[floor:].max() / 5))
+    while amplitudes[first + 1] > amplitudes[first]:
+        first += 1
+    return first * RATE / size
+
+
+def hertz(note: int) -> float:
+    return 440 * 2 ** ((note - 69) / 12)
+
+
+def test_it_lasts_as_long_as_the_piece_and_sounds_when_it_should() -> None:
+    """A flute at 1 s for half a second, another at 2.5 s, silence around them."""
+    flute = mido.Message("program_change", program=73)
+    notes = [on(76, 1), off(76, 0.5), on(69, 1), off(69, 0.5), on(69, 0.7), off(69, 0.1)]
+    data = midi(*dry(), flute, *notes, mido.MetaMessage("end_of_track", time=TICKS))
+    frames = played(data)
+    seconds = mido.MidiFile(file=io.BytesIO(data)).length
+    assert seconds == pytest.approx(4.3)
+    assert abs(len(frames) - seconds * RATE) <= BUFFER
+
+    quiet, loud = 2e-4, 1e-2
+    assert loudness(frames, 0, 0.998) < quiet
+    assert loudness(frames, 1.1, 1.5) > loud
+    assert loudness(frames, 2.1, 2.498) < quiet
+    assert loudness(frames, 2.6, 3.0) > loud
+    first = np.flatnonzero(np.abs(frames).max(axis=1) > 1e-3)[0]
+    assert RATE <= first < 1.05 * RATE  # a flute takes a moment to speak
+
+    assert fundamental(frames, 1.15, 1.5) == pytest.approx(hertz(76), rel=0.01)
+    assert fundamental(frames, 2.65, 3.0) == pytest.approx(hertz(69), rel=0.01)
+
+
+@pytest.mark.parametrize("note", [45, 60, 81])
+def test_the_piano_plays_the_notes(note: int) -> None:
+    frames = played(midi(on(note), off(note, 1)))
+    assert abs(len(frames) - RATE) <= BUFFER
+    assert fundamental(frames, 0.1, 0.9) == pytest.approx(hertz(note), rel=0.01)
+
+
+def test_the_tempo_changes_where_the_file_says() -> None:
+    slow = mido.MetaMessage("set_tempo", tempo=1_000_000)
+    frames = played(midi(on(60), off(60, 0.5), slow, on(72, 0.5), off(72, 0.5)))
+    assert abs(len(frames) - 2.5 * RATE) <= BUFFER  # 0.5 s, then twice 0.5 s at half the speed
+    assert fundamental(frames, 1.6, 2.4) == pytest.approx(hertz(72), rel=0.01)
+
+
+def test_a_note_that_never_ends_rings() -> None:
+    frames = played(midi(on(60), on(64, 0.5)))
+    assert abs(len(frames) - 3.5 * RATE) <= BUFFER
+    assert loudness(frames, 0.6, 1.5) > 1e-3
+
+
+def test_programs_bends_and_volumes_are_heard() -> None:
+    note = [on(60), off(60, 0.5)]
+    plain = played(midi(*note))
+    for message in (
+        mido.Message("program_change", program=40),
+        mido.Message("pitchwheel", pitch=8191),
+        mido.Message("control_change", control=7, value=30),
+    ):
+        assert np.abs(played(midi(message, *note)) - plain).max() > 1e-3, message
+    bent = played(midi(mido.Message("pitchwheel", pitch=8191), *note))
+    assert fundamental(bent, 0.1, 0.5) == pytest.approx(hertz(62), rel=0.01)
+
+
+def test_the_tenth_channel_is_percussion() -> None:
+    frames = played(midi(on(38, channel=9), off(38, 0.5, channel=9)))
+    assert loudness(frames, 0, 0.1) > 1e-2 > loudness(frames, 0.4, 0.5)
+
+
+def test_two_tracks_play_together() -> None:
+    file = mido.MidiFile(type=1, ticks_per_beat=TICKS)
+    file.tracks += [mido.MidiTrack([on(45), off(45, 1)]), mido.MidiTrack([on(81, 1), off(81, 1)])]
+    out = io.BytesIO()
+    file.save(file=out)
+    frames = played(out.getvalue())
+    assert abs(len(frames) - 2 * RATE) <= BUFFER
+    assert fundamental(frames, 0.1, 0.9) == pytest.approx(hertz(45), rel=0.01)
+
+
+def refusal(data: bytes, font: Path | None = None, sound: Sound = SOUND) -> errors.Refusal:
+    with pytest.raises(errors.Refusal) as caught:
+        played(data, font, sound)
+    assert sound._held == 0
+    return caught.value
+
+
+NOTE = midi(on(60), off(60, 0.1))
+
+
+def counted(resolution: bytes) -> bytes:
+    return NOTE[:12] + resolution + NOTE[14:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no MIDI", NOTE[:-3], counted(b"\0\0"), counted(b"\xe7\x28")],
+    ids=["empty", "text", "cut", "no resolution", "SMPTE"],
+)
+def test_what_is_no_midi_is_refused(data: bytes) -> None:
+    problem = refusal(data)
+    assert (problem.status, problem.param) == ("400 Bad Request", "midi")
+    assert "it" in problem.detail and "/" not in problem.detail
+
+
+def test_a_piece_that_is_too_long_is_refused() -> None:
+    assert "it lasts 31 s, and this server renders at most 30 s" in str(refusal(midi(on(1, 28))))
+
+
+def broken_fonts() -> dict[str, bytes]:
+    whole = sound.default_font().read_bytes()
+    pieces = bytearray(whole)
+    pieces[-200_000::7] = bytes(len(pieces[-200_000::7]))  # where the instruments are described
+    return {"empty": b"", "text": b"RIFF" * 100, "cut": whole[:100_000], "garbled": bytes(pieces)}
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "cut", "garbled"])
+def test_a_hostile_soundfont_is_refused_or_played(kind: str, tmp_path: Path) -> None:
+    font = tmp_path / "font.sf2"
+    font.write_bytes(broken_fonts()[kind])
+    try:
+        played(NOTE, font)
+    except errors.Refusal as problem:
+        assert problem.status == "400 Bad Request" and str(tmp_path) not in problem.message
+    else:
+        assert kind == "garbled"
+
+
+def test_another_soundfont(tmp_path: Path) -> None:
+    font = tmp_path / "-a Font.sf2"  # no option of a command
+    font.symlink_to(sound.default_font())
+    assert np.array_equal(played(NOTE, font), played(NOTE))
+
+
+def test_limits_hold() -> None:
+    """A process that takes too long or too much memory ends, and nothing else does."""
+    quick = Sound(Limits(length=20_000, seconds=1, memory=1 << 30))
+    endless = mido.MetaMessage("end_of_track", time=10_000 * 2 * TICKS)
+    problem = refusal(midi(on(60), endless), sound=quick)
+    assert problem.status == "400 Bad Request" and "within 1 s" in problem.message
+    small = Sound(Limits(length=10, seconds=60, memory=128 << 20))
+    events = b"\0\x90\x3c\x40" + b"\0\x3c\x40" * 1_000_000 + b"\0\xff\x2f\0"
+    many = NOTE[:14] + b"MTrk" + len(events).to_bytes(4, "big") + events
+    assert refusal(many, sound=small).detail == "it needs too much memory"
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    for data, there in ((b"no MIDI", []), (NOTE, ["a.wav"])):
+        source = tmp_path.parent / "piece.mid"
+        source.write_bytes(data)
+        with source.open("rb") as given:
+            try:
+                SOUND.save(given.fileno(), sound.default_font(), path, "midi")
+            except errors.Refusal:
+                assert not there
+        assert [one.name for one in tmp_path.iterdir()] == there
+    assert path.stat().st_size == 44 + 4 * round(0.1 * RATE)

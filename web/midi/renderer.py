@@ -1,0 +1,172 @@
+"""The child process of `sound.py`: one MIDI file in, its sound out, as FluidSynth plays it.
+Whatever a file or a SoundFont makes a C library do ends with this process.
+
+Arguments: the SoundFont, and the most seconds that a piece may last. Standard input: the MIDI file.
+Standard output, a file: a WAV and exit code 0, or what is wrong with the MIDI file and 1, with the
+SoundFont and 2; 3 without FluidSynth. Without arguments it only looks for that. It runs as a file
+of its own (`python -I`), so it imports nothing of this project.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import wave
+from collections.abc import Iterator
+from typing import Any
+
+import mido
+
+RATE = 44100  # frames per second, each of two 16-bit samples
+_FRAME = 4  # bytes
+_CHANNELS = 16
+_AT_ONCE = 8192  # frames
+# A note that the file never ends sounds for as long after its last event as one before an <end>.
+_RING = 3.0  # seconds
+
+
+class Unusable(Exception):
+    """What the client is told."""
+
+    code = 1
+
+
+class UnusableFont(Unusable):
+    code = 2
+
+
+class NoFluidSynth(Unusable):
+    code = 3
+
+
+def render(font: str, most_seconds: float) -> None:
+    synth = _Synth(font)
+    piece = _Piece(sys.stdin.buffer)
+    seconds = piece.seconds()
+    if seconds > most_seconds:
+        raise Unusable(
+            f"it lasts {seconds:.0f} s, and this server renders at most {most_seconds:g} s"
+        )
+    frames = round(seconds * RATE)
+    with wave.open(sys.stdout.buffer, "wb") as out:
+        out.setnchannels(2)
+        out.setsampwidth(_FRAME // 2)
+        out.setframerate(RATE)
+        out.setnframes(frames)  # so that the header is right from the start
+        at = 0
+        for when, message in piece.events():
+            at += synth.write(out, round(when * RATE) - at)
+            synth.play(message)
+        synth.write(out, frames - at)
+
+
+class _Piece:
+    """A MIDI file, its tracks as one."""
+
+    def __init__(self, file: Any) -> None:
+        try:
+            parsed = mido.MidiFile(file=file)
+            self._ticks_per_beat = parsed.ticks_per_beat
+            self._messages = mido.merge_tracks(parsed.tracks)
+        except MemoryError:
+            raise
+        except Exception as problem:  # mido raises what it likes for what is no MIDI
+            raise Unusable(f"it is not a MIDI file that can be played: {problem}") from None
+        if self._ticks_per_beat <= 0:
+            raise Unusable("its time is not counted in quarter notes (SMPTE)")
+
+    def events(self) -> Iterator[tuple[float, Any]]:
+        """(seconds from the start, message) of everything in the file."""
+        tempo, now = 500_000, 0.0
+        for message in self._messages:
+            now += mido.tick2second(message.time, self._ticks_per_beat, tempo)
+            if message.type == "set_tempo":
+                tempo = message.tempo
+            yield now, message
+
+    def seconds(self) -> float:
+        """Until the last event, or until a note that never ends has rung."""
+        held: set[tuple[int, int]] = set()
+        now = 0.0
+        for when, message in self.events():
+            now = when
+            if message.type == "note_on" and message.velocity:
+                held.add((message.channel, message.note))
+            elif message.type in ("note_on", "note_off"):
+                held.discard((message.channel, message.note))
+        return now + _RING if held else now
+
+
+def _fluidsynth() -> Any:
+    """The module, which cannot be imported without the library."""
+    try:
+        import fluidsynth
+    except ImportError:
+        raise NoFluidSynth from None
+    return fluidsynth
+
+
+class _Synth:
+    """FluidSynth with one SoundFont and the settings of its own command."""
+
+    def __init__(self, font: str) -> None:
+        fluidsynth = self._c = _fluidsynth()
+        # One thread works here, and a large font need not lie in memory as a whole.
+        options = {"synth.threadsafe-api": 0, "synth.dynamic-sample-loading": 1}
+        self._synth = fluidsynth.Synth(samplerate=RATE, channels=_CHANNELS, **options)
+        if self._synth.sfload(font, update_midi_preset=1) < 0:
+            raise UnusableFont("is not a SoundFont that can be played")
+        self._buffer = ctypes.create_string_buffer(_AT_ONCE * _FRAME)
+
+    def write(self, out: wave.Wave_write, frames: int) -> int:
+        """The sound of so many frames from now on."""
+        left = frames
+        while left > 0:
+            count = min(left, _AT_ONCE)
+            # Left and right alternate in one buffer: offset 0 and 1, step 2.
+            self._c.fluid_synth_write_s16(
+                self._synth.synth, count, self._buffer, 0, 2, self._buffer, 1, 2
+            )
+            out.writeframesraw(memoryview(self._buffer)[: count * _FRAME])
+            left -= count
+        return max(frames, 0)
+
+    def play(self, message: Any) -> None:
+        """One event, now; those that sound nothing, and those of one device's own, are left out."""
+        synth = self._synth
+        match message.type:
+            case "note_on":
+                synth.noteon(message.channel, message.note, message.velocity)
+            case "note_off":
+                synth.noteoff(message.channel, message.note)
+            case "program_change":
+                synth.program_change(message.channel, message.program)
+            case "control_change":
+                synth.cc(message.channel, message.control, message.value)
+            case "pitchwheel":
+                synth.pitch_bend(message.channel, message.pitch)
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code."""
+    try:
+        if arguments:
+            font, most_seconds = arguments
+            render(font, float(most_seconds))
+            sys.stdout.buffer.flush()
+        else:
+            _fluidsynth()
+        return 0
+    except Unusable as problem:
+        told, code = str(problem), problem.code
+    except MemoryError:
+        told, code = "it needs too much memory", Unusable.code
+    os.ftruncate(1, 0)
+    os.pwrite(1, told.encode("utf-8", "replace"), 0)
+    return code
+
+
+if __name__ == "__main__":
+    # The end of an interpreter takes long after a large file.
+    os._exit(main(sys.argv[1:]))

@@ -1,0 +1,200 @@
+"""MIDI -> sound: a WAV of 44.1 kHz, stereo, 16 bit, played by FluidSynth in a process of its own
+(`child.py`, which runs `renderer.py`).
+
+Owns the turns of those that want sound, the default SoundFont, and what a client is told where
+libfluidsynth is missing. Called by the resources that give sound, and by `rwkv-native music`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import socket
+import tempfile
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import falcon
+import gevent
+from gevent.lock import BoundedSemaphore
+
+from web import child, errors
+
+TYPE = "audio/wav"
+FONT = "sound_font_path"
+# RWKV Runner's name for the SoundFont that it brings; ours comes with pretty_midi.
+DEFAULT_FONT = "assets/default_sound_font.sf2"
+_FONT_FILE = "TimGM6mb.sf2"
+
+MISSING = (
+    "sound needs FluidSynth, which is not installed; Debian and Ubuntu: apt install libfluidsynth3"
+)
+_NO_FLUIDSYNTH = 3  # exit code of the renderer
+_HEADER = 44  # bytes of a WAV before its sound
+_RATE = 44100 * 4  # bytes per second
+_RENDERER = Path(__file__).with_name("renderer.py")
+_AT_WORK = 2  # children at one time
+_MOST = 16  # that wait, are rendered or are being sent, each with a file of up to `length`
+_SENDING = 600  # seconds in which a client must have taken its sound
+_READ = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one piece may cost."""
+
+    length: int  # seconds of sound
+    seconds: int  # of the clock, and of the CPU
+    memory: int  # bytes
+
+
+def missing() -> bool:
+    """Whether libfluidsynth is not installed. A child looks for it: finding a library takes other
+    programs, and `subprocess` under gevent reaps every child of this process."""
+    with child.memory_file("nothing") as nothing:
+        allowance = child.Allowance(seconds=10, memory=1 << 30, output=1 << 10)
+        return child.run(_RENDERER, (), nothing, nothing, allowance) == _NO_FLUIDSYNTH
+
+
+def default_font() -> Path:
+    """The SoundFont in the wheel of pretty_midi, which is never imported."""
+    spec = importlib.util.find_spec("pretty_midi")
+    if spec is None or spec.origin is None:
+        raise errors.Refusal(falcon.HTTP_501, f"{FONT}: pretty_midi is not installed", param=FONT)
+    return Path(spec.origin).with_name(_FONT_FILE)
+
+
+class Sound:
+    """Renders for all requests, a few at a time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._turn = BoundedSemaphore(_AT_WORK)
+        self._held = 0
+
+    def check(self) -> None:
+        """501 where libfluidsynth is missing: for what would take long to find out."""
+        if missing():
+            raise _not_installed()
+
+    def render(
+        self, midi: int, font: Path, into: int, field: str, client: child.Client | None = None
+    ) -> None:
+        """Writes the sound of one open file into another. `field` is what errors call the music.
+        Raises a Refusal: 400 for the file or the SoundFont, 501 without FluidSynth; ClientGone."""
+        limits = self._limits
+        size = _HEADER + (limits.length + 1) * _RATE
+        allowance = child.Allowance(limits.seconds, limits.memory, size)
+        with self._turn:
+            code = child.run(
+                _RENDERER, (os.fspath(font), str(limits.length)), midi, into, allowance, client
+            )
+        if code == 0:
+            return
+        if code == _NO_FLUIDSYNTH:
+            raise _not_installed()
+        if code in (1, 2):
+            told = os.pread(into, 1 << 10, 0).decode("utf-8", "replace")
+            raise _unusable(field if code == 1 else FONT, told)
+        raise _unusable(
+            field,
+            f"it cannot be rendered within {limits.seconds} s and {limits.memory >> 20} MiB of"
+            " memory, or its SoundFont is broken",
+        )
+
+    def file(
+        self, midi: bytes, font: Path, field: str, client: child.Client | None = None
+    ) -> SoundFile:
+        """The sound in a temporary file, which the answer closes. Raises as `render`, and 429 if
+        too many are at work."""
+        self._enter()
+        file = SoundFile(client, self._leave)
+        try:
+            with child.memory_file("midi") as given:
+                child.fill(given, midi)
+                os.lseek(given, 0, os.SEEK_SET)
+                self.render(given, font, file.fileno(), field, client)
+            return file
+        except BaseException:
+            file.close()
+            raise
+
+    def save(
+        self, midi: int, font: Path, path: Path, field: str, client: child.Client | None = None
+    ) -> None:
+        """The sound as a file of this path, which is whole from its first moment. Raises as
+        `file`, and OSError."""
+        self._enter()
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            with part.open("xb+") as into:
+                self.render(midi, font, into.fileno(), field, client)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+            self._leave()
+
+    def _enter(self) -> None:
+        if self._held >= _MOST:
+            raise errors.queue_full()
+        self._held += 1
+
+    def _leave(self) -> None:
+        self._held -= 1
+
+
+class SoundFile:
+    """A WAV in a file without a name: the body of an answer. It may be iterated once."""
+
+    def __init__(self, client: child.Client | None, closed: Callable[[], None]) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._client = client
+        self._closed: Callable[[], None] | None = closed
+        self._end: gevent.Greenlet | None = None
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def __len__(self) -> int:
+        """In bytes."""
+        return os.fstat(self.fileno()).st_size
+
+    def __iter__(self) -> SoundFile:
+        if self._end is None:
+            self._file.seek(0)
+            self._end = gevent.spawn_later(_SENDING, self._give_up)
+        return self
+
+    def __next__(self) -> bytes:
+        piece = self._file.read(_READ)
+        if not piece:
+            raise StopIteration
+        return piece
+
+    def close(self) -> None:
+        """Any number of times, at any moment."""
+        if self._end is not None:
+            self._end.kill(block=False)
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            self._file.close()
+            closed()
+
+    def _give_up(self) -> None:
+        """The write that waits for the client ends with an error, and the answer with it."""
+        if self._client is not None and self._client.sock is not None:
+            with contextlib.suppress(OSError):
+                self._client.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _not_installed() -> errors.Refusal:
+    return errors.Refusal(falcon.HTTP_501, MISSING, code="not_installed")
+
+
+def _unusable(field: str, problem: str) -> errors.Refusal:
+    return errors.Refusal(
+        falcon.HTTP_400, f"{field}: {problem}", param=field, code="unreadable_file", detail=problem
+    )
