@@ -22,7 +22,7 @@ test soak: export RWKV_ISA_OBJECTS = $(firstword $(wildcard build/cp311-abi3-*))
 .DELETE_ON_ERROR:
 .PHONY: build serve test soak lint bench peers clean help
 
-build: $(VENV)/.installed  ## set everything up: .venv with the package, editable (the default)
+build: $(VENV)/.installed $(VENV)/.browser-files  ## set everything up: .venv with the package, editable (the default)
 
 serve: build $(VENV)/.sound  ## serve the demo model on http://127.0.0.1:8000 (ARGS="--port 8001 --model X.pth")
 	@$(BIN)/rwkv-native serve --no-deploy $(ARGS)
@@ -45,13 +45,13 @@ peers: build  ## print our speed beside llama.cpp and others (long; ARGS="--only
 	$(BIN)/python benchmarks/peers.py $(ARGS)
 
 clean:  ## remove everything that make made
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist web/static/vendor .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Three steps, each with a stamp, so that a second `make` is instant and a changed kernel costs only its
+# Four steps, each with a stamp, so that a second `make` is instant and a changed kernel costs only its
 # own compilation. The build runs without isolation: an isolated one would unpack CMake every time.
 
 $(BIN)/python:
@@ -81,7 +81,12 @@ $(VENV)/.tools: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --requirement $(VENV)/build-requires.txt
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
+# Without npm or a network this says what is missing, and the rest goes on; the next make tries again.
+$(VENV)/.browser-files: web/static/_build.py web/static/package.json web/static/package-lock.json \
+		| $(BIN)/python
+	@if $(BIN)/python web/static/_build.py; then touch $@; fi
+
+$(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE) | $(VENV)/.browser-files
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
 	@touch $@
 

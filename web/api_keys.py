@@ -10,8 +10,10 @@ import falcon
 
 from web import errors
 
-# What says only that a server is there: load balancers ask it without a key.
-_OPEN = frozenset({"/", "/health"})
+# What says only that a server is there, which load balancers ask without a key, and what is the
+# same on every server: a browser has no key to send before its page is there.
+_OPEN = frozenset({"/", "/health", "/docs", "/redoc", "/openapi.json"})
+_OPEN_FOLDER = "/static/"
 
 
 class ApiKeys:
@@ -21,8 +23,10 @@ class ApiKeys:
         self._digests = [sha256(key.encode()).digest() for key in keys]
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        if not self._digests or req.path in _OPEN or req.method == "OPTIONS":
-            return  # a browser asks by OPTIONS whether it may send a key
+        if not self._digests or req.path in _OPEN or req.path.startswith(_OPEN_FOLDER):
+            return
+        if req.method == "OPTIONS":
+            return  # a browser asks by it whether it may send a key
         scheme, _, key = (req.auth or "").partition(" ")
         if scheme.lower() != "bearer" or not self._knows(key.strip()):
             resp.set_header("WWW-Authenticate", "Bearer")

@@ -26,11 +26,13 @@ from web.resources.file_to_text import FileToTextResource
 from web.resources.metrics import MetricsResource
 from web.resources.models import ModelResource, ModelsResource
 from web.resources.openapi import OpenApiResource
+from web.resources.pages import PageResource, StaticResource
 from web.resources.status import HealthResource, RootResource, StatusResource
 from web.resources.switch_model import SwitchModelResource
 from web.resources.tokenize import TokenizeResource
 from web.resources.update_config import UpdateConfigResource
 from web.runtime import Runtime
+from web.static_files import REDOC, SWAGGER_UI, files
 from web.tuned import StartStates
 
 
@@ -66,6 +68,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     model = ModelResource(runtime)
     billing = BillingResource()
     tokenize = TokenizeResource(runtime)
+    static = files()
     documents = Documents(
         Limits(
             pages=config.file_pages,
@@ -77,6 +80,9 @@ def create_app(runtime: Runtime, config: Config) -> Application:
 
     app.add_route("/", RootResource())
     app.add_route("/openapi.json", OpenApiResource())
+    app.add_route("/docs", PageResource(static, "docs.html", SWAGGER_UI))
+    app.add_route("/redoc", PageResource(static, "redoc.html", REDOC))
+    app.add_route("/static/{path:path}", StaticResource(static))
     app.add_route("/status", StatusResource(runtime))
     app.add_route("/metrics", MetricsResource(runtime))
     app.add_route("/health", HealthResource(runtime))

@@ -175,6 +175,16 @@ def stopping() -> Refusal:
     )
 
 
+def not_built(file: str) -> Refusal:
+    """501: a page without its library, which is fetched when the package is built."""
+    return Refusal(
+        falcon.HTTP_501,
+        f"this page needs {file}, which could not be fetched when this server was built: build it "
+        "again where npm, or pip, and a registry can be reached",
+        code="not_built",
+    )
+
+
 def load_failed(reason: str) -> Refusal:
     """500 with the words that RWKV Runner's clients search for a cause."""
     return Refusal(falcon.HTTP_500, f"failed to load: {reason}", code="load_failed")

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from web.schemas.fields import WIRE
+from web.schemas.words import WORDS
 
 Schema = dict[str, Any]
 JSON = "application/json"
@@ -33,6 +34,7 @@ _ERRORS = {
     415: "The body is compressed. 不支持压缩的请求体。",
     429: "The queue is full; try again later. 队列已满，请稍后重试。",
     500: "The server failed. 服务器内部错误。",
+    501: "The page was left out when the server was built. 构建服务器时未包含此页面。",
     503: "The model is being loaded, or the server stops. 模型正在加载，或服务器正在停止。",
 }
 
@@ -109,12 +111,34 @@ def _simplify(schema: Any) -> None:
             schema |= other | {"type": [other["type"], "null"]}
 
 
+def _describe(schema: Any, where: str = "") -> None:
+    """Gives words to every field that has none."""
+    if isinstance(schema, list):
+        for one in schema:
+            _describe(one, where)
+    if not isinstance(schema, dict):
+        return
+    fields = schema.get("properties")
+    for name, field in fields.items() if isinstance(fields, dict) else ():
+        path = f"{where}.{name}"
+        known = WORDS.get(path) or WORDS.get(name)
+        if known:
+            field.setdefault("description", known)
+        _describe(field, path)
+    for key, one in schema.items():
+        if key != "properties":
+            _describe(one, where)
+
+
 def document(
     operations: Iterable[Operation], shapes: Shapes, version: str, about: str
 ) -> dict[str, Any]:
     """The whole of /openapi.json."""
     paths: dict[str, dict[str, Any]] = {}
+    for name, schema in shapes.components.items():
+        _describe(schema, name)
     for operation in operations:
+        _describe([operation.takes, operation.gives])
         for path in operation.paths:
             paths.setdefault(path, {})[operation.method] = _operation(operation, path)
     return {

@@ -53,6 +53,7 @@ _MODEL: Schema = {
         "examples": ["rwkv"],
     }
 }
+_PAGE: Schema = {"text/html": {"schema": {"type": "string"}}}
 _FILE = {"type": "string", "format": "binary"}
 _TOKENS: Schema = {
     "type": "array",
@@ -322,6 +323,22 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
             tag="Root",
             said="This document. 本文档。",
             gives=_json({"type": "object"}),
+        ),
+        Operation(
+            method="get",
+            paths=("/docs",),
+            tag="Root",
+            said="This document as a page to try it from (Swagger UI). 可交互的文档页面。",
+            gives=_PAGE,
+            errors=(501,),
+        ),
+        Operation(
+            method="get",
+            paths=("/redoc",),
+            tag="Root",
+            said="This document as a page to read (ReDoc). 便于阅读的文档页面。",
+            gives=_PAGE,
+            errors=(501,),
         ),
         Operation(
             method="get",

@@ -44,7 +44,7 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
         if not method.internal and method.method != "HEAD"
     }
     described = {(method, path) for method, path, _ in operations(document)}
-    assert routed == described
+    assert routed == described | {("get", "/static/{path}")}  # no part of the API
 
 
 def test_the_document_is_well_formed(document: dict[str, Any]) -> None:
@@ -59,6 +59,19 @@ def test_the_document_is_well_formed(document: dict[str, Any]) -> None:
     assert len(names) == len(set(names))
 
 
+def fields(part: Any, where: str) -> Iterator[tuple[str, str]]:
+    """(place, description) of every field of every schema."""
+    if isinstance(part, dict):
+        named = part.get("properties", {})
+        for name, field in named.items() if isinstance(named, dict) else ():
+            yield f"{where}.{name}", field.get("description", "")
+        for key, one in part.items():
+            yield from fields(one, f"{where}/{key}")
+    elif isinstance(part, list):
+        for number, one in enumerate(part):
+            yield from fields(one, f"{where}/{number}")
+
+
 def test_all_words_are_in_both_languages(document: dict[str, Any]) -> None:
     said = {"/": document["info"]["description"]}
     for method, path, operation in operations(document):
@@ -67,11 +80,8 @@ def test_all_words_are_in_both_languages(document: dict[str, Any]) -> None:
             said[f"{path}?{parameter['name']}"] = parameter["description"]
     for status, answer in document["components"]["responses"].items():
         said[status] = answer["description"]
-    for schema, one in document["components"]["schemas"].items():
-        if schema.endswith("Request") or schema == "Message":
-            for name, field in one["properties"].items():
-                said[f"{schema}.{name}"] = field.get("description", "")
-    assert len(said) > 100
+    said |= dict(fields(document, ""))
+    assert len(said) > 200
     for where, words in said.items():
         assert re.search("[a-z]", words) and re.search("[\u4e00-\u9fff]", words), where
 
@@ -102,6 +112,8 @@ def test_reading_is_answered_as_described(server: Server, document: dict[str, An
         if method != "get":
             continue
         status, headers, raw = server.request("GET", path.replace("{model_id}", "gpt-3.5-turbo"))
+        if status == 501 and path in ("/docs", "/redoc"):
+            continue  # built without a network
         assert status == 200
         kind = headers["content-type"].partition(";")[0]
         schema = operation["responses"]["200"]["content"][kind]["schema"]

@@ -16,7 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from web import static_files
+
 ROOT = Path(__file__).resolve().parents[2]
+
+# Of the browser's libraries: with their licences, where they could be fetched.
+FETCHED = [name for name in static_files.files() if name.startswith("vendor/")]
 
 
 def run(command: list[str | Path]) -> None:
@@ -53,8 +58,11 @@ def test_contents(wheel: Path) -> None:
         "web/app.py",
         "web/cli/__init__.py",
         "web/gunicorn.conf.py",
+        "web/static/docs.html",
+        *(f"web/static/{name}" for name in FETCHED),
     ):
         assert wanted in names
+    assert not [n for n in names if n.endswith("package-lock.json")]
     assert any(n.endswith(".dist-info/licenses/LICENSE") for n in names)
     tops = {n.split("/")[0] for n in names}
     assert {t for t in tops if not t.endswith(".dist-info")} == {"rwkv_native", "web"}

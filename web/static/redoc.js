@@ -1,0 +1,2 @@
+// /redoc.
+Redoc.init("/openapi.json", {}, document.getElementById("page"));
