@@ -130,10 +130,10 @@ def forbidden(param: str | None = None) -> Refusal:
 
 
 def no_key() -> Refusal:
-    """401, as OpenAI answers."""
+    """401 with OpenAI's first words, by which LiteLLM knows it from other errors."""
     return Refusal(
         falcon.HTTP_401,
-        "this server wants an API key: send `Authorization: Bearer KEY`",
+        "Incorrect API key provided, or none: this server wants `Authorization: Bearer KEY`",
         code="invalid_api_key",
     )
 

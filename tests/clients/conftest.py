@@ -1,11 +1,43 @@
-"""The servers that unmodified clients talk to."""
+"""The servers that unmodified clients talk to, and the environments that some of them live in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 
 import pytest
+from environments import ENVIRONMENTS
 from serving import Server, serving
+
+_making: dict[str, subprocess.Popen[bytes]] = {}
+
+
+def _needs_environments(item: pytest.Item) -> bool:
+    return item.path.name == "test_in_environments.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs an environment comes last: downloads take their time beside the other tests."""
+    items.sort(key=_needs_environments)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly or not any(map(_needs_environments, session.items)):
+        return
+    for name, environment in ENVIRONMENTS.items():
+        _making[name] = environment.begin()
+
+
+def pytest_unconfigure() -> None:
+    for process in _making.values():
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def making() -> Mapping[str, subprocess.Popen[bytes]]:
+    """What makes each environment; its end with 0 says that the environment is there."""
+    return _making
 
 
 @pytest.fixture(scope="session")

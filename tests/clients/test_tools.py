@@ -5,55 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import openai
 import pytest
+from player import CALL, SECOND, TOOLS, Player, application
 
-import rwkv_native as rn
-from web.app import create_app
-from web.config import Config
-from web.generation import Limits, Serving
-from web.personas import WORLD
-from web.runtime import Runtime
-
-CALL = ' get_weather\n```python\ntool_call("location"="Paris", "days"="3")\n```'
-SECOND = '\nget_weather\n```python\ntool_call("location"="Rome")\n```'
-TOOLS: list[Any] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Get the weather",
-            "parameters": {
-                "type": "object",
-                "properties": {"location": {"type": "string"}, "days": {"type": "integer"}},
-            },
-        },
-    }
-]
 ASKED: list[Any] = [{"role": "user", "content": "What is the weather like in Paris?"}]
-
-
-class Player:
-    """A bridge whose engine says `text`, three letters at a time, and keeps its prompts."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.prompts: list[str] = []
-
-    def submit(self, prompt: Any, sampling: rn.Sampling, mailbox: Any, state: Any = None) -> int:
-        self.prompts.append(prompt)
-        parts = [self.text[i : i + 3] for i in range(0, len(self.text), 3)]
-        for number, part in enumerate([*parts, ""], 1):
-            reason = "stop" if number > len(parts) else None
-            mailbox.put(rn.Event(1, part, [], None, reason, 5, number))
-        return 1
-
-    def cancel(self, id: int) -> None:
-        pass
 
 
 @pytest.fixture
@@ -63,14 +22,7 @@ def player() -> Player:
 
 @pytest.fixture
 def client(player: Player, monkeypatch: pytest.MonkeyPatch) -> Iterator[openai.OpenAI]:
-    config = Config(model="none")
-    runtime = Runtime(config)
-    hangups = SimpleNamespace(watch=lambda *_: None, unwatch=lambda *_: None)
-    parts: dict[str, Any] = dict.fromkeys(Serving.__dataclass_fields__)
-    parts |= {"name": "m", "persona": WORLD, "bridge": player, "hangups": hangups}
-    parts |= {"limits": Limits(1 << 20, 1000)}
-    monkeypatch.setattr(runtime, "serving", lambda: Serving(**parts))
-    transport = httpx2.WSGITransport(create_app(runtime, config))  # type: ignore[arg-type]
+    transport = httpx2.WSGITransport(application(player, monkeypatch))  # type: ignore[arg-type]
     with (
         httpx2.Client(transport=transport) as http,
         openai.OpenAI(base_url="http://x/v1", api_key="any", http_client=http) as one,

@@ -1,0 +1,63 @@
+"""The real application, in this process, over an engine that plays a text: no small model calls
+functions, so what clients make of calls is shown with answers that are scripted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import rwkv_native as rn
+from web.app import Application, create_app
+from web.config import Config
+from web.generation import Limits, Serving
+from web.personas import WORLD
+from web.runtime import Runtime
+
+CALL = ' get_weather\n```python\ntool_call("location"="Paris", "days"="3")\n```'
+SECOND = '\nget_weather\n```python\ntool_call("location"="Rome")\n```'
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Get the weather",
+            "parameters": {
+                "type": "object",
+                "properties": {"location": {"type": "string"}, "days": {"type": "integer"}},
+            },
+        },
+    }
+]
+
+
+class Player:
+    """A bridge whose engine says `text`, three letters at a time, and keeps its prompts."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.prompts: list[str] = []
+
+    def submit(self, prompt: Any, sampling: rn.Sampling, mailbox: Any, state: Any = None) -> int:
+        self.prompts.append(prompt)
+        parts = [self.text[i : i + 3] for i in range(0, len(self.text), 3)]
+        for number, part in enumerate([*parts, ""], 1):
+            reason = "stop" if number > len(parts) else None
+            mailbox.put(rn.Event(1, part, [], None, reason, 5, number))
+        return 1
+
+    def cancel(self, id: int) -> None:
+        pass
+
+
+def application(player: Player, patch: pytest.MonkeyPatch) -> Application:
+    """The application whose every answer is the player's."""
+    config = Config(model="none")
+    runtime = Runtime(config)
+    hangups = SimpleNamespace(watch=lambda *_: None, unwatch=lambda *_: None)
+    parts: dict[str, Any] = dict.fromkeys(Serving.__dataclass_fields__)
+    parts |= {"name": "m", "persona": WORLD, "bridge": player, "hangups": hangups}
+    parts |= {"limits": Limits(1 << 20, 1000)}
+    patch.setattr(runtime, "serving", lambda: Serving(**parts))
+    return create_app(runtime, config)
