@@ -1,0 +1,140 @@
+"""How the native tests are compiled: the four kinds of build that `test_native.py` lists, each in a
+folder of its own that stays, so that a second run only compiles what changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import rwkv_native as rn
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+# Tests of code that several threads run at once; the others would only make the build longer.
+THREADED = re.compile(r"test_(engine|pool|scheduler|api)")
+# Tests of what differs between instruction sets: an emulator is slow, and so is a fourth build.
+KERNELS = re.compile(r"test_(isa|cpu_(blocks|identity|numbers|products|recurrence))")
+# The package's own build of the engine, where a build folder has one.
+PREBUILT = next(ROOT.glob("build/cp311-abi3-*/librwkv_engine.a"), None)
+TOOLCHAIN = ROOT / "native" / "cmake" / "aarch64.cmake"
+SOAK = os.environ.get("RWKV_SOAK") == "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One way to build: the sanitizers, their settings, and which tests."""
+
+    name: str
+    sanitize: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    tests: re.Pattern[str] = re.compile("test_")
+    toolchain: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / "build" / f"native-{self.name}"
+
+    def targets(self) -> list[str]:
+        stems = sorted(path.stem for path in HERE.glob("test_*.cpp"))
+        return [stem for stem in stems if self.tests.match(stem)]
+
+    def chosen(self) -> str:
+        """A regular expression for ctest's names, TARGET.ISA."""
+        everywhere = self.targets()
+        if self.toolchain and not SOAK:
+            # In neonbf16 is all of neondot.
+            return rf"^({'|'.join(everywhere)})\.neon(bf16)?$"
+        if not self.sanitize or SOAK:
+            return rf"^({'|'.join(everywhere)})\."
+        kernels = [target for target in everywhere if KERNELS.match(target)] or ["none"]
+        return rf"^({'|'.join(kernels)})\.|^({'|'.join(everywhere)})\.{rn.cpu_isa()}$"
+
+
+KINDS = [
+    Kind("plain"),
+    Kind(
+        "address",
+        "address,undefined",
+        {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_stack_use_after_return=1"},
+    ),
+    Kind("thread", "thread", {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}, THREADED),
+    Kind("aarch64", tests=re.compile("test_") if SOAK else KERNELS, toolchain=TOOLCHAIN),
+]
+
+
+def tool(name: str) -> str | None:
+    """A build tool of this environment or of the machine."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+def run(command: list[str], **environment: str) -> str:
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-8000:]}"
+    return done.stdout
+
+
+def sanitizer_works(kind: Kind, folder: Path) -> bool:
+    """Some compilers come without the sanitizers' libraries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / "probe.cpp"
+    source.write_text("int main() { return 0; }\n")
+    compiler = os.environ.get("CXX") or "c++"
+    command = [*compiler.split(), f"-fsanitize={kind.sanitize}", str(source), "-o", source.stem]
+    return subprocess.run(command, cwd=folder, capture_output=True).returncode == 0
+
+
+def missing(toolchain: Path) -> list[str]:
+    """The programs that a toolchain file asks for and this machine lacks."""
+    wanted = re.findall(r"(?:COMPILER|EMULATOR) (\S+?)[ )]", toolchain.read_text())
+    assert len(wanted) == 3, wanted
+    return [program for program in wanted if shutil.which(program) is None]
+
+
+def reason_to_skip(kind: Kind) -> str | None:
+    """Why a kind cannot be built here, if it cannot."""
+    if kind.sanitize and not sanitizer_works(kind, kind.folder):
+        return f"this compiler cannot link with -fsanitize={kind.sanitize}"
+    if kind.toolchain and (programs := missing(kind.toolchain)):
+        return f"not installed: {', '.join(programs)}"
+    return None
+
+
+def build(kind: Kind, *niceness: str) -> None:
+    """Configures and compiles the test programs."""
+    cmake = tool("cmake")
+    assert cmake, "cmake was not found: `make` installs it"
+    ninja = tool("ninja")
+    flags = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
+    if kind.sanitize:
+        # Compiling is most of the time here: -O2 takes 25 s for the AVX-512 kernels under
+        # AddressSanitizer, -O1 takes 10 s, and the tests hardly run longer.
+        flags += ["-DCMAKE_BUILD_TYPE=Sanitize", "-DCMAKE_CXX_FLAGS_SANITIZE=-O1"]
+    elif kind.toolchain:
+        flags += ["--toolchain", str(kind.toolchain)]
+    elif PREBUILT:
+        flags += [f"-DRWKV_PREBUILT={PREBUILT}"]
+    run(
+        [
+            *niceness,
+            *(cmake, "-S", str(ROOT), "-B", str(kind.folder), *flags),
+            *("-DRWKV_TESTS=ON", "-DRWKV_PYTHON=OFF", f"-DRWKV_SANITIZE={kind.sanitize}"),
+        ]
+    )
+    jobs = str(len(os.sched_getaffinity(0)))
+    targets = kind.targets()
+    assert targets
+    run([*niceness, cmake, "--build", str(kind.folder), "--parallel", jobs, "--target", *targets])
