@@ -2,9 +2,9 @@
 Whatever a file or a SoundFont makes a C library do ends with this process.
 
 Arguments: the SoundFont, and the most seconds that a piece may last. Standard input: the MIDI file.
-Standard output, a file: a WAV and exit code 0, or what is wrong with the MIDI file and 1, with the
-SoundFont and 2; 3 without FluidSynth. Without arguments it only looks for that. It runs as a file
-of its own (`python -I`), so it imports nothing of this project.
+Standard output, a file: a WAV and exit code 0, or what is wrong with the MIDI file and 3, with the
+SoundFont and 4; 5 without FluidSynth (1 and 2 are Python's own). Without arguments it only looks
+for that. It runs as a file of its own (`python -I`), so it imports nothing of this project.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ RATE = 44100  # frames per second, each of two 16-bit samples
 _FRAME = 4  # bytes
 _CHANNELS = 16
 _AT_ONCE = 8192  # frames
-# A note that the file never ends sounds for as long after its last event as one before an <end>.
-_RING = 3.0  # seconds
+_BUFFER = 64  # frames between two moments at which FluidSynth hears events
+# After the last event: until every note has rung, and the silence that FluidSynth's player adds.
+_LONGEST_RING = 30  # seconds, for an organ whose key nobody lets go
+_SILENCE = 2  # seconds
 
 
 class Unusable(Exception):
     """What the client is told."""
 
-    code = 1
+    code = 3
 
 
 class UnusableFont(Unusable):
-    code = 2
+    code = 4
 
 
 class NoFluidSynth(Unusable):
-    code = 3
+    code = 5
 
 
 def render(font: str, most_seconds: float) -> None:
@@ -48,17 +50,16 @@ def render(font: str, most_seconds: float) -> None:
         raise Unusable(
             f"it lasts {seconds:.0f} s, and this server renders at most {most_seconds:g} s"
         )
-    frames = round(seconds * RATE)
     with wave.open(sys.stdout.buffer, "wb") as out:
         out.setnchannels(2)
         out.setsampwidth(_FRAME // 2)
         out.setframerate(RATE)
-        out.setnframes(frames)  # so that the header is right from the start
+        out.setnframes(round(seconds * RATE))  # at least; the end of the piece corrects it
         at = 0
         for when, message in piece.events():
             at += synth.write(out, round(when * RATE) - at)
             synth.play(message)
-        synth.write(out, frames - at)
+        synth.ring(out)
 
 
 class _Piece:
@@ -86,16 +87,14 @@ class _Piece:
             yield now, message
 
     def seconds(self) -> float:
-        """Until the last event, or until a note that never ends has rung."""
-        held: set[tuple[int, int]] = set()
+        """Until the last event."""
         now = 0.0
-        for when, message in self.events():
-            now = when
-            if message.type == "note_on" and message.velocity:
-                held.add((message.channel, message.note))
-            elif message.type in ("note_on", "note_off"):
-                held.discard((message.channel, message.note))
-        return now + _RING if held else now
+        try:
+            for when, _ in self.events():
+                now = when
+        except OverflowError:  # times in MIDI files may have any number of digits
+            raise Unusable("a time between two events is too long for a number") from None
+        return now
 
 
 def _fluidsynth() -> Any:
@@ -131,6 +130,14 @@ class _Synth:
             out.writeframesraw(memoryview(self._buffer)[: count * _FRAME])
             left -= count
         return max(frames, 0)
+
+    def ring(self, out: wave.Wave_write) -> None:
+        """The sound after the last event."""
+        left = _LONGEST_RING * RATE
+        while left > 0 and self._synth.get_active_voice_count():
+            left -= self.write(out, _BUFFER)
+        self._synth.all_notes_off(-1)  # of all channels
+        self.write(out, _SILENCE * RATE)
 
     def play(self, message: Any) -> None:
         """One event, now; those that sound nothing, and those of one device's own, are left out."""

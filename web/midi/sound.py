@@ -13,7 +13,7 @@ import os
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from web import child, errors
+from web.offload import in_thread
 
 TYPE = "audio/wav"
 FONT = "sound_font_path"
@@ -32,14 +33,16 @@ _FONT_FILE = "TimGM6mb.sf2"
 MISSING = (
     "sound needs FluidSynth, which is not installed; Debian and Ubuntu: apt install libfluidsynth3"
 )
-_NO_FLUIDSYNTH = 3  # exit code of the renderer
+_NO_MIDI, _NO_FONT, _NO_FLUIDSYNTH = 3, 4, 5  # exit codes of the renderer
 _HEADER = 44  # bytes of a WAV before its sound
 _RATE = 44100 * 4  # bytes per second
+_RING = 40  # seconds of room for the last notes
 _RENDERER = Path(__file__).with_name("renderer.py")
 _AT_WORK = 2  # children at one time
 _MOST = 16  # that wait, are rendered or are being sent, each with a file of up to `length`
 _SENDING = 600  # seconds in which a client must have taken its sound
 _READ = 64 << 10
+_LOOK_EVERY = 0.1  # seconds between two looks at a file that grows
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,68 +77,75 @@ class Sound:
         self._limits = limits
         self._turn = BoundedSemaphore(_AT_WORK)
         self._held = 0
+        self._found = False
 
     def check(self) -> None:
-        """501 where libfluidsynth is missing: for what would take long to find out."""
-        if missing():
+        """501 where libfluidsynth is missing: before work that would be lost without it."""
+        if not self._found and missing():
             raise _not_installed()
-
-    def render(
-        self, midi: int, font: Path, into: int, field: str, client: child.Client | None = None
-    ) -> None:
-        """Writes the sound of one open file into another. `field` is what errors call the music.
-        Raises a Refusal: 400 for the file or the SoundFont, 501 without FluidSynth; ClientGone."""
-        limits = self._limits
-        size = _HEADER + (limits.length + 1) * _RATE
-        allowance = child.Allowance(limits.seconds, limits.memory, size)
-        with self._turn:
-            code = child.run(
-                _RENDERER, (os.fspath(font), str(limits.length)), midi, into, allowance, client
-            )
-        if code == 0:
-            return
-        if code == _NO_FLUIDSYNTH:
-            raise _not_installed()
-        if code in (1, 2):
-            told = os.pread(into, 1 << 10, 0).decode("utf-8", "replace")
-            raise _unusable(field if code == 1 else FONT, told)
-        raise _unusable(
-            field,
-            f"it cannot be rendered within {limits.seconds} s and {limits.memory >> 20} MiB of"
-            " memory, or its SoundFont is broken",
-        )
+        self._found = True
 
     def file(
         self, midi: bytes, font: Path, field: str, client: child.Client | None = None
     ) -> SoundFile:
-        """The sound in a temporary file, which the answer closes. Raises as `render`, and 429 if
-        too many are at work."""
+        """The sound of a MIDI file in a temporary file, which the answer closes. `field` is what
+        errors call the music. Raises a Refusal: 400 for the music or the SoundFont, 429 if too many
+        are at work, 501 without FluidSynth; and ClientGone."""
         self._enter()
         file = SoundFile(client, self._leave)
         try:
-            with child.memory_file("midi") as given:
-                child.fill(given, midi)
-                os.lseek(given, 0, os.SEEK_SET)
-                self.render(given, font, file.fileno(), field, client)
+            self._render(midi, font, file.fileno(), field, client)
             return file
         except BaseException:
             file.close()
             raise
 
     def save(
-        self, midi: int, font: Path, path: Path, field: str, client: child.Client | None = None
+        self,
+        midi: bytes,
+        font: Path,
+        path: Path,
+        field: str,
+        client: child.Client | None = None,
+        tell: Callable[[int, int], None] | None = None,
     ) -> None:
-        """The sound as a file of this path, which is whole from its first moment. Raises as
-        `file`, and OSError."""
+        """The sound as a file of this path, which is whole from its first moment. `tell` gets the
+        bytes so far and in the end, now and then. Raises as `file`, and OSError."""
         self._enter()
         part = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
-            with part.open("xb+") as into:
-                self.render(midi, font, into.fileno(), field, client)
-            part.replace(path)
+            with in_thread(part.open, "xb+") as into, _telling(into.fileno(), tell):
+                self._render(midi, font, into.fileno(), field, client)
+            in_thread(part.replace, path)
         finally:
             part.unlink(missing_ok=True)
             self._leave()
+
+    def _render(
+        self, midi: bytes, font: Path, into: int, field: str, client: child.Client | None
+    ) -> None:
+        limits = self._limits
+        size = _HEADER + (limits.length + _RING) * _RATE
+        allowance = child.Allowance(limits.seconds, limits.memory, size)
+        arguments = (os.fspath(font), str(limits.length))
+        with self._turn, child.memory_file("midi") as given:
+            child.fill(given, midi)
+            os.lseek(given, 0, os.SEEK_SET)
+            code = child.run(_RENDERER, arguments, given, into, allowance, client)
+        if code == 0:
+            return
+        if code == _NO_FLUIDSYNTH:
+            raise _not_installed()
+        if code in (_NO_MIDI, _NO_FONT):
+            told = os.pread(into, 1 << 10, 0).decode("utf-8", "replace")
+            raise _unusable(field if code == _NO_MIDI else FONT, told)
+        if code > 0:
+            raise RuntimeError(f"the renderer ended with {code}")  # a full disk, or our fault
+        raise _unusable(
+            field,
+            f"it cannot be rendered within {limits.seconds} s and {limits.memory >> 20} MiB of"
+            " memory, or its SoundFont is broken",
+        )
 
     def _enter(self) -> None:
         if self._held >= _MOST:
@@ -144,6 +154,23 @@ class Sound:
 
     def _leave(self) -> None:
         self._held -= 1
+
+
+@contextlib.contextmanager
+def _telling(fd: int, tell: Callable[[int, int], None] | None) -> Iterator[None]:
+    def look() -> None:
+        while True:
+            head = os.pread(fd, 8, 0)  # "RIFF" and the bytes after these eight
+            if len(head) == 8:
+                tell(os.fstat(fd).st_size, 8 + int.from_bytes(head[4:], "little"))
+            gevent.sleep(_LOOK_EVERY)
+
+    watcher = gevent.spawn(look) if tell is not None else None
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.kill()
 
 
 class SoundFile:
@@ -173,6 +200,11 @@ class SoundFile:
         if not piece:
             raise StopIteration
         return piece
+
+    def send(self, resp: falcon.Response) -> None:
+        """As the body of an answer."""
+        resp.content_type = TYPE
+        resp.set_stream(self, len(self))
 
     def close(self) -> None:
         """Any number of times, at any moment."""
