@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -13,14 +14,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from serving import wait_until
 
 import rwkv_native as rn
 from web.cli import main
+from web.midi import sound
 
 COMMAND = Path(sys.executable).with_name("rwkv-native")
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("RWKV_NATIVE_")}
@@ -402,3 +406,58 @@ def test_serve_is_not_shadowed_by_a_checkout_in_the_current_folder(tmp_path: Pat
         (tmp_path / package / "__init__.py").write_text("raise ImportError('shadowed')\n")
     with server("--model", "none", cwd=tmp_path) as (_, url):
         assert status(url) == 0
+
+
+def test_music_of_a_text(tmp_path: Path) -> None:
+    """The bytes that RWKV Runner makes of the same piece, and its sound."""
+    (tmp_path / "piece.txt").write_text("p:24:a\np:2a:a p:31:a\n")
+    done = run("music", str(tmp_path / "piece.txt"), "-o", str(tmp_path / "piece.mid"))
+    assert done.returncode == 0, done.stderr
+    data = (tmp_path / "piece.mid").read_bytes()
+    known = "11f5b120ca32119d2855de798c49339d91aad7d945d38879690cbd059c93985d"
+    assert hashlib.sha256(data).hexdigest() == known
+    piano = tmp_path / "piano.mid"
+    done = run("music", "-", "--piano", "-o", str(piano), stdin="p:3c:f t1 p:3c:0")
+    assert done.returncode == 0 and piano.read_bytes() != data
+
+
+@pytest.mark.skipif(sound.missing(), reason=sound.MISSING)
+def test_the_sound_of_a_text(tmp_path: Path) -> None:
+    piece, out = tmp_path / "piece.txt", tmp_path / "piece.wav"
+    piece.write_text("pi:3c:a t125 pi:3c:0")
+    assert run("music", str(piece), "-o", str(out)).returncode == 0
+    with wave.open(str(out)) as file:
+        assert file.getnframes() > 3 * 44100 and max(file.readframes(44100)) > 0
+    done = run("music", str(piece), "-o", str(out), "--sound-font", str(piece))
+    assert done.returncode == 2 and "--sound-font: is not a SoundFont" in done.stderr
+    # Ctrl-C ends the renderer, too, and leaves nothing behind.
+    piece.write_text("pi:3c:a t125000 pi:3c:0")
+    out.unlink()
+    process = subprocess.Popen([COMMAND, "music", piece, "-o", out], env=CLEAN)
+    wait_until(lambda: list(tmp_path.glob(".*.part")))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert list(tmp_path.iterdir()) == [piece]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([], "needs a FILE of notes, or --prompt"),
+        (["piece.txt", "--prompt", "x"], "needs a FILE of notes, or --prompt"),
+        (["nowhere.txt"], "nowhere.txt"),
+        (["piece.txt", "-o", "a.mp3"], "must end in .mid or .wav"),
+        (["piece.txt", "-o", "nowhere/a.wav"], "there is no folder nowhere"),
+        (["piece.txt", "-o", "a.wav", "--sound-font", "nowhere.sf2"], "there is no such file"),
+        (["piece.txt"], "piece.txt: token 2, 'x' at character 7, is no note"),
+        (["--prompt", "<pad>"], "writes no MIDI tokens (world)"),
+    ],
+)
+def test_music_that_cannot_be_made(
+    args: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "piece.txt").write_text("pi:3c:a" if "--sound-font" in args else "p:24:a x")
+    done = run("music", *args, *([] if "-o" in args else ["-o", "a.mid"]))
+    assert done.returncode == 2 and says in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and len(list(tmp_path.iterdir())) == 1

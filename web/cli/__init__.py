@@ -1,4 +1,4 @@
-"""The `rwkv-native` command: serve, chat, generate, convert, info, tokenize, bench.
+"""The `rwkv-native` command: serve, chat, generate, music, convert, info, tokenize, bench.
 
 Owns the choice of the command and the exit codes: 0 done, 1 failed, 2 asked wrongly. Each command
 is one file here with its flags and its work, and imports what it needs when it runs, so that
@@ -14,7 +14,7 @@ import sys
 import traceback
 from typing import Any
 
-from web.cli import bench, chat, convert, generate, info, serve, tokenize
+from web.cli import bench, chat, convert, generate, info, music, serve, tokenize
 from web.cli.terminal import Refused
 
 DEBUG = "RWKV_NATIVE_DEBUG"
@@ -25,6 +25,7 @@ examples:
   rwkv-native serve --model RWKV-x070-World-1.5B.pth --strategy "cpu bf16" --port 8001
   rwkv-native chat --model RWKV-x070-World-1.5B.pth
   rwkv-native generate "The capital of France is" --model RWKV-x070-World-1.5B.pth --seed 1
+  rwkv-native music piece.txt --output piece.wav
   rwkv-native convert RWKV-x070-World-1.5B.pth model.safetensors --dtype bf16
   rwkv-native info RWKV-x070-World-1.5B.pth
   rwkv-native tokenize "Hello world"
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (serve, chat, generate, convert, info, tokenize, bench):
+    for module in (serve, chat, generate, music, convert, info, tokenize, bench):
         command = commands.add_parser(
             module.__name__.rpartition(".")[2],
             help=module.SUMMARY,

@@ -1,0 +1,123 @@
+"""`rwkv-native music`: notes in words, or what a music model makes of a prompt, as a file."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from web.cli.terminal import LoadLine, Refused, model_flags, opened, sampling_flags, sampling_of
+
+if TYPE_CHECKING:
+    from web.midi.vocabulary import Vocabulary
+
+SUMMARY = "make a MIDI or WAV file of notes in words, or of a music model's prompt"
+EPILOG = """\
+The text is that of RWKV's MIDI models: `pi:3c:a t62 pi:3c:0` is a piano's middle C for half a
+second. The end of the output's name says what it becomes: .mid, or .wav (which needs FluidSynth;
+Debian and Ubuntu: apt install libfluidsynth3).
+
+examples:
+  rwkv-native music piece.txt --output piece.wav
+  rwkv-native music --prompt "<pad>" --model RWKV-4-MIDI-560M.pth --max-tokens 1000 --output a.mid
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("text", nargs="?", metavar="FILE", help="notes in words; -: standard input")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="what --model goes on from, in the place of FILE"
+    )
+    model_flags(parser)
+    sampling_flags(parser)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output", "-o", metavar="FILE", required=True, help=".mid or .wav")
+    group.add_argument("--sound-font", metavar="FILE", help=".sf2 (default: TimGM6mb)")
+    group.add_argument("--piano", action="store_true", help="FILE is of a MIDI piano model")
+
+
+def run(args: argparse.Namespace) -> int:
+    from web.midi.limits import MidiError
+    from web.midi.writer import text_to_midi
+
+    if (args.text is None) == (args.prompt is None):
+        raise Refused("music needs a FILE of notes, or --prompt and --model")
+    out = Path(args.output)
+    if out.suffix.lower() not in (".mid", ".midi", ".wav"):
+        raise Refused(f"--output {out}: its name must end in .mid or .wav")
+    if not out.parent.is_dir():
+        raise Refused(f"--output {out}: there is no folder {out.parent}")
+    text, vocabulary = _written(args) if args.prompt is None else _composed(args)
+    try:
+        midi = text_to_midi(text, vocabulary)
+    except MidiError as problem:
+        raise Refused(f"{args.text or '--prompt'}: {problem}") from None
+    if out.suffix.lower() == ".wav":
+        _render(midi, out, args.sound_font)
+    else:
+        part = out.with_name(f".{uuid.uuid4().hex}.part")
+        part.write_bytes(midi)
+        part.replace(out)
+    print(f"{out}: {out.stat().st_size:,} bytes")
+    return 0
+
+
+def _written(args: argparse.Namespace) -> tuple[str, Vocabulary]:
+    """The text of a file."""
+    from web.midi.piece import ended
+    from web.midi.vocabulary import VOCABULARIES
+
+    try:
+        text = sys.stdin.read() if args.text == "-" else Path(args.text).read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise Refused(f"{args.text}: it is not a text in UTF-8") from None
+    # A piece in a file may have lines, of which the format knows nothing.
+    text = re.sub(r"\s", " ", text)
+    return ended(text), VOCABULARIES["piano" if args.piano else "default"]
+
+
+def _composed(args: argparse.Namespace) -> tuple[str, Vocabulary]:
+    """What a model makes of a prompt."""
+    from web.generation import fed_text
+    from web.midi.piece import FAMILIES, composed
+    from web.personas import persona_for
+
+    with opened(args) as (model, tokenizer, engine):
+        persona = persona_for(model.info, tokenizer)
+        if persona.family not in FAMILIES:
+            raise Refused(
+                f"the model writes no MIDI tokens ({persona.family}); --model takes one that does"
+            )
+        sampling = sampling_of(args, persona, [])
+        prompt = fed_text(persona, args.prompt)
+        words = []
+        with (
+            LoadLine(sys.stderr, "the piece", "composing") as line,
+            engine.generate(prompt, sampling) as events,
+        ):
+            for event in events:
+                if event.error is not None:
+                    raise RuntimeError(event.error)
+                words.append(event.text)
+                line.show(len(words), sampling.max_tokens)
+    return composed(tokenizer, prompt, "".join(words)), FAMILIES[persona.family]
+
+
+def _render(midi: bytes, out: Path, font: str | None) -> None:
+    from web import errors
+    from web.config import Config
+    from web.midi import sound
+
+    config = Config.from_environment()
+    limits = sound.Limits(config.sound_length, config.sound_seconds, config.sound_memory)
+    if font is not None and not Path(font).is_file():
+        raise Refused(f"--sound-font {font}: there is no such file")
+    chosen = sound.default_font() if font is None else Path(font).resolve()
+    with LoadLine(sys.stderr, out.name, "rendering") as line:
+        try:
+            sound.Sound(limits).save(midi, chosen, out.resolve(), "the piece", tell=line.show)
+        except errors.Refusal as problem:
+            raise Refused(problem.message.replace(sound.FONT, "--sound-font")) from None
