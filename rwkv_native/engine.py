@@ -137,6 +137,7 @@ class Engine:
         *,
         state: State | None = None,
         speculate: int | None = None,
+        stream: bool = True,
     ) -> int:
         """Queues a request and returns its id at once; poll() brings its events.
 
@@ -146,9 +147,12 @@ class Engine:
         earlier in prompt and answer, and have the model verify them together. The answer stays the
         same; it comes sooner where text repeats itself (code, lists, quotes of the prompt), and a
         little later where guesses fail. 0: never; None: as the engine was told.
+        stream: False brings one event with the first token and one at the end, and wakes nobody in
+        between.
         Raises QueueFull, or ValueError that names the field.
         """
         request, _keep = self._request(prompt, sampling, state, speculate)
+        request.quiet = not stream
         with self._native as handle:
             return _submit(handle, request)
 

@@ -83,13 +83,14 @@ class Bridge:
         sampling: rn.Sampling,
         mailbox: Mailbox,
         state: rn.State | None = None,
+        stream: bool = True,
     ) -> int:
         """Queues one prompt and returns its id. Raises what the engine raises."""
         # Events cannot arrive before the route is there: only the hub polls, and nothing switches
         # here.
         meter = Meter(self._metrics)
         try:
-            id = self._engine.submit(prompt, sampling, state=state)
+            id = self._engine.submit(prompt, sampling, state=state, stream=stream)
         except rn.QueueFull:
             self._metrics.rejected["queue_full"] += 1
             raise

@@ -118,10 +118,12 @@ class Generation:
         sock: Any,
         state: rn.State | None = None,
         field: str = "prompt",
+        stream: bool = True,
     ) -> None:
         """Queues all prompts, or none and raises: 400 for what the engine refuses, 429 if its
         queue is full. `sock` is the client's socket; `state` is where every prompt starts; `field`
-        is what errors call a prompt."""
+        is what errors call a prompt; without `stream` pieces come at the first token and the end
+        only, for collect()."""
         serving.limits.check(sampling.max_tokens)
         self._bridge = serving.bridge
         self._hangups = serving.hangups
@@ -135,7 +137,8 @@ class Generation:
                 if index:
                     gevent.sleep(0)  # a thousand prompts, each with a large bias, take a minute
                 ids = _encode(serving, prompt, field)
-                self._index[self._bridge.submit(ids, sampling, self._mailbox, state)] = index
+                id = self._bridge.submit(ids, sampling, self._mailbox, state, stream)
+                self._index[id] = index
         except rn.QueueFull:
             self.close()
             raise errors.queue_full() from None

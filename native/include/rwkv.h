@@ -250,6 +250,7 @@ typedef struct {
     const rwkv_state *state;    /* start state or NULL for zero; copied */
     int32_t speculate;          /* tokens to guess ahead at most, by looking up the text so far; a guess is
                                  * verified, so that the answer stays the same. 0: none; -1: as the engine */
+    int32_t quiet;              /* 1: one event for the first token, one at the end, and none between them */
 } rwkv_request;
 
 typedef enum {

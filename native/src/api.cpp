@@ -208,6 +208,7 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
         request.cache = r.state->cache;
     }
     request.speculate = r.speculate;
+    request.quiet = r.quiet != 0;
     return request;
 }
 

@@ -192,7 +192,8 @@ void Engine::Core::admit() {
 void Engine::Core::plan() {
     tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear();
     const int64_t running = scheduler.running();
-    shares = running ? scheduler.plan(pace.rows_beside(running) - running) : scheduler.plan();
+    const int64_t later = running + scheduler.prefilling();
+    shares = running ? scheduler.plan(pace.rows_beside(running, later) - running) : scheduler.plan();
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
         spans.push_back({static_cast<int32_t>(tokens.size()), rows,
@@ -257,6 +258,7 @@ void Engine::Core::step() {
 }
 
 void Engine::Core::sample() {
+    for (const Drawing &drawn : drawing) done.completion_tokens -= drawn.sequence->completion;
     // Each draw touches its own sequence and the memory of its thread only.
     model->backend().spread(static_cast<int64_t>(drawing.size()), [this](int64_t i) {
         const auto [sequence, row, draws] = drawing[static_cast<size_t>(i)];
@@ -269,7 +271,7 @@ void Engine::Core::sample() {
         if (sequence.undone) std::swap(states[slot], saved[slot]);
         done.guessed_tokens += sequence.verified;
         done.accepted_tokens += sequence.accepted;
-        done.completion_tokens += static_cast<int64_t>(sequence.event.tokens.size());
+        done.completion_tokens += sequence.completion;
         if (sequence.finish != Finish::running) scheduler.remove(sequence);
         speakers.push_back(&sequence);
     }
@@ -299,8 +301,11 @@ void Engine::Core::emit() {
     options.ring(options.payload);
 }
 
-// Moves what a sequence has to say to the outbox, merged with what it said since the last poll.
+// Moves what a sequence has to say to the outbox, merged with what it said since the last poll. One that
+// is quiet goes on collecting it.
 void Engine::Core::tell(Sequence &sequence) {
+    const bool goes_on = sequence.told_in > 0 && sequence.finish == Finish::running;
+    if (sequence.request.quiet && goes_on) return;
     Event &event = sequence.event;
     event.id = sequence.id;
     event.finish = sequence.finish;

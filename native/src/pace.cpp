@@ -41,8 +41,8 @@ double Pace::estimate(int64_t rows) const {
     return below ? below->seconds + (wanted - below->rows) * slope(*below, nullptr) : 0;
 }
 
-int64_t Pace::rows_beside(int64_t decoding) const {
-    const double limit = std::max(seconds_, ratio * estimate(decoding));
+int64_t Pace::rows_beside(int64_t decoding, int64_t later) const {
+    const double limit = std::max(seconds_, ratio * estimate(later));
     int64_t rows = decoding;
     for (int64_t step = int64_t{1} << (seen_.size() - 1); step > 0; step /= 2)
         if (estimate(rows + step) <= limit) rows += step;

@@ -9,14 +9,15 @@ namespace rwkv {
 
 class Pace {
 public:
-    // A step beside running streams should last no longer than `seconds`, or than `ratio` of their
-    // own steps, if that is longer: their readers then see no gap.
+    // A step beside running streams should last no longer than `seconds`, or than `ratio` of the steps
+    // that follow, if that is longer: their readers then see no gap.
     explicit Pace(double seconds) : seconds_(seconds) {}
 
     // A step of so many rows has taken so long.
     void saw(int64_t rows, double seconds);
-    // The rows that a step may have in all if `decoding` of them are running streams.
-    int64_t rows_beside(int64_t decoding) const;
+    // The rows that a step may have in all if `decoding` of them are running streams, and `later` streams
+    // will run once the prompts that wait have been read: of those, each stream will see more steps.
+    int64_t rows_beside(int64_t decoding, int64_t later) const;
     // The time that a step of so many rows will take: 0 until one has been seen.
     double estimate(int64_t rows) const;
 

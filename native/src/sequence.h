@@ -28,6 +28,7 @@ struct Request {
     std::shared_ptr<const std::vector<float>> state;  // null: zero; many requests may share one
     TextCache cache;           // that belongs to the start state, or the sequence's own
     int32_t speculate = -1;    // tokens to guess ahead at most; 0: none, -1: as the engine does
+    bool quiet = false;        // says nothing between its first token and its end
 };
 
 // The most that Request::speculate may be.

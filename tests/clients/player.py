@@ -39,7 +39,14 @@ class Player:
         self.text = ""
         self.prompts: list[str] = []
 
-    def submit(self, prompt: Any, sampling: rn.Sampling, mailbox: Any, state: Any = None) -> int:
+    def submit(
+        self,
+        prompt: Any,
+        sampling: rn.Sampling,
+        mailbox: Any,
+        state: Any = None,
+        stream: bool = True,
+    ) -> int:
         self.prompts.append(prompt)
         parts = [self.text[i : i + 3] for i in range(0, len(self.text), 3)]
         for number, part in enumerate([*parts, ""], 1):

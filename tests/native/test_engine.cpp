@@ -215,6 +215,7 @@ Request random_request(Random &random) {
     if (random.below(4) == 0) request.sampling.presence_penalty = 0.4;
     if (random.below(4) == 0)
         request.sampling.logprobs = static_cast<int32_t>(random.below(4));
+    request.quiet = random.below(4) == 0;
     return request;
 }
 
@@ -515,6 +516,30 @@ void test_events_are_merged_until_polled() {
         CHECK(event.logprob_width == 3 && event.logprobs.size() == 150);
     }
     CHECK(client.engine().poll().empty());
+}
+
+// A quiet request rings for its first token and for its end, and says what it would have said.
+void test_quiet() {
+    Client client(options_of(2)), told(options_of(2));
+    Request request = letters_of(4, 50);
+    request.stops = {"quite certainly not"};
+    request.sampling.logprobs = 1;
+    request.speculate = 4;
+    const Answer spoken = told.run(request);
+    request.quiet = true;
+    const Answer answer = client.run(request);
+    CHECK(client.rings() <= 2);
+    CHECK(answer.text == spoken.text && answer.tokens == spoken.tokens);
+    CHECK(answer.logprob_ids == spoken.logprob_ids && answer.logprobs == spoken.logprobs);
+    CHECK(answer.completion_tokens == 50 && client.stats().completion_tokens == 50);
+
+    request.max_tokens = 1 << 30;
+    const uint64_t endless = client.submit(request);
+    wait_until([&] { return client.stats().completion_tokens > 60; });
+    client.engine().cancel(endless);
+    CHECK(client.wait(endless).finish == Finish::cancel);
+    CHECK(client.answers[endless].tokens.size() > 10);  // what it had, the client gets
+    CHECK(client.rings() <= 4);
 }
 
 // Polls at random moments, too: no event is lost or doubled and no ring is missed.
@@ -845,6 +870,7 @@ int main() {
     test_queue_limit_beside_free_slots();
     test_long_prompt_beside_a_stream();
     test_events_are_merged_until_polled();
+    test_quiet();
     test_polls_beside_the_ring();
     test_start_states();
     test_refused_requests();

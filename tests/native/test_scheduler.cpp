@@ -166,7 +166,7 @@ void test_prompts_beside_streams() {
 void test_pace() {
     rwkv::Pace pace(0.020);
     CHECK(pace.estimate(5) == 0);
-    CHECK(pace.rows_beside(1) > 10000);  // nothing is known yet
+    CHECK(pace.rows_beside(1, 1) > 10000);  // nothing is known yet
     for (int i = 0; i < 100; ++i) {
         pace.saw(1, 0.010);
         pace.saw(21, 0.012);
@@ -176,8 +176,10 @@ void test_pace() {
     CHECK_NEAR(pace.estimate(11), 0.011, 1e-4);
     CHECK_NEAR(pace.estimate(61), 0.032, 1e-4);
     // 2.5 steps of one stream: 25 ms. Of 21 streams: 30 ms.
-    CHECK_NEAR(static_cast<double>(pace.rows_beside(1)), 47, 1);
-    CHECK_NEAR(static_cast<double>(pace.rows_beside(21)), 57, 1);
+    CHECK_NEAR(static_cast<double>(pace.rows_beside(1, 1)), 47, 1);
+    CHECK_NEAR(static_cast<double>(pace.rows_beside(21, 21)), 57, 1);
+    // Twenty prompts wait beside one stream: steps will soon be those of 21.
+    CHECK_NEAR(static_cast<double>(pace.rows_beside(1, 21)), 57, 1);
     for (int i = 0; i < 4; ++i) pace.saw(1, 10);  // the process was stopped
     for (int i = 0; i < 40; ++i) pace.saw(1, 0.010);
     CHECK_NEAR(pace.estimate(1), 0.010, 1e-4);
@@ -185,7 +187,7 @@ void test_pace() {
     rwkv::Pace slow(1.0);
     slow.saw(1, 0.010);
     slow.saw(101, 0.110);
-    CHECK(slow.rows_beside(1) > 900);
+    CHECK(slow.rows_beside(1, 1) > 900);
 }
 
 void test_admission_and_slots() {

@@ -70,6 +70,18 @@ def quiet(engine: rn.Engine, seconds: float = 30) -> rn.EngineStats:
 # -- answers
 
 
+def test_an_answer_told_at_its_end(engine: rn.Engine) -> None:
+    sampling = rn.Sampling(max_tokens=40, seed=3, logprobs=1, end_token_ids=())
+    streamed, whole = (engine.submit("User: hi", sampling, stream=on) for on in (True, False))
+    found = wait(engine, (streamed, whole))
+    assert len(found[whole]) <= 2, "the first token, and the rest"
+    assert text_of(found[whole]) == text_of(found[streamed])
+    for name in ("token_ids", "logprobs"):
+        said, told = ([x for e in found[id] for x in getattr(e, name)] for id in (whole, streamed))
+        assert said == told
+    assert found[whole][-1].completion_tokens == 40
+
+
 def test_an_answer(engine: rn.Engine) -> None:
     events = list(engine.generate("User: hi", saying("Hello wrd!".replace("l", "", 1))))
     assert text_of(events) == "Helo wrd!"

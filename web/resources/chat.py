@@ -43,9 +43,10 @@ class ChatCompletionsResource:
         created = int(time.time())
         state = self._starts.of(serving, request.sampling.state)
         sock = req.env.get("gunicorn.socket")
-        generation = Generation(serving, [prompt], sampling, sock, state, field="messages")
+        stream = request.stream.stream
+        generation = Generation(serving, [prompt], sampling, sock, state, "messages", stream)
         finder = self._finder(request.tools)
-        if request.stream.stream:
+        if stream:
             frames = Frames(
                 chat=True,
                 id=id,

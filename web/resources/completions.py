@@ -45,10 +45,9 @@ class CompletionsResource:
         created = int(time.time())
         state = self._starts.of(serving, request.sampling.state)
         echoed = _texts(serving, request.prompts) if request.echo else None
-        generation = Generation(
-            serving, request.prompts, sampling, req.env.get("gunicorn.socket"), state
-        )
-        if request.stream.stream:
+        sock, stream = req.env.get("gunicorn.socket"), request.stream.stream
+        generation = Generation(serving, request.prompts, sampling, sock, state, stream=stream)
+        if stream:
             frames = Frames(
                 chat=False,
                 id=id,
