@@ -16,6 +16,7 @@ from web.config import Config
 from web.deploy import DeployGuard
 from web.files.documents import Documents, Limits
 from web.middleware import CountAnswers, RequestBody, RequestId
+from web.midi.conversion import Conversions
 from web.origins import Origins
 from web.paths import Roots
 from web.resources.billing import BillingResource
@@ -24,6 +25,7 @@ from web.resources.completions import CompletionsResource
 from web.resources.exit import ExitResource
 from web.resources.file_to_text import FileToTextResource
 from web.resources.metrics import MetricsResource
+from web.resources.midi import MidiToTextResource, TextToMidiResource, TxtToMidiResource
 from web.resources.models import ModelResource, ModelsResource
 from web.resources.openapi import OpenApiResource
 from web.resources.pages import PageResource, StaticResource
@@ -77,6 +79,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
             text=config.file_text,
         )
     )
+    conversions = Conversions(runtime)
 
     app.add_route("/", RootResource())
     app.add_route("/openapi.json", OpenApiResource())
@@ -92,6 +95,9 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_route("/tokenize", tokenize)
     app.add_route("/detokenize", tokenize, suffix="back")
     app.add_route("/file-to-text", FileToTextResource(documents))
+    app.add_route("/text-to-midi", TextToMidiResource(conversions))
+    app.add_route("/midi-to-text", MidiToTextResource(conversions))
+    app.add_route("/txt-to-midi", TxtToMidiResource(conversions, roots))
     app.add_route("/switch-model", SwitchModelResource(runtime, roots))
     app.add_route("/update-config", UpdateConfigResource(runtime, starts))
     for prefix in ("", "/v1"):

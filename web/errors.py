@@ -66,6 +66,17 @@ def unsupported(param: str, what: str = "is not supported") -> Refusal:
     return Refusal(falcon.HTTP_400, f"{param} {what}", param=param, code="unsupported_value")
 
 
+def bad_output(param: str, folder: str) -> Refusal:
+    """400 in RWKV Runner's words for a file that a request may not write."""
+    return Refusal(
+        falcon.HTTP_400,
+        f"{param} must name a file in the workspace's folder {folder}",
+        param=param,
+        code="invalid_value",
+        detail="bad output path",
+    )
+
+
 def bad_json(problem: str) -> Refusal:
     return Refusal(
         falcon.HTTP_400, f"the request body is not valid JSON: {problem}", code="invalid_json"

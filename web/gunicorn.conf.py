@@ -8,19 +8,21 @@ from __future__ import annotations
 import resource
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import gevent
 
 from web import sole_worker, stopping
 from web.config import Config
-from web.midi import sound
+from web.midi import sample, sound
 
 try:
-    _settings = Config.from_environment().gunicorn()
+    _config = Config.from_environment()
 except ValueError as problem:
     sys.exit(f"Error: {problem}")  # gunicorn would print a traceback
 
+_settings = _config.gunicorn()
 bind = _settings["bind"]
 backlog = _settings["backlog"]
 # Pooled clients keep connections for a minute or more and see resets when the server is quicker.
@@ -77,6 +79,8 @@ def post_worker_init(worker: Any) -> None:
     stopping.watch(worker)
     worker.wsgi.runtime.start(worker.log.info)
     gevent.spawn(_say_what_is_missing, worker.log)
+    if not _config.deploy:
+        sample.write(Path(_config.workspace))
 
 
 def pre_request(worker: Any, req: Any) -> None:

@@ -15,6 +15,7 @@ from web.schemas.answers import ChatCompletion, Completion, Model, Models, Statu
 from web.schemas.chat import ChatRequest
 from web.schemas.completions import PROMPT
 from web.schemas.fields import TOKEN_ID
+from web.schemas.midi import MusicFilesRequest, MusicRequest, Score
 from web.schemas.sampling import DEFAULTS, SamplingFields
 from web.schemas.switching import SwitchRequest
 from web.schemas.tokenize import Text, Tokens
@@ -55,6 +56,21 @@ _MODEL: Schema = {
 }
 _PAGE: Schema = {"text/html": {"schema": {"type": "string"}}}
 _FILE = {"type": "string", "format": "binary"}
+_UPLOAD: Schema = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "properties": {"file_data": _FILE},
+            "required": ["file_data"],
+        }
+    },
+    "application/octet-stream": {"schema": _FILE},
+}
+GUIDE_NOTES = (
+    "p:24:a p:2a:a p:31:a p:39:a p:3b:a p:45:a b:26:a g:3e:a g:3e:a g:42:a g:42:a g:45:a g:45:a "
+    "pi:3e:a pi:42:a pi:45:a t14 p:24:0 p:2a:0 p:31:0 p:39:0 p:3b:0 p:45:0 t2 p:2a:a p:3b:a p:45:a "
+    "t14 p:2a:0 p:3b:0 p:45:0 b:26:0 g:3e:0"
+)
 _TOKENS: Schema = {
     "type": "array",
     "items": TOKEN_ID,
@@ -111,6 +127,7 @@ def shapes() -> Shapes:
         (
             *(ChatRequest, SwitchRequest, SamplingFields),
             *(ChatCompletion, Completion, Models, Model, Status, Tokens, Text, ErrorAnswer),
+            *(MusicRequest, MusicFilesRequest, Score),
         )
     )
     sampling = made.properties(SamplingFields)
@@ -290,17 +307,38 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
                 ),
                 _parameter("file_encoding", "Of a text file. 文本文件的编码。", example="utf-8"),
             ),
-            takes={
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"file_data": _FILE},
-                        "required": ["file_data"],
-                    }
-                },
-                "application/octet-stream": {"schema": _FILE},
-            },
+            takes=_UPLOAD,
             gives=_json(_PAGES),
+            errors=(400, 429),
+        ),
+        Operation(
+            method="post",
+            paths=("/text-to-midi",),
+            tag="MIDI",
+            said="The MIDI file of a text of notes. 将音符文本转换为 MIDI 文件。",
+            takes=_body("MusicRequest", guide={"text": GUIDE_NOTES}),
+            gives={"audio/midi": {"schema": _FILE}},
+            errors=(400, 429),
+        ),
+        Operation(
+            method="post",
+            paths=("/midi-to-text",),
+            tag="MIDI",
+            said="The text of a MIDI file. 将 MIDI 文件转换为音符文本。",
+            takes=_UPLOAD,
+            gives=_json(made.of(Score), {"text": "<start> p:24:a p:2a:a t14 p:24:0 <end>"}),
+            errors=(400, 429),
+        ),
+        Operation(
+            method="post",
+            paths=("/txt-to-midi",),
+            tag="MIDI",
+            said="Converts a text file of the workspace. 转换工作目录中的文本文件。",
+            takes=_body(
+                "MusicFilesRequest",
+                guide={"midi_path": "midi/sample.mid", "txt_path": "midi/sample.txt"},
+            ),
+            gives=_json(_SUCCESS),
             errors=(400, 429),
         ),
         Operation(

@@ -1,5 +1,5 @@
 """Which files a request may name: those in the workspace, the `--model-dir` folders and the folder
-of the start model, after resolving links.
+of the start model, after resolving links. What it may write lies in the workspace's folder `midi`.
 
 Made once by `web/app.py`; asked by every resource that takes a path, in a thread, since a disk may
 be slow. What it returns is resolved: open that, not what the client said. Never opens a file.
@@ -16,6 +16,7 @@ from web import errors
 from web.config import Config
 
 LONGEST = 4096  # characters of a path, as Linux has it
+MUSIC = "midi"  # the folder of the workspace that requests may write into
 
 
 class Roots:
@@ -48,6 +49,18 @@ class Roots:
                 field, "must name a file in the server's workspace or one of its model folders"
             )
         return paths[0]
+
+    def output(self, field: str, given: str) -> Path:
+        """The file in the workspace's folder `midi` that `field` names, to be written. 400, with
+        the `detail` of RWKV Runner, for one elsewhere."""
+        folder = self.workspace / MUSIC
+        try:
+            path = (self.workspace / given).resolve()
+        except (OSError, ValueError, RuntimeError):
+            raise errors.invalid(field, "is not a path that can be opened") from None
+        if folder not in path.parents:
+            raise errors.bad_output(field, MUSIC)
+        return path
 
     def _candidates(self, given: str, suffix: str) -> Sequence[Path]:
         names = [given, given + suffix] if suffix and not given.endswith(suffix) else [given]

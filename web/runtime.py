@@ -119,6 +119,11 @@ class Runtime:
         return self._serving.name if self._serving is not None else None
 
     @property
+    def family(self) -> str | None:
+        """That of the served model."""
+        return self._serving.persona.family if self._serving is not None else None
+
+    @property
     def created(self) -> int:
         """When the served model was loaded, in seconds since the epoch; 0: none is."""
         return self._serving.created if self._serving is not None else 0

@@ -41,7 +41,7 @@ def explored(server: Server, folder: Path, checks: str, *which: str) -> int:
 def test_every_answer_is_described(tmp_path: Path) -> None:
     missing = () if {REDOC, SWAGGER_UI} <= files().keys() else ("/docs", "/redoc")  # 501 then
     others = [word for path in (*CHANGES, "/exit", *missing) for word in ("--exclude-path", path)]
-    with serving(access_log=0, max_tokens=64) as server:
+    with serving(access_log=0, max_tokens=64, workspace=tmp_path) as server:
         assert explored(server, tmp_path, f"not_a_server_error,{DESCRIBED}", *others) > 15
 
 

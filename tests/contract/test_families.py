@@ -102,6 +102,13 @@ def test_music_does_not_chat(midi: Server) -> None:
 def test_piano(made: Callable[..., Path]) -> None:
     with opened(made(2176)) as server:
         words = "".join(pieces(server, max_tokens=60, logit_bias={"0": -100, "2": -100})).split()
+        # The routes of music then speak of one instrument, with 16 velocities.
+        file = server.request("POST", "/text-to-midi", {"text": "p:3c:f t10 p:3c:0"})[2]
+        told = json.loads(server.request("POST", "/midi-to-text", file)[2])
+        assert told == {"text": "<start> p:3c:f t10 p:3c:0 <end>"}
+        assert (
+            "a velocity above f" in server.post("/text-to-midi", {"text": "p:3c:10"}, 400)["detail"]
+        )
     assert all(re.fullmatch(r"t\d+|p:[0-7]?[0-9a-f]:[0-9a-f]", word) for word in words)
 
 

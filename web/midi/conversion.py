@@ -1,0 +1,113 @@
+"""Text <-> MIDI for requests: a thread converts what is small, a process of its own (`child.py`,
+which runs `converter.py`) what could take long or much memory.
+
+Owns the choice of the vocabulary and the turns of requests that wait. Called by the resources that
+take or give music.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import falcon
+from gevent.lock import BoundedSemaphore
+
+from web import child, errors
+from web.midi.limits import LIMITS, MidiError
+from web.midi.transcript import NothingHeard, midi_to_text
+from web.midi.vocabulary import VOCABULARIES
+from web.midi.writer import text_to_midi
+from web.offload import in_thread
+
+if TYPE_CHECKING:
+    from web.runtime import Runtime
+
+TYPE = "audio/midi"
+
+_CONVERTER = Path(__file__).with_name("converter.py")
+_SMALL = 32 << 10  # bytes or characters that a thread converts: 0.05 s for 5000 tokens
+# A file of 4 MiB needs at most 0.6 GB, and 12 s on a busy core; the longest piece 7 s.
+_ALLOWANCE = child.Allowance(seconds=30, memory=1 << 30, output=64 << 20)
+_AT_WORK = 2  # children at one time
+_MOST_WAITING = 32  # requests that wait for one, each with its piece in memory
+_WRONG, _SILENT = 1, 2  # exit codes of the child
+
+
+class Conversions:
+    """Converts for all requests. `field` is what errors call the piece; each raises a Refusal: 400
+    for the piece, 429 if too many wait."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._turn = BoundedSemaphore(_AT_WORK)
+        self._waiting = 0
+
+    def to_midi(self, text: str, field: str) -> bytes:
+        """The file of a text."""
+        vocabulary = self._vocabulary()
+        try:
+            if _is_quick(len(text), LIMITS.text):
+                return in_thread(text_to_midi, text, VOCABULARIES[vocabulary])
+            return self._by_child("midi", vocabulary, text.encode())
+        except MidiError as problem:
+            raise errors.invalid(field, f"cannot be converted: {problem}") from None
+
+    def to_text(self, data: bytes, field: str) -> str:
+        """The first piece of a file."""
+        vocabulary = self._vocabulary()
+        try:
+            if _is_quick(len(data), LIMITS.file):
+                return in_thread(midi_to_text, data, VOCABULARIES[vocabulary])
+            return self._by_child("text", vocabulary, data).decode()
+        except MidiError as problem:
+            raise _bad_file(field, problem) from None
+
+    def _vocabulary(self) -> str:
+        """As RWKV Runner chooses: that of the piano only while its model is loaded."""
+        return "piano" if self._runtime.family == "midi-piano" else "default"
+
+    def _by_child(self, kind: str, vocabulary: str, data: bytes) -> bytes:
+        if self._waiting >= _MOST_WAITING:
+            raise errors.queue_full()
+        self._waiting += 1
+        try:
+            self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            with child.memory_file("piece") as given, child.memory_file("converted") as got:
+                child.fill(given, data)
+                os.lseek(given, 0, os.SEEK_SET)
+                code = child.run(_CONVERTER, (kind, vocabulary), given, got, _ALLOWANCE)
+                made = child.contents(got) if code in (0, _WRONG, _SILENT) else b""
+        finally:
+            self._turn.release()
+        if code == 0:
+            return made
+        if code == _SILENT:
+            raise NothingHeard(made.decode())
+        if code == _WRONG:
+            raise MidiError(made.decode())
+        raise MidiError(
+            f"it takes more than {_ALLOWANCE.seconds} s or {_ALLOWANCE.memory >> 20} MiB of memory"
+        )
+
+
+def _is_quick(size: int, most: int) -> bool:
+    """What is larger than any piece may be is refused at once, so that is quick, too."""
+    return size <= _SMALL or size > most
+
+
+def _bad_file(field: str, problem: MidiError) -> errors.Refusal:
+    """400 with RWKV Runner's `detail` where it has one."""
+    return errors.Refusal(
+        falcon.HTTP_400,
+        f"{field}: bad midi file: {problem}",
+        param=field,
+        code="unreadable_file",
+        detail="bad midi file"
+        if isinstance(problem, NothingHeard)
+        else f"bad midi file: {problem}",
+    )

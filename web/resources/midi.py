@@ -1,0 +1,70 @@
+"""POST /text-to-midi and /midi-to-text; POST /txt-to-midi, the first of them for files of the
+workspace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import falcon
+import msgspec
+
+from web import errors
+from web.files import named
+from web.files.uploads import FIELD, uploaded
+from web.middleware import read_body
+from web.midi.conversion import TYPE, Conversions
+from web.midi.limits import LIMITS
+from web.offload import in_thread
+from web.paths import Roots
+from web.schemas import fields
+from web.schemas.midi import MusicFilesRequest, Score, music_files_request, music_request
+
+
+class TextToMidiResource:
+    """Answers the file."""
+
+    def __init__(self, conversions: Conversions) -> None:
+        self._conversions = conversions
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        request = fields.read(read_body(req), music_request)
+        resp.data = self._conversions.to_midi(request.text, "text")
+        resp.content_type = TYPE
+
+
+class MidiToTextResource:
+    """Takes a file of any name, as a form or as the whole body."""
+
+    def __init__(self, conversions: Conversions) -> None:
+        self._conversions = conversions
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        text = self._conversions.to_text(uploaded(req).data, FIELD)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(Score(text))
+
+
+class TxtToMidiResource:
+    """Reads one file of the workspace and writes another."""
+
+    def __init__(self, conversions: Conversions, roots: Roots) -> None:
+        self._conversions = conversions
+        self._roots = roots
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        request = fields.read(read_body(req), music_files_request)
+        text, path = in_thread(self._files, request)
+        in_thread(named.save, path, "midi_path", self._conversions.to_midi(text, "txt_path"))
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = b'"success"'
+
+    def _files(self, request: MusicFilesRequest) -> tuple[str, Path]:
+        path = self._roots.output("midi_path", request.midi_path)
+        source = self._roots.find("txt_path", request.txt_path)
+        data = named.contents(source, "txt_path", LIMITS.text)
+        try:
+            return data.decode("utf-8-sig"), path
+        except UnicodeDecodeError as problem:
+            raise errors.invalid(
+                "txt_path", f"names a file that is not UTF-8 at byte {problem.start}"
+            ) from None
