@@ -57,7 +57,7 @@ TOLERANCE = {
 # The official package rounds LN0(emb) of versions 4 to 6 to the file's type. Its own logits are
 # then this far from the exact ones of the same weights.
 ROUNDED_EMBEDDING = 2e-2
-X86 = ["baseline", "avx2", "avx512", "avx512bf16"]
+X86 = ["baseline", "avx2", "avx2vnni", "avx512", "avx512bf16"]
 ISAS = ["neon", "neondot", "neonbf16"] if platform.machine() == "aarch64" else X86
 
 

@@ -47,12 +47,12 @@ void test_choice() {
     // Lanes prove which object the table came from.
     for (const cpu::Kernels *kernels : usable) {
         const std::string name = kernels->name;
-        CHECK(kernels->lanes == (name == "avx2" ? 8 : name == "baseline" ? 4 : 16));
+        CHECK(kernels->lanes == (name.starts_with("avx2") ? 8 : name == "baseline" ? 4 : 16));
         const bool pairs = kernels->input(cpu::kBf16, cpu::kBf16) == cpu::kPairs;
         CHECK(pairs == (name == "avx512bf16"));
     }
     CHECK(!__builtin_cpu_supports("avx512vl") || usable.size() >= 3);
-    CHECK(!__builtin_cpu_supports("avx512bf16") || usable.size() == 4);
+    CHECK(!__builtin_cpu_supports("avx512bf16") || usable.size() >= 4);
 #elif defined(__aarch64__)
     for (const cpu::Kernels *kernels : usable) {
         CHECK(kernels->lanes == 4);

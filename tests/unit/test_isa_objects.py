@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ISAS = {
-    "x86_64": ["baseline", "avx2", "avx512", "avx512bf16"],
+    "x86_64": ["baseline", "avx2", "avx2vnni", "avx512", "avx512bf16"],
     "aarch64": ["neon", "neondot", "neonbf16"],
 }.get(platform.machine(), ["baseline"])
 
@@ -74,3 +74,15 @@ def test_has_no_weak_symbols(objects: Path, isa: str) -> None:
 def test_needs_only_the_c_library(objects: Path, isa: str) -> None:
     needed = {name for kind, name in symbols(objects, isa) if kind == "U"}
     assert needed <= {"memcpy", "memmove", "memset", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail"}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="an instruction set of x86-64")
+def test_products_of_avx_vnni_need_no_avx512(objects: Path) -> None:
+    """Processors with AVX-VNNI alone cannot decode the other encoding of the same instruction."""
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is not installed")
+    (found,) = objects.rglob("isa_avx2vnni.cpp.o")
+    done = subprocess.run(["objdump", "-d", str(found)], capture_output=True, text=True, check=True)
+    products = [line for line in done.stdout.splitlines() if "vpdpbusd" in line]
+    assert products and all("{vex} vpdpbusd" in line for line in products)
+    assert "zmm" not in done.stdout and "%k" not in done.stdout

@@ -34,8 +34,8 @@ examples:
 `rwkv-native COMMAND --help` says more. The flags of `serve`, and --model, --strategy, --tokenizer
 and --threads everywhere, can also be given in the environment: RWKV_NATIVE_MODEL,
 RWKV_NATIVE_PORT, ... Flags win. {DEBUG}=1 shows the traceback of an error;
-RWKV_CPU_ISA=baseline, avx2, avx512 or avx512bf16 forces the kernels of one instruction set; on
-64-bit ARM these are neon, neondot and neonbf16.
+RWKV_CPU_ISA=baseline, avx2, avx2vnni, avx512 or avx512bf16 forces the kernels of one instruction
+set; on 64-bit ARM these are neon, neondot and neonbf16.
 """
 
 

@@ -23,6 +23,7 @@ const rwkv::cpu::Kernels *rwkv_kernels_baseline();
 #endif
 #if defined(__x86_64__)
 const rwkv::cpu::Kernels *rwkv_kernels_avx2();
+const rwkv::cpu::Kernels *rwkv_kernels_avx2vnni();
 const rwkv::cpu::Kernels *rwkv_kernels_avx512();
 const rwkv::cpu::Kernels *rwkv_kernels_avx512bf16();
 #endif
@@ -37,6 +38,17 @@ namespace {
 bool has_f16c() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+// The same of VNNI in AVX's encoding: leaf 7.1.
+bool has_avx_vnni() {
+#if defined(RWKV_VNNI_BY_EVEX)
+    return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#else
+    unsigned most = 0, a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 0, &most, &b, &c, &d) && most >= 1 &&
+           __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+#endif
 }
 #endif
 
@@ -54,6 +66,7 @@ std::vector<const Kernels *> usable_kernels() {
     if (avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))
         usable.push_back(rwkv_kernels_avx512bf16());
     if (avx512) usable.push_back(rwkv_kernels_avx512());
+    if (avx2 && has_avx_vnni()) usable.push_back(rwkv_kernels_avx2vnni());
     if (avx2) usable.push_back(rwkv_kernels_avx2());
 #endif
 #if defined(__aarch64__)
@@ -78,8 +91,8 @@ const Kernels &chosen_kernels() {
         names += kernels->name;
     }
     const std::string name = forced;
-    const char *const names_anywhere[] = {"baseline",   "avx2", "avx512",
-                                          "avx512bf16", "neon", "neondot", "neonbf16"};
+    const char *const names_anywhere[] = {"baseline",   "avx2", "avx2vnni", "avx512",
+                                          "avx512bf16", "neon", "neondot",  "neonbf16"};
     const bool known = std::ranges::count(names_anywhere, name) > 0;
     const char *fault = known ? " is not usable on this machine" : " is not a known name";
     throw unsupported("RWKV_CPU_ISA=" + name + fault + "; usable here: " + names);

@@ -26,7 +26,7 @@ using Block = void (*)(float *, const char *, int64_t, const char *, int64_t, in
 #define RWKV_6(B, S, P) RWKV_2(B, S, P), B<S, 3, P>, B<S, 4, P>, B<S, 5, P>, B<S, 6, P>
 #define RWKV_12(B, S, P)                                                                          \
     RWKV_6(B, S, P), B<S, 7, P>, B<S, 8, P>, B<S, 9, P>, B<S, 10, P>, B<S, 11, P>, B<S, 12, P>
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
 constexpr int kWide = 4, kWideRows = 6, kMain = 2, kMaxRows = 12;  // 24 sums in 32 registers
 #define RWKV_WIDE RWKV_6
 #define RWKV_MAIN RWKV_12

@@ -16,7 +16,7 @@ using rwkv::cpu::kGroupBytes;
 // How four inputs of an output enter its integer sum. `Sum` may be narrower than 32 bits within a group:
 // start() begins it with the row's offset −8 Σ p, add() takes a word of weights and a word of x, total()
 // ends it.
-#if defined(__AVX512VNNI__) || defined(__aarch64__)
+#if defined(RWKV_BYTE_PRODUCTS)
 // Four products and their sum at once, u8 · s8 with VNNI, s8 · s8 with NEON, where int8 loses its offset
 // before.
 struct Int8 {

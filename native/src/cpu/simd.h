@@ -17,9 +17,14 @@
 
 #define RWKV_INLINE static inline __attribute__((always_inline))
 
+// 512 bits, unless an object keeps to 256 although its machine has more.
+#if defined(__AVX512F__) && !defined(RWKV_256_BITS)
+#define RWKV_512_BITS 1
+#endif
+
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
 constexpr int V = 16;
 #elif defined(__AVX2__)
 constexpr int V = 8;
@@ -71,7 +76,7 @@ RWKV_INLINE void store_upto(float *p, F v, int64_t n) {
 
 // a * b + c, in one rounding where the machine has it.
 RWKV_INLINE F fma(F a, F b, F c) {
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
     return _mm512_fmadd_ps(a, b, c);
 #elif defined(__FMA__)
     return _mm256_fmadd_ps(a, b, c);
@@ -119,12 +124,22 @@ RWKV_INLINE void store_bf16(char *p, F x) {
 }
 #endif
 
+// Whether the machine multiplies and adds up four bytes at once.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(__aarch64__)
+#define RWKV_BYTE_PRODUCTS 1
+#endif
+
 #if defined(__AVX512VNNI__)
 // sum += Σ a b over the four bytes of every lane, a unsigned, b signed.
 RWKV_INLINE void accumulate_bytes(I &sum, U a, U b) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
 }
-#elif defined(__AVX512F__)
+#elif defined(__AVXVNNI__)
+// As above, in the encoding of AVX.
+RWKV_INLINE void accumulate_bytes(I &sum, U a, U b) {
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+}
+#elif defined(RWKV_512_BITS)
 RWKV_INLINE __m512i whole(U v) { return reinterpret_cast<__m512i>(v); }
 // a₀ b₀ + a₁ b₁ in 16 bits for every pair of bytes, a unsigned, b signed; saturates.
 RWKV_INLINE U multiply_bytes(U a, U b) {
@@ -188,7 +203,7 @@ RWKV_INLINE void store_bytes(char *p, I v) {
 RWKV_INLINE U larger(U a, U b) { return a > b ? a : b; }
 // The float whose bits are the largest of the lanes.
 RWKV_INLINE float largest(U v) {
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
     const uint32_t u = _mm512_reduce_max_epu32(reinterpret_cast<__m512i>(v));
 #elif defined(__aarch64__)
     const uint32_t u = vmaxvq_u32(v);
@@ -213,7 +228,7 @@ RWKV_INLINE F at_least(F x, F limit) { return x < limit ? limit : x; }
 RWKV_INLINE F absolute(F x) { return floats(bits(x) & 0x7fffffffu); }
 
 RWKV_INLINE F square_root(F x) {
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
     return _mm512_sqrt_ps(x);
 #elif defined(__AVX2__)
     return _mm256_sqrt_ps(x);
@@ -231,7 +246,7 @@ RWKV_INLINE F square_root(F x) {
 // The sum of the lanes, by halves: lane i + lane i + V/2 first.
 RWKV_INLINE float sum(F v) {
 #if defined(__x86_64__)
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
     const __m256 h = _mm512_castps512_ps256(v) + _mm512_extractf32x8_ps(v, 1);
     __m128 q = _mm256_castps256_ps128(h) + _mm256_extractf128_ps(h, 1);
 #elif defined(__AVX2__)
@@ -255,7 +270,7 @@ RWKV_INLINE float sum(F v) {
 // V halves, widened. Without F16C: the exponent of a half is moved into place and 2^112 corrects
 // its bias, which is exact for subnormals too; infinity and NaN need their exponent filled up.
 RWKV_INLINE F widen_f16(const uint16_t *p) {
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
 #elif defined(__F16C__)
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
@@ -281,7 +296,7 @@ RWKV_INLINE F round_bf16(F x) {
 // To the nearest half, ties to even, saturating.
 RWKV_INLINE F round_f16(F x) {
     x = at_least(at_most(x, splat(65504.0f)), splat(-65504.0f));
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
     return _mm512_cvtph_ps(
         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__)

@@ -25,7 +25,7 @@ RWKV_INLINE void sum4(float *out, F a, F b, F c, F d) {
     __m128 q[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-#if defined(__AVX512F__)
+#if defined(RWKV_512_BITS)
         const __m256 h = _mm512_castps512_ps256(v[i]) + _mm512_extractf32x8_ps(v[i], 1);
         q[i] = _mm256_castps256_ps128(h) + _mm256_extractf128_ps(h, 1);
 #elif defined(__AVX2__)
