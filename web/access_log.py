@@ -1,7 +1,7 @@
 """The access log: one JSON object per request, written when its answer has ended.
 
 gunicorn's logger, named in `web/gunicorn.conf.py`. Neither bodies nor query strings are written, so
-no prompt and no key.
+no prompt and no key; with `--log-prompts` bodies are, because somebody wants to see the prompts.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import msgspec
 from gunicorn.glogging import Logger
 
 REQUEST_ID = "rwkv.request_id"  # where `web/middleware.py` leaves the name of a request
+
+BODY = "rwkv.body"  # where it leaves the body, if bodies are logged
 
 _LONGEST = 256  # characters of what a client chooses
 
@@ -30,7 +32,7 @@ def line(resp: Any, environ: dict[str, Any], took: timedelta) -> str:
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "id": environ.get(REQUEST_ID),
-        "client": environ.get("REMOTE_ADDR") or None,  # None behind a unix socket
+        "client": _client(environ),
         "method": environ.get("REQUEST_METHOD"),
         "path": _text(environ.get("PATH_INFO")),
         "status": int(status) if status.isdigit() else status,
@@ -38,7 +40,23 @@ def line(resp: Any, environ: dict[str, Any], took: timedelta) -> str:
         "seconds": round(took.total_seconds(), 4),
         "agent": _text(environ.get("HTTP_USER_AGENT")),
     }
+    if environ.get(BODY):
+        entry["body"] = _body(environ[BODY])
     return msgspec.json.encode(entry).decode()
+
+
+def _client(environ: dict[str, Any]) -> str | None:
+    """Over a unix socket comes only a proxy, which appends to the header whom it serves; others
+    could write anything there."""
+    proxied = environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
+    return environ.get("REMOTE_ADDR") or _text(proxied) or None
+
+
+def _body(raw: bytes) -> str:
+    """A file that somebody uploads is no prompt."""
+    if raw.lstrip()[:1] in (b"{", b"["):
+        return raw.decode("utf-8", "replace")
+    return f"{len(raw)} bytes"
 
 
 def _text(given: str | None) -> str | None:

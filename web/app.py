@@ -52,7 +52,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
             RequestId(),
             Origins(config.cors_origin),
             ApiKeys(config.api_key),
-            RequestBody(config.max_body),
+            RequestBody(config.max_body, config.log_prompts),
             DeployGuard(runtime),
         ]
     )

@@ -55,6 +55,7 @@ class Config:
     timeout_keep_alive: int = 120  # seconds an idle connection stays open
     worker_connections: int = 4096  # connections at one time, streams included
     access_log: bool = True
+    log_prompts: bool = False  # write the bodies of requests to the access log
     model: str | None = None  # path; None: the demo model; "none": serve without a model
     strategy: str = "auto"
     tokenizer: str | None = None  # name or path; None: the one that the model asks for

@@ -77,6 +77,11 @@ def bad_output(param: str, folder: str) -> Refusal:
     )
 
 
+def malformed(problem: str) -> str:
+    """What bytes that are no HTTP request are told."""
+    return f"the request is malformed: {clip(problem)}"
+
+
 def bad_json(problem: str) -> Refusal:
     return Refusal(
         falcon.HTTP_400, f"the request body is not valid JSON: {problem}", code="invalid_json"

@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 
-from web import sole_worker, stopping
+from web import handover, malformed, sole_worker, stopping
 from web.config import Config
 from web.midi import sample, sound
 
@@ -68,6 +68,7 @@ def on_starting(server: Any) -> None:
         )
     _allow_open_files(server.cfg.worker_connections + 256)
     sole_worker.prepare()
+    handover.prepare()
 
 
 def post_worker_init(worker: Any) -> None:
@@ -77,6 +78,7 @@ def post_worker_init(worker: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sole_worker.become(worker)
     stopping.watch(worker)
+    malformed.install()
     worker.wsgi.runtime.start(worker.log.info)
     gevent.spawn(_say_what_is_missing, worker.log)
     if not _config.deploy:

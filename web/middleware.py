@@ -14,7 +14,7 @@ import gevent
 from gunicorn.http import errors as http
 
 from web import errors
-from web.access_log import REQUEST_ID
+from web.access_log import BODY, REQUEST_ID
 from web.metrics import Metrics
 
 _READ = 64 << 10  # bytes per read of a body
@@ -50,12 +50,15 @@ class CountAnswers:
 
 class RequestBody:
     """Refuses what is larger than `limit`, and gives chunked bodies a length: falcon takes a
-    request without Content-Length for an empty one."""
+    request without Content-Length for an empty one. `logged`: the access log wants bodies."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, logged: bool = False) -> None:
         self._limit = limit
+        self._logged = logged
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if self._logged:
+            req.env[BODY] = b""
         coding = req.get_header("Content-Encoding")
         if coding and coding.strip().lower() != "identity":
             raise errors.Refusal(
@@ -142,7 +145,10 @@ def read_body(req: falcon.Request) -> bytes:
             )
         promised -= len(piece)
         pieces.append(piece)
-    return b"".join(pieces)
+    body = b"".join(pieces)
+    if BODY in req.env:
+        req.env[BODY] = body
+    return body
 
 
 def _read(raw: Any, size: int) -> bytes:

@@ -19,7 +19,7 @@ from types import EllipsisType
 import gevent
 
 import rwkv_native as rn
-from web import errors, loading
+from web import errors, handover, loading
 from web.bridge import Bridge
 from web.config import Config
 from web.generation import Limits, Serving
@@ -86,6 +86,7 @@ class Runtime:
         self._load_greenlet: gevent.Greenlet | None = None
         self._serving: Serving | None = None
         self._choice: Choice | None = None  # what serves, or served until its successor loads
+        self._switched = False  # by a request: it is not the configured model
         self._aside: Serving | None = None  # takes no requests while its successor loads
         # Replaced, and at work for the last requests: in lists of one, empty while it is freed.
         self._draining: list[list[Serving]] = []
@@ -166,9 +167,10 @@ class Runtime:
         if choice is None:
             self._put_aside(OFFLINE)
             self._retire()
-            self._choice = None
+            self._choice, self._switched = None, True
+            self._leave()
             return
-        problem = self._begin(choice, log.info).get()  # goes on if this client leaves
+        problem = self._begin(choice, log.info, True).get()  # goes on if this client leaves
         if isinstance(problem, gevent.GreenletExit):
             raise errors.stopping()
         if problem is not None:
@@ -177,6 +179,7 @@ class Runtime:
     def enter_deploy(self) -> None:
         """Until the process ends."""
         self._deploy = True
+        self._leave()
 
     def configure(self, given: SamplingFields, state: Path | EllipsisType | None = ...) -> None:
         """Other defaults for requests to come, and another tuned state if one is given; None: none.
@@ -198,23 +201,49 @@ class Runtime:
                 persona=configured(serving.persona, defaults, self._limits.max_tokens),
                 state=tuned,
             )
+        self._leave()
+
+    def _leave(self) -> None:
+        """Tells a worker to come what requests have set."""
+        state = None if self._stored.state is None else os.fspath(self._stored.state)
+        handover.leave(
+            handover.Kept(
+                switched=self._switched,
+                choice=self._choice if self._switched else None,
+                defaults=self._stored.defaults,
+                state=state,
+                deploy=self._deploy,
+            )
+        )
 
     # What the worker's hooks do.
 
     def start(self, tell: Tell | None = None) -> None:
-        """Begins to load the configured model and returns at once. `tell` gets lines for a log."""
+        """Begins to load the configured model, or the one that requests have put in its place, and
+        returns at once. `tell` gets lines for a log."""
         if self._hangups is None:
             self._hangups = Hangups()
+        kept = handover.left()
+        if kept is not None:
+            path = None if kept.state is None else Path(kept.state)
+            self._stored = Stored(kept.defaults, path)
+            self._deploy = self._deploy or kept.deploy
+            self._switched = kept.switched
+        choice = kept.choice if kept is not None and kept.switched else self._configured_choice()
+        if choice is not None:
+            self._status = LOADING
+            self._begin(choice, tell or log.info, self._switched)
+
+    def _configured_choice(self) -> Choice | None:
         config = self._config
         if config.model is not None and config.model.strip().lower() == "none":
-            return
+            return None
         try:
             path = config.model or os.fspath(rn.demo_model())
         except rn.Error as problem:
             log.error("failed to load the demo model: %s", problem)
-            return
-        self._status = LOADING
-        self._begin(Choice(path, path, config.strategy, config.tokenizer), tell or log.info)
+            return None
+        return Choice(path, path, config.strategy, config.tokenizer)
 
     def close(self) -> None:
         """Ends the load, the requests and the engines. Any number of times."""
@@ -236,11 +265,11 @@ class Runtime:
 
     # A load, in a greenlet of its own.
 
-    def _begin(self, choice: Choice, tell: Tell) -> gevent.Greenlet:
-        self._load_greenlet = gevent.spawn(self._replace, choice, tell)
+    def _begin(self, choice: Choice, tell: Tell, switched: bool) -> gevent.Greenlet:
+        self._load_greenlet = gevent.spawn(self._replace, choice, tell, switched)
         return self._load_greenlet
 
-    def _replace(self, choice: Choice, tell: Tell) -> str | None:
+    def _replace(self, choice: Choice, tell: Tell, switched: bool) -> str | None:
         """Loads a model in the place of the present one. Returns what went wrong."""
         try:
             self._make_room(choice)
@@ -252,6 +281,8 @@ class Runtime:
             self._restore(tell)
             return reason
         self._take(serving, choice)
+        self._switched = switched
+        self._leave()
         self._retire()
         return None
 

@@ -350,3 +350,38 @@ def test_not_http(server: Server) -> None:
         got = exchange(server, junk, end=True)
         assert got == b"" or got.startswith(b"HTTP/1.1 400 ")
     assert server.status()["status"] == 3
+
+
+MALFORMED = {
+    "no request line": (b"nonsense\r\n\r\n", 400),
+    "a method in small letters": (b"get / HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "another protocol": (b"GET / HTTP/7.7\r\nHost: x\r\n\r\n", 400),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+    "a header without a colon": (b"GET / HTTP/1.1\r\nHost: x\r\nnonsense\r\n\r\n", 400),
+    "a folded header": (b"GET / HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", 400),
+    "a control character": (b"GET / HTTP/1.1\r\nHost: x\r\nA: \0\r\n\r\n", 400),
+    "a length of letters": (b"POST /exit HTTP/1.1\r\nHost: x\r\nContent-Length: no\r\n\r\n", 400),
+    "two lengths": (
+        b"POST /exit HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        400,
+    ),
+    "a line without end": (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    "too many headers": (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+    "an unknown coding": (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: br\r\n\r\n", 415),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_bytes_that_are_no_request(server: Server, name: str) -> None:
+    sent, expected = MALFORMED[name]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+        sock.sendall(sent)
+        got = b"".join(iter(lambda: sock.recv(65536), b""))
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert int(head.split()[1]) == expected, got
+    assert b"\r\nContent-Type: application/json" in head and b"Connection: close" in head
+    assert f"Content-Length: {len(body)}".encode() in head
+    answer = json.loads(body)
+    error = check_shape(answer)
+    assert error["code"] == "malformed_request" and answer["detail"] == error["message"]
+    assert error["message"].startswith("the request is malformed: ") and len(body) < 500

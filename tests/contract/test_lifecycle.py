@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -151,6 +152,36 @@ def test_reload_hands_over() -> None:
         assert log.count("ready after") == 2
 
 
+def test_a_worker_takes_over_what_requests_have_set() -> None:
+    """Its model, the defaults of requests and deploy mode: whether the last one was reloaded or
+    died."""
+    other = "tests/golden/data/v70_L3_D32_fp32.pth"
+    with serving() as server:
+        server.post("/switch-model", {"model": None})
+        first = server.status()["pid"]
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: answered_by_another(server, first), 60)
+        assert server.status()["status"] == 0
+        server.post("/update-config", {"max_tokens": 7})
+        server.post("/switch-model", {"model": other, "strategy": "cpu fp32", "deploy": True})
+        for number in (signal.SIGHUP, signal.SIGKILL):
+            last = server.status()["pid"]
+            os.kill(server.process.pid if number == signal.SIGHUP else last, number)
+            wait_until(lambda last=last: served_by_another(server, last), 60)
+            assert server.status()["model"] == "v70_L3_D32_fp32"
+            answer = server.post("/completions", {"prompt": "x", "logit_bias": {"0": -100}})
+            assert answer["usage"]["completion_tokens"] == 7
+            assert server.post("/exit", None, expect=403)["detail"] == "Forbidden"
+        assert "Traceback" not in server.log()
+
+
+def answered_by_another(server: Server, worker: int) -> bool:
+    try:
+        return server.status()["pid"] != worker
+    except OSError:
+        return False
+
+
 def test_stop_lets_running_answers_end() -> None:
     with serving() as server:
         body = {"prompt": "x", **ENDLESS, "max_tokens": 1000, "stream": True}
@@ -218,6 +249,17 @@ def test_prompts_are_not_logged() -> None:
         server.request("GET", "/models/rwkv?key=a-secret")
         log = wait_until(lambda: '"path":"/models/rwkv"' in server.log() and server.log())
         assert '"path":"/completions"' in log and "secret" not in log
+
+
+def test_prompts_are_logged_where_they_are_asked_for() -> None:
+    with serving(log_prompts=1) as server:
+        server.post("/completions", {"prompt": "a prompt to see", "max_tokens": 5})
+        server.request("POST", "/tokenize", b"[no JSON")
+        log = wait_until(lambda: "[no JSON" in server.log() and server.log())
+        entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+        bodies = {entry["path"]: entry.get("body") for entry in entries}
+        assert json.loads(bodies["/completions"])["prompt"] == "a prompt to see"
+        assert bodies["/status"] is None
 
 
 def test_pings_while_nothing_else_is_sent() -> None:

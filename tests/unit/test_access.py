@@ -10,7 +10,7 @@ import falcon.testing
 import msgspec
 import pytest
 
-from web.access_log import REQUEST_ID, line
+from web.access_log import BODY, REQUEST_ID, line
 from web.app import create_app
 from web.config import Config
 from web.runtime import Runtime
@@ -179,6 +179,34 @@ def test_an_entry_of_the_log() -> None:
         "seconds": 1.2346,
         "agent": "a" * 256,
     }
+
+
+@pytest.mark.parametrize(
+    ("peer", "header", "client"),
+    [
+        ("", "203.0.113.7", "203.0.113.7"),
+        ("", "made-up, 203.0.113.7", "203.0.113.7"),  # what the proxy has added is the last
+        ("10.0.0.1", "203.0.113.7", "10.0.0.1"),
+        ("", None, None),
+    ],
+)
+def test_the_client_behind_a_proxy(peer: str, header: str | None, client: str | None) -> None:
+    environ = {"REMOTE_ADDR": peer} | ({} if header is None else {"HTTP_X_FORWARDED_FOR": header})
+    entry = line(SimpleNamespace(status="200 OK"), environ, timedelta())
+    assert msgspec.json.decode(entry)["client"] == client
+
+
+@pytest.mark.parametrize(
+    ("body", "logged"),
+    [
+        (b'{"prompt": "a\nb \xff"}', '{"prompt": "a\nb \ufffd"}'),
+        (b"%PDF-1.7", "8 bytes"),
+        (b"", None),
+    ],
+)
+def test_bodies_in_the_log(body: bytes, logged: str | None) -> None:
+    entry = line(SimpleNamespace(status="200 OK"), {BODY: body}, timedelta())
+    assert "\n" not in entry and msgspec.json.decode(entry).get("body") == logged
 
 
 def test_numbers_in_the_environment() -> None:

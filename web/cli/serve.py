@@ -30,7 +30,15 @@ Each flag is also a variable, such as RWKV_NATIVE_MAX_BATCH=32. For production,
 
 _SETTINGS = (
     *("model", "strategy", "tokenizer", "threads", "host", "port", "backlog"),
-    *("timeout_keep_alive", "access_log", "deploy", "workspace", "model_dir", "api_key"),
+    *(
+        "timeout_keep_alive",
+        "access_log",
+        "log_prompts",
+        "deploy",
+        "workspace",
+        "model_dir",
+        "api_key",
+    ),
     *("cors_origin", "max_batch", "prefill_chunk", "max_queue", "step_ms", "speculate"),
     *("max_prompt_tokens", "max_tokens"),
 )
@@ -47,6 +55,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     server.add_argument(
         "--no-access-log", dest="access_log", action="store_false", default=None, help="be quiet"
+    )
+    server.add_argument(
+        "--log-prompts",
+        action="store_true",
+        default=None,
+        help="write what clients send, their prompts included, to the access log",
     )
     server.add_argument("--webui", action="store_true", help="the browser UI (not in this version)")
     server.add_argument(
