@@ -42,19 +42,28 @@ def wait_until(what: Callable[[], Any], seconds: float = 30.0, every: float = 0.
 
 
 class Server:
-    """One gunicorn with one worker. `settings` are those of web/config.py."""
+    """One gunicorn with one worker. `settings` are those of web/config.py; `wrapped` makes another
+    command of the server's."""
 
-    def __init__(self, *arguments: str, ready: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        ready: bool = True,
+        wrapped: Callable[[list[str]], list[str]] = list,
+        **settings: Any,
+    ) -> None:
         self.port = free_port()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RWKV_NATIVE_")}
         environment.update({f"RWKV_NATIVE_{k.upper()}": str(v) for k, v in settings.items()})
         environment["RWKV_NATIVE_PORT"] = str(self.port)
         self.process = subprocess.Popen(
-            [
-                sys.executable, "-m", "gunicorn", "-c", "web/gunicorn.conf.py", *arguments,
-                "web.wsgi:app",
-            ],
+            wrapped(
+                [
+                    sys.executable, "-m", "gunicorn", "-c", "web/gunicorn.conf.py", *arguments,
+                    "web.wsgi:app",
+                ]
+            ),
             cwd=ROOT,
             env=environment,
             stdout=self._log,

@@ -16,6 +16,7 @@ from web.config import Config
 from web.deploy import DeployGuard
 from web.files.documents import Documents, Limits
 from web.middleware import CountAnswers, RequestBody, RequestId
+from web.midi import sound
 from web.midi.conversion import Conversions
 from web.origins import Origins
 from web.paths import Roots
@@ -29,6 +30,7 @@ from web.resources.midi import MidiToTextResource, TextToMidiResource, TxtToMidi
 from web.resources.models import ModelResource, ModelsResource
 from web.resources.openapi import OpenApiResource
 from web.resources.pages import PageResource, StaticResource
+from web.resources.sound import MidiToWavResource, TextToWavResource
 from web.resources.status import HealthResource, RootResource, StatusResource
 from web.resources.switch_model import SwitchModelResource
 from web.resources.tokenize import TokenizeResource
@@ -80,6 +82,9 @@ def create_app(runtime: Runtime, config: Config) -> Application:
         )
     )
     conversions = Conversions(runtime)
+    renders = sound.Sound(
+        sound.Limits(config.sound_length, config.sound_seconds, config.sound_memory)
+    )
 
     app.add_route("/", RootResource())
     app.add_route("/openapi.json", OpenApiResource())
@@ -98,6 +103,8 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_route("/text-to-midi", TextToMidiResource(conversions))
     app.add_route("/midi-to-text", MidiToTextResource(conversions))
     app.add_route("/txt-to-midi", TxtToMidiResource(conversions, roots))
+    app.add_route("/midi-to-wav", MidiToWavResource(runtime, roots, renders))
+    app.add_route("/text-to-wav", TextToWavResource(runtime, roots, conversions, renders))
     app.add_route("/switch-model", SwitchModelResource(runtime, roots))
     app.add_route("/update-config", UpdateConfigResource(runtime, starts))
     for prefix in ("", "/v1"):

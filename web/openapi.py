@@ -34,7 +34,8 @@ _ERRORS = {
     415: "The body is compressed. 不支持压缩的请求体。",
     429: "The queue is full; try again later. 队列已满，请稍后重试。",
     500: "The server failed. 服务器内部错误。",
-    501: "The page was left out when the server was built. 构建服务器时未包含此页面。",
+    501: "What it needs was left out when the server was built or installed; the error names it. "
+    "构建或安装服务器时未包含所需组件，错误信息会指出名称。",
     503: "The model is being loaded, or the server stops. 模型正在加载，或服务器正在停止。",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from web.midi.sound import DEFAULT_FONT
 from web.openapi import JSON, ErrorAnswer, Operation, Schema, Shapes
 from web.resources.billing import CREDIT_GRANTS, SUBSCRIPTION
 from web.schemas.answers import ChatCompletion, Completion, Model, Models, Status
@@ -17,6 +18,7 @@ from web.schemas.completions import PROMPT
 from web.schemas.fields import TOKEN_ID
 from web.schemas.midi import MusicFilesRequest, MusicRequest, Score
 from web.schemas.sampling import DEFAULTS, SamplingFields
+from web.schemas.sound import MidiToWavRequest, TextToWavRequest
 from web.schemas.switching import SwitchRequest
 from web.schemas.tokenize import Text, Tokens
 from web.schemas.tools import CHOICES
@@ -127,7 +129,7 @@ def shapes() -> Shapes:
         (
             *(ChatRequest, SwitchRequest, SamplingFields),
             *(ChatCompletion, Completion, Models, Model, Status, Tokens, Text, ErrorAnswer),
-            *(MusicRequest, MusicFilesRequest, Score),
+            *(MusicRequest, MusicFilesRequest, Score, MidiToWavRequest, TextToWavRequest),
         )
     )
     sampling = made.properties(SamplingFields)
@@ -340,6 +342,40 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
             ),
             gives=_json(_SUCCESS),
             errors=(400, 429),
+        ),
+        Operation(
+            method="post",
+            paths=("/midi-to-wav",),
+            tag="MIDI",
+            said="Renders a MIDI file of the workspace. 将工作目录中的 MIDI 文件渲染为 WAV。",
+            takes=_body(
+                "MidiToWavRequest",
+                guide={
+                    "midi_path": "midi/sample.mid",
+                    "sound_font_path": DEFAULT_FONT,
+                    "wav_path": "midi/sample.wav",
+                },
+            ),
+            gives=_json(_SUCCESS),
+            errors=(400, 429, 501),
+        ),
+        Operation(
+            method="post",
+            paths=("/text-to-wav",),
+            tag="MIDI",
+            said="The sound of a text of notes: files in the workspace, or for those who accept "
+            "audio/wav the answer itself. "
+            "将音符文本渲染为 WAV：写入工作目录，或以 audio/wav 返回。",
+            takes=_body(
+                "TextToWavRequest",
+                guide={
+                    "sound_font_path": DEFAULT_FONT,
+                    "text": "p:24:a p:2a:a p:31:a",
+                    "wav_name": "sample",
+                },
+            ),
+            gives=_json(_SUCCESS) | {"audio/wav": {"schema": _FILE}},
+            errors=(400, 429, 501),
         ),
         Operation(
             method="get",

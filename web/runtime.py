@@ -120,6 +120,13 @@ class Runtime:
         return self._serving.name if self._serving is not None else None
 
     @property
+    def hangups(self) -> Hangups:
+        """The watch over clients; 503 before the start and after the end."""
+        if self._hangups is None:
+            raise errors.stopping()
+        return self._hangups
+
+    @property
     def family(self) -> str | None:
         """That of the served model."""
         return self._serving.persona.family if self._serving is not None else None

@@ -14,6 +14,7 @@ import pytest
 from serving import ROOT, Server
 
 from web.cli import _parser
+from web.midi import sound
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.M | re.S)
@@ -44,10 +45,19 @@ def test_the_python_example(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_curl_example(server: Server) -> None:
-    (block,) = [block for block in SHELL if block.startswith("curl ")]
+    (block,) = [block for block in SHELL if block.startswith("curl ") and "/chat/" in block]
     command = block.replace("http://127.0.0.1:8000", server.url)
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout)["choices"][0]["message"]["content"], done.stderr
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(sound.missing(), reason=sound.MISSING)
+def test_the_music_example(server: Server, tmp_path: Path) -> None:
+    (block,) = [block for block in SHELL if block.startswith("curl ") and "/text-to-wav" in block]
+    command = block.replace("http://127.0.0.1:8000", server.url)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=60)
+    assert (tmp_path / "note.wav").read_bytes().startswith(b"RIFF")
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("rwkv-native ")])

@@ -91,7 +91,8 @@ def examples(document: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any
     for _, path, operation in operations(document):
         body = operation.get("requestBody", {}).get("content", {}).get("application/json")
         gives = operation["responses"]["200"]["content"]
-        if body and path not in CLOSED and "application/json" in gives:
+        needs = "501" in operation["responses"]  # what may not be installed
+        if body and path not in CLOSED and "application/json" in gives and not needs:
             for example in body["examples"].values():
                 yield path, example["value"], operation
 

@@ -7,12 +7,8 @@ import re
 import sys
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from web.cli.terminal import LoadLine, Refused, model_flags, opened, sampling_flags, sampling_of
-
-if TYPE_CHECKING:
-    from web.midi.vocabulary import Vocabulary
 
 SUMMARY = "make a MIDI or WAV file of notes in words, or of a music model's prompt"
 EPILOG = """\
@@ -41,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from web.midi.limits import MidiError
+    from web.midi.vocabulary import VOCABULARIES
     from web.midi.writer import text_to_midi
 
     if (args.text is None) == (args.prompt is None):
@@ -52,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         raise Refused(f"--output {out}: there is no folder {out.parent}")
     text, vocabulary = _written(args) if args.prompt is None else _composed(args)
     try:
-        midi = text_to_midi(text, vocabulary)
+        midi = text_to_midi(text, VOCABULARIES[vocabulary])
     except MidiError as problem:
         raise Refused(f"{args.text or '--prompt'}: {problem}") from None
     if out.suffix.lower() == ".wav":
@@ -65,10 +62,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _written(args: argparse.Namespace) -> tuple[str, Vocabulary]:
-    """The text of a file."""
+def _written(args: argparse.Namespace) -> tuple[str, str]:
+    """The text of a file, and its vocabulary."""
     from web.midi.piece import ended
-    from web.midi.vocabulary import VOCABULARIES
 
     try:
         text = sys.stdin.read() if args.text == "-" else Path(args.text).read_text("utf-8-sig")
@@ -76,11 +72,11 @@ def _written(args: argparse.Namespace) -> tuple[str, Vocabulary]:
         raise Refused(f"{args.text}: it is not a text in UTF-8") from None
     # A piece in a file may have lines, of which the format knows nothing.
     text = re.sub(r"\s", " ", text)
-    return ended(text), VOCABULARIES["piano" if args.piano else "default"]
+    return ended(text), "piano" if args.piano else "default"
 
 
-def _composed(args: argparse.Namespace) -> tuple[str, Vocabulary]:
-    """What a model makes of a prompt."""
+def _composed(args: argparse.Namespace) -> tuple[str, str]:
+    """What a model makes of a prompt, and its vocabulary."""
     from web.generation import fed_text
     from web.midi.piece import FAMILIES, composed
     from web.personas import persona_for

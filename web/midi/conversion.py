@@ -16,6 +16,7 @@ from gevent.lock import BoundedSemaphore
 
 from web import child, errors
 from web.midi.limits import LIMITS, MidiError
+from web.midi.piece import FAMILIES
 from web.midi.transcript import NothingHeard, midi_to_text
 from web.midi.vocabulary import VOCABULARIES
 from web.midi.writer import text_to_midi
@@ -44,9 +45,9 @@ class Conversions:
         self._turn = BoundedSemaphore(_AT_WORK)
         self._waiting = 0
 
-    def to_midi(self, text: str, field: str) -> bytes:
-        """The file of a text."""
-        vocabulary = self._vocabulary()
+    def to_midi(self, text: str, field: str, vocabulary: str | None = None) -> bytes:
+        """The file of a text, in the vocabulary of the served model unless another is named."""
+        vocabulary = vocabulary or self._vocabulary()
         try:
             if _is_quick(len(text), LIMITS.text):
                 return in_thread(text_to_midi, text, VOCABULARIES[vocabulary])
@@ -66,7 +67,7 @@ class Conversions:
 
     def _vocabulary(self) -> str:
         """As RWKV Runner chooses: that of the piano only while its model is loaded."""
-        return "piano" if self._runtime.family == "midi-piano" else "default"
+        return FAMILIES.get(self._runtime.family, "default")
 
     def _by_child(self, kind: str, vocabulary: str, data: bytes) -> bytes:
         if self._waiting >= _MOST_WAITING:

@@ -7,15 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import rwkv_native as rn
-from web.midi.vocabulary import VOCABULARIES, Vocabulary
 
 _START, _END = "<start>", "<end>"
 
-# Family of the models -> the vocabulary of their text.
-FAMILIES: dict[str, Vocabulary] = {
-    "midi": VOCABULARIES["default"],
-    "midi-piano": VOCABULARIES["piano"],
-}
+# Family of the models -> the name of their vocabulary.
+FAMILIES = {"midi": "default", "midi-piano": "piano"}
 
 
 def ended(text: str) -> str:

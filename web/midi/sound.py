@@ -70,6 +70,11 @@ def default_font() -> Path:
     return Path(spec.origin).with_name(_FONT_FILE)
 
 
+def is_default(given: str | None) -> bool:
+    """Whether a request's SoundFont is the one that comes with the server."""
+    return not given or given == DEFAULT_FONT
+
+
 class Sound:
     """Renders for all requests, a few at a time."""
 

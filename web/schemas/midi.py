@@ -55,15 +55,16 @@ class Score(msgspec.Struct, frozen=True):
 
 
 def music_request(fields: Fields) -> MusicRequest:
-    return MusicRequest(**_required(fields, MusicRequest))
+    return MusicRequest(**required(fields, MusicRequest, "text"))
 
 
 def music_files_request(fields: Fields) -> MusicFilesRequest:
-    return MusicFilesRequest(**_required(fields, MusicFilesRequest))
+    return MusicFilesRequest(**required(fields, MusicFilesRequest, "txt_path", "midi_path"))
 
 
-def _required(fields: Fields, struct: type[msgspec.Struct]) -> dict[str, str]:
-    given = fields.plain(struct, *struct.__struct_fields__)
+def required(fields: Fields, struct: type[msgspec.Struct], *names: str) -> dict[str, str]:
+    """These fields of a struct; none may be missing."""
+    given = fields.plain(struct, *names)
     for name, value in given.items():
         if value is None:
             raise fields.wrong(name, "is required")
