@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import parsers
 
 # Python's reader of zips only where an input is a zip: it makes the other targets slow.
-MODULES = {"rwkv_native", *(["zipfile"] if sys.argv[1:2] == ["file"] else [])}
+MODULES = {"rwkv_native", "web", "mido", *(["zipfile"] if sys.argv[1:2] == ["file"] else [])}
 
 
 def instrument() -> None:

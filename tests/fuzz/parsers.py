@@ -1,9 +1,10 @@
 """What fuzzing asks of each parser of ours that is written in Python.
 
-An input is read or refused by an rn.Error with a short, printable reason; in bounded time; and
-nothing is run, opened or reached that is not the input. TARGETS maps a name to the function that
-judges one input: it raises AssertionError, or whatever escaped from the parser. Called by
-fuzz_checkpoints.py, which looks for inputs, and by test_replay.py, which repeats those in corpus/.
+An input is read, or refused by an rn.Error or a MidiError with a short, printable reason; in
+bounded time; and nothing is run, opened or reached that is not the input. TARGETS maps a name to
+the function that judges one input: it raises AssertionError, or whatever escaped from the parser.
+Called by fuzz_checkpoints.py, which looks for inputs, and by test_replay.py, which repeats those in
+corpus/.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ import tokenizers
 import rwkv_native as rn
 from rwkv_native import checkpoint, huggingface, state
 from rwkv_native.formats.tensor import DTYPES, nbytes_of
+from web.midi.limits import MidiError
+from web.midi.transcript import NothingHeard, midi_to_text
+from web.midi.writer import text_to_midi
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "data"
@@ -81,13 +85,13 @@ def workplace() -> Path:
 
 @contextmanager
 def judged(folder: Path) -> Iterator[None]:
-    """Nothing but an rn.Error with a sound message leaves the block, and nothing is run in it."""
+    """Nothing but a known error with a sound message leaves the block, and nothing is run in it."""
     global _watched, _folder
     _folder, _watched = str(folder), []
     start = time.process_time()
     try:
         yield
-    except rn.Error as error:
+    except (rn.Error, MidiError) as error:
         message = str(error)
         assert "damaged file (" not in message, message  # the last line of defence was needed
         assert message.isprintable() and len(message) < len(str(folder)) + 1000, message[:2000]
@@ -225,6 +229,27 @@ def tokenizer_json(raw: bytes) -> None:
         tokenizer.decode(range(min(tokenizer.vocab_size, 300)))
 
 
+# -- music
+
+
+def midi_file(raw: bytes) -> None:
+    """A MIDI file; what is heard in it can be written again."""
+    heard = ""
+    with judged(workplace()):
+        heard = midi_to_text(raw)
+    text_to_midi(heard)
+
+
+def notes(raw: bytes) -> None:
+    """A text of notes; what is written can be read again, if there is something to hear."""
+    made = None
+    with judged(workplace()):
+        made = text_to_midi(raw.decode("utf-8", "replace"))
+    if made is not None:
+        with suppress(NothingHeard):
+            midi_to_text(made)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "file": file,
     "pickle": pickle,
@@ -234,4 +259,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "state": saved_state,
     "world_list": world_list,
     "tokenizer_json": tokenizer_json,
+    "midi_file": midi_file,
+    "notes": notes,
 }

@@ -133,6 +133,9 @@ def seeds() -> dict[str, dict[str, bytes]]:
             found["tokenizer_json"][f"{name}-{kind}"] = json.dumps(whole).encode()
     remi = {"tokenization": "REMI", "_vocab_base": {"PAD_None": 0, "BOS_None": 1, "EOS_None": 2}}
     found["tokenizer_json"]["remi"] = json.dumps(remi).encode()
+    music = json.loads((parsers.ROOT / "tests" / "unit" / "data" / "midi.json").read_text())
+    found["midi_file"] = {c["name"]: bytes.fromhex(c["file"]) for c in music["midi_to_text"]}
+    found["notes"] = {c["name"]: c["text"].encode() for c in music["text_to_midi"]}
     return found | native()
 
 
