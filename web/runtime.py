@@ -95,6 +95,7 @@ class Runtime:
         self._deploy = config.deploy
         self._limits = Limits(config.max_prompt_tokens, config.max_tokens)
         self._status = OFFLINE
+        self._stopping = False
 
     # What resources ask.
 
@@ -106,6 +107,11 @@ class Runtime:
     def healthy(self) -> bool:
         """Whether a model answers."""
         return self._serving is not None and self._serving.bridge.alive
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this process is about to end: what runs may end, and nothing begins."""
+        return self._stopping
 
     @property
     def progress(self) -> float | None:
@@ -147,7 +153,10 @@ class Runtime:
         return len(self._draining)
 
     def serving(self) -> Serving:
-        """The model to answer with; raises 503 while it loads and 400 without one."""
+        """The model to answer with; raises 503 while it loads or the server stops, and 400 without
+        one."""
+        if self._stopping:
+            raise errors.stopping()
         if self._serving is not None:
             return self._serving
         raise errors.model_loading() if self._status == LOADING else errors.model_not_loaded()
@@ -169,7 +178,7 @@ class Runtime:
         """
         if self._load_greenlet:
             raise Busy
-        if self._hangups is None:
+        if self._stopping or self._hangups is None:
             raise errors.stopping()
         if choice is None:
             self._put_aside(OFFLINE)
@@ -251,6 +260,10 @@ class Runtime:
             log.error("failed to load the demo model: %s", problem)
             return None
         return Choice(path, path, config.strategy, config.tokenizer)
+
+    def begin_to_stop(self) -> None:
+        """From here on requests are told to come again; those at work go on until close()."""
+        self._stopping = True
 
     def close(self) -> None:
         """Ends the load, the requests and the engines. Any number of times."""

@@ -1,5 +1,5 @@
-"""How a worker goes: idle connections are closed at once, running answers may end, and what still
-runs shortly before gunicorn's patience does is told so.
+"""How a worker goes: idle connections are closed at once, new work is told to come again, running
+answers may end, and what still runs shortly before gunicorn's patience does is told so.
 
 gunicorn waits for every open connection until graceful_timeout, and then kills the worker. Clients
 with a pool keep theirs open for minutes, so each stop would take 30 s, and streams would break off
@@ -51,6 +51,7 @@ def end_server() -> None:
 def _wait_and_close(worker: Any) -> None:
     while worker.alive:
         gevent.sleep(0.2)
+    worker.wsgi.runtime.begin_to_stop()
     cut = time.monotonic() + worker.cfg.graceful_timeout - _LAST_WORDS
     while time.monotonic() < cut:
         for sock in list(_idle):

@@ -228,6 +228,41 @@ def test_a_stop_tells_those_that_it_cuts() -> None:
         assert "Traceback" not in server.log()
 
 
+def test_work_that_comes_during_a_stop() -> None:
+    """On a connection that is kept alive: 503 that says when to come again. On a new one: the same,
+    until none is taken any more."""
+    with serving("--graceful-timeout", "120") as server:
+        body = {"prompt": "x", **ENDLESS, "max_tokens": 20_000, "stream": True}
+        sock = server.open("POST", "/completions", body)
+        wait_until(lambda: server.status()["running"] == 1)
+        raw = json.dumps({"prompt": "late", "max_tokens": 1}).encode()
+        head = f"POST /completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n"
+        server.process.terminate()
+        wait_until(lambda: new_work(server) != 200)
+        sock.sendall(head.encode() + raw)
+        got = b"".join(iter(lambda: sock.recv(65536), b""))
+        stream, _, late = got.partition(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        assert b'"length"' in stream
+        assert late.startswith(b"HTTP/1.1 503 ") and b"retry-after: " in late.lower()
+        assert b'"code":"server_stopping"' in late
+        assert new_work(server) in (503, None)
+        sock.close()
+        assert server.process.wait(120) == 0
+        assert "Traceback" not in server.log()
+
+
+def new_work(server: Server) -> int | None:
+    """The status of a request on a connection of its own; None if it is refused."""
+    try:
+        status, headers, _ = server.request(
+            "POST", "/completions", {"prompt": "x", "max_tokens": 1}
+        )
+    except (OSError, http.client.HTTPException):
+        return None
+    assert status == 200 or int(headers["retry-after"]) >= 1
+    return status
+
+
 def test_idle_connections_do_not_hold_up_a_stop() -> None:
     """Pooled clients keep theirs open for minutes."""
     with serving() as server:

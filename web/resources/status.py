@@ -30,6 +30,8 @@ class HealthResource:
         self._runtime = runtime
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if self._runtime.stopping:
+            raise errors.stopping()
         if not self._runtime.healthy:
             loading = self._runtime.status == LOADING
             raise errors.model_loading() if loading else errors.no_model()
