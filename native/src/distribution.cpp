@@ -300,14 +300,16 @@ std::optional<Distribution::Cut> Distribution::find_cut_by_sample(const Limits &
     if (x_.size() < least) {
         return {};
     }
-    sample_.resize(x_.size() / stride);
+    sample_.resize(x_.size() / stride / 4 * 4);
     for (size_t i = 0; i < sample_.size(); ++i) {
         sample_[i] = x_[i * stride + i % stride];
     }
-    float low = infinity;
-    for (const float x : sample_) {
-        low = x > -infinity ? std::min(low, x) : low;
+    F4 lows = F4{} + infinity;
+    for (size_t i = 0; i + 4 <= sample_.size(); i += 4) {
+        const F4 v = load(sample_.data() + i);
+        lows = (v > -infinity) & (v < lows) ? v : lows;
     }
+    const float low = std::min(std::min(lows[0], lows[1]), std::min(lows[2], lows[3]));
     const float scale = (Bands::n - 1) / (max_x_ - low);
     if (!(scale > 0 && scale < FLT_MAX)) {
         return {};
@@ -362,14 +364,19 @@ std::optional<Distribution::Cut> Distribution::find_cut_by_sample(const Limits &
     if (found > most) {
         return {};
     }
-    candidates_.clear();
+    candidates_.resize(found + 1);  // weighed in pairs
+    ids_[found] = ids_[0];
     double inside = 0;
-    for (const int32_t id : std::span(ids_).first(found)) {
-        const double value = z(static_cast<size_t>(id));
-        const double w = exp_exactly<double, uint64_t>(value - max_);
-        candidates_.push_back({value, w, id});
-        inside += w;
+    for (size_t i = 0; i < found; i += 2) {
+        const int32_t a = ids_[i], b = ids_[i + 1];
+        const D2 value = {z(static_cast<size_t>(a)), z(static_cast<size_t>(b))};
+        const D2 w = exp_exactly<D2, V2>(value - max_);
+        candidates_[i] = {value[0], w[0], a};
+        candidates_[i + 1] = {value[1], w[1], b};
+        inside += w[0];
+        inside += i + 1 < found ? w[1] : 0;
     }
+    candidates_.resize(found);
     if (limits.reached(above.weight, above.count) ||
         !limits.reached(above.weight + inside, above.count + found)) {
         return {};

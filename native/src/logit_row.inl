@@ -22,16 +22,25 @@ inline F splat(float x) { return F{} + x; }
 // 2^x for x <= 0, relative error 2e-7; 0 below -126. n = round(x), r = x - n in [-1/2, 1/2], a
 // polynomial for 2^r (a minimax fit of ours, 2^0 exact), and n added to the exponent. Adding
 // magic = 1.5 * 2^23 rounds to an integer and leaves that integer in the low bits.
-inline F exp2(F x) {
+//
+// Step by step for `ahead` vectors at once, because each step waits for the one before.
+constexpr size_t ahead = 4;
+
+inline void exp2(F (&x)[ahead]) {
     constexpr float magic = 12582912.f;
-    const F t = x + magic, r = x - (t - magic);
-    F p = r * 0.00132647272f + 0.00967151264f;
-    p = p * r + 0.0555073374f;
-    p = p * r + 0.240222421f;
-    p = p * r + 0.693146978f;
-    p = p * r + 1.f;
-    const F e = __builtin_bit_cast(F, __builtin_bit_cast(U, p) + (__builtin_bit_cast(U, t) << 23));
-    return x > -126.f ? e : F{};
+    F t[ahead], r[ahead], p[ahead];
+#define LOGIT_EACH _Pragma("GCC unroll 4") for (size_t j = 0; j < ahead; ++j)
+    LOGIT_EACH t[j] = x[j] + magic;
+    LOGIT_EACH r[j] = x[j] - (t[j] - magic);
+    LOGIT_EACH p[j] = r[j] * 0.00132647272f + 0.00967151264f;
+    LOGIT_EACH p[j] = p[j] * r[j] + 0.0555073374f;
+    LOGIT_EACH p[j] = p[j] * r[j] + 0.240222421f;
+    LOGIT_EACH p[j] = p[j] * r[j] + 0.693146978f;
+    LOGIT_EACH p[j] = p[j] * r[j] + 1.f;
+    LOGIT_EACH {
+        const U e = __builtin_bit_cast(U, p[j]) + (__builtin_bit_cast(U, t[j]) << 23);
+        x[j] = x[j] > -126.f ? __builtin_bit_cast(F, e) : F{};
+    }
 }
 
 constexpr float log2_e = 1.44269504f;
@@ -96,11 +105,13 @@ double sum_exp(const float *x, size_t n, float max) {
     for (size_t b = 0; b * block_size < n; ++b) {
         const float *p = whole(x, n, b, tail);
         Sums sums;
-#pragma GCC unroll 8
-        for (size_t i = 0; i < block_size; i += 8)
-#pragma GCC unroll 2
-            for (size_t part = 0; part < parts; ++part)
-                sums.s[part] += exp2((load(p + i + part * lanes) - max) * log2_e);
+#pragma GCC unroll 4
+        for (size_t i = 0; i < block_size; i += ahead * lanes) {
+            F e[ahead];
+            LOGIT_EACH e[j] = (load(p + i + j * lanes) - max) * log2_e;
+            exp2(e);
+            LOGIT_EACH sums.s[j % parts] += e[j];
+        }
         sum += sums.total();
     }
     return sum;
@@ -110,18 +121,21 @@ template <bool with_residual, bool cut_survives>
 BlockSum weigh_as(const float *x, const float *residual, const QuickLaw &law) {
     Sums sums;
     I near = {};
-#pragma GCC unroll 8
-    for (size_t i = 0; i < block_size; i += 8)
-#pragma GCC unroll 2
-        for (size_t part = 0; part < parts; ++part) {
-            const size_t at = i + part * lanes;
-            const F v = load(x + at);
-            F y = v - law.max;
-            if constexpr (with_residual) y += load(residual + at) - law.shift;
-            const F e = exp2(y * law.log2_power);
-            sums.s[part] += (cut_survives ? v >= law.cut : v > law.cut) ? e : F{};
+#pragma GCC unroll 4
+    for (size_t i = 0; i < block_size; i += ahead * lanes) {
+        F e[ahead];
+        LOGIT_EACH {
+            e[j] = load(x + i + j * lanes) - law.max;
+            if constexpr (with_residual) e[j] += load(residual + i + j * lanes) - law.shift;
+            e[j] *= law.log2_power;
+        }
+        exp2(e);
+        LOGIT_EACH {
+            const F v = load(x + i + j * lanes);
+            sums.s[j % parts] += (cut_survives ? v >= law.cut : v > law.cut) ? e[j] : F{};
             if constexpr (!cut_survives) near |= v == law.cut;
         }
+    }
     return {sums.total(), bits(near) != 0};
 }
 
@@ -137,26 +151,28 @@ size_t bracket(int32_t *ids, size_t most, LogitRow::Above &above, const float *x
     for (size_t b = 0; b * block_size < n; ++b) {
         if (block_max[b] < low) continue;
         const float *p = whole(x, n, b, tail);
-        const bool any_above = block_max[b] > high;
+#pragma GCC unroll 8
+        for (size_t at = 0; at < block_size; at += lanes) {
+            const F v = load(p + at);
+            for (uint32_t in = bits((v >= low) & (v <= high)); in; in &= in - 1)
+                ids[found++] = static_cast<int32_t>(b * block_size + at +
+                                                    static_cast<size_t>(__builtin_ctz(in)));
+            if (found > most) return found;
+        }
+        if (block_max[b] <= high) continue;
         Sums sums;
         I count = {};
-#pragma GCC unroll 8
-        for (size_t i = 0; i < block_size; i += 8)
-#pragma GCC unroll 2
-            for (size_t part = 0; part < parts; ++part) {
-                const size_t at = i + part * lanes;
-                const F v = load(p + at);
-                if (any_above) {
-                    const I over = v > high;
-                    count -= over;
-                    sums.s[part] += over ? exp2((v - max) * log2_e) : F{};
-                }
-                for (uint32_t in = bits((v >= low) & (v <= high)); in; in &= in - 1)
-                    ids[found++] = static_cast<int32_t>(b * block_size + at +
-                                                        static_cast<size_t>(__builtin_ctz(in)));
-                if (found > most) return found;
+#pragma GCC unroll 4
+        for (size_t i = 0; i < block_size; i += ahead * lanes) {
+            F e[ahead];
+            LOGIT_EACH e[j] = (load(p + i + j * lanes) - max) * log2_e;
+            exp2(e);
+            LOGIT_EACH {
+                const I over = load(p + i + j * lanes) > high;
+                count -= over;
+                sums.s[j % parts] += over ? e[j] : F{};
             }
-        if (!any_above) continue;
+        }
         above.weight += sums.total();
 #pragma GCC unroll 8
         for (size_t i = 0; i < lanes; ++i) above.count += static_cast<size_t>(count[i]);
@@ -165,3 +181,5 @@ size_t bracket(int32_t *ids, size_t most, LogitRow::Above &above, const float *x
 }
 
 }  // namespace
+
+#undef LOGIT_EACH

@@ -7,6 +7,7 @@
 #include "error.h"
 
 #include <algorithm>
+#include <bit>
 #include <cfloat>
 #include <cmath>
 #include <cstdio>
@@ -53,8 +54,8 @@ void check_id(const char *name, int32_t id, size_t vocab) {
 // from where the sum rounds to the other one.
 float toward_zero(double lost) {
     const auto nearest = static_cast<float>(lost);
-    return std::abs(static_cast<double>(nearest)) > std::abs(lost) ? std::nextafter(nearest, 0.f)
-                                                                   : nearest;
+    const bool beyond = std::abs(static_cast<double>(nearest)) > std::abs(lost);
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(nearest) - beyond);  // the next one inwards
 }
 
 }  // namespace
