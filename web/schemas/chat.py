@@ -113,7 +113,7 @@ def _refuse_what_changes_answers(fields: Fields) -> None:
         raise fields.refuse("function_call", "is not supported: use tool_choice")
     if any(kind != "text" for kind in fields.items("modalities") or ()):
         raise fields.refuse("modalities", 'must be ["text"]')
-    for name in ("audio", "web_search_options"):
+    for name in ("audio", "moderation", "web_search_options"):
         if fields.raw(name) is not None:
             raise fields.refuse(name)
 
