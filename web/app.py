@@ -17,6 +17,7 @@ from web.deploy import DeployGuard
 from web.files.documents import Documents, Limits
 from web.middleware import CountAnswers, RequestBody, RequestId
 from web.midi import sound
+from web.midi.composition import Compositions
 from web.midi.conversion import Conversions
 from web.origins import Origins
 from web.paths import Roots
@@ -67,7 +68,6 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     roots = Roots(config)
     starts = StartStates(runtime, roots)
     chat = ChatCompletionsResource(runtime, starts)
-    completions = CompletionsResource(runtime, config, starts)
     models = ModelsResource(runtime)
     model = ModelResource(runtime)
     billing = BillingResource()
@@ -85,6 +85,8 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     renders = sound.Sound(
         sound.Limits(config.sound_length, config.sound_seconds, config.sound_memory)
     )
+    compositions = Compositions(conversions, renders)
+    completions = CompletionsResource(runtime, config, starts, compositions)
 
     app.add_route("/", RootResource())
     app.add_route("/openapi.json", OpenApiResource())

@@ -14,7 +14,7 @@ from web.openapi import JSON, ErrorAnswer, Operation, Schema, Shapes
 from web.resources.billing import CREDIT_GRANTS, SUBSCRIPTION
 from web.schemas.answers import ChatCompletion, Completion, Model, Models, Status
 from web.schemas.chat import ChatRequest
-from web.schemas.completions import PROMPT
+from web.schemas.completions import FORMS, PROMPT
 from web.schemas.fields import TOKEN_ID
 from web.schemas.midi import MusicFilesRequest, MusicRequest, Score
 from web.schemas.sampling import DEFAULTS, SamplingFields
@@ -85,6 +85,15 @@ _ECHO: Schema = {
         "description": "Begin the answer with its prompt. 在回答前附上提示词。",
     }
 }
+_FORM: Schema = {
+    "response_format": {
+        "type": ["object", "null"],
+        "description": "With a model of MIDI tokens: the file that prompt and answer make, not "
+        "streamed. MIDI 模型可直接返回由提示词与回答生成的文件。",
+        "required": ["type"],
+        "properties": {"type": {"enum": list(FORMS)}},
+    }
+}
 _CUSTOM_CUDA: Schema = {
     "customCuda": {
         "type": ["boolean", "null"],
@@ -143,7 +152,7 @@ def shapes() -> Shapes:
     switch = made.properties(SwitchRequest)
     wire = {
         "ChatRequest": ({**chat, **generation}, ["messages"]),
-        "CompletionRequest": ({"prompt": PROMPT, **_ECHO, **generation}, ["prompt"]),
+        "CompletionRequest": ({"prompt": PROMPT, **_ECHO, **_FORM, **generation}, ["prompt"]),
         "ConfigRequest": (made.properties(SamplingFields, *DEFAULTS), []),
         "SwitchRequest": ({**switch, **_CUSTOM_CUDA}, ["model"]),
         "TokenizeRequest": ({"prompt": _TEXT, **chat, **generation}, []),
@@ -209,8 +218,10 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
                 text={"prompt": "那一天,人们又想起来被暴雨支配的恐惧..."},
                 stop={"prompt": "hello", "stop": ["\n\nUser", "\n\nA"]},
             ),
-            gives=_json(made.of(Completion)) | _stream("text_completion"),
-            errors=generating,
+            gives=_json(made.of(Completion))
+            | _stream("text_completion")
+            | {kind: {"schema": _FILE} for kind in ("audio/midi", "audio/wav")},
+            errors=(*generating, 501),
         ),
         Operation(
             method="get",

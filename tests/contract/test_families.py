@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
+import subprocess
 import sys
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import mido
+import numpy as np
 import pytest
 from serving import ROOT, Server, completion_texts, serving, wait_until
 
+from web.midi import sound
+from web.midi.writer import text_to_midi
+
+needs_fluidsynth = pytest.mark.skipif(sound.missing(), reason=sound.MISSING)
+NO_END = {"0": -100, "2": -100}
 # What the browser UI of RWKV Runner sends for music (runner-api 6.8).
 WEBUI = {"prompt": "<pad>", "stream": True, "model": "rwkv", "temperature": 1, "top_p": 0.8}
 NOTE = re.compile(r"t([1-9]|[1-9]\d|1[01]\d|12[0-5])|[a-z]{1,2}:(0|[1-7]?[0-9a-f]):[0-9a-b]")
@@ -56,12 +66,105 @@ def pieces(server: Server, **body: Any) -> list[str]:
 
 def test_a_piece_of_music(midi: Server) -> None:
     """Words with a blank before each, so that the pieces of a stream join to valid MIDI text."""
-    told = pieces(midi, max_tokens=300, logit_bias={"0": -100, "2": -100}, seed=1)
+    told = pieces(midi, max_tokens=300, logit_bias=NO_END, seed=1)
     assert all(piece.startswith(" ") for piece in told)
     words = "".join(told).split(" ")[1:]
     assert len(words) == 300
     assert all(NOTE.fullmatch(word) for word in words if word), words
     assert len(set(words)) > 50
+
+
+def audible(raw: bytes) -> int:
+    """The frames of a WAV that holds more than silence."""
+    with wave.open(io.BytesIO(raw)) as file:
+        frames = file.readframes(file.getnframes())
+        assert np.abs(np.frombuffer(frames, "<i2")).max() > 1000
+        return file.getnframes()
+
+
+@needs_fluidsynth
+def test_a_piece_becomes_a_file_and_a_sound(midi: Server) -> None:
+    """Streamed, then converted and rendered, as RWKV Runner's browser UI does."""
+    text = "".join(pieces(midi, max_tokens=200, logit_bias=NO_END, seed=3))
+    status, _, file = midi.request("POST", "/text-to-midi", {"text": text.strip()})
+    assert status == 200 and file.startswith(b"MThd")
+    back = midi.post("/midi-to-text", file)["text"].split()
+    assert len(back) > 50
+    audio = {"Accept": "audio/wav"}
+    status, _, raw = midi.request("POST", "/text-to-wav", {"text": text.strip()}, audio)
+    assert status == 200 and audible(raw) > 44100
+
+
+@needs_fluidsynth
+def test_from_a_prompt_to_a_file(midi: Server) -> None:
+    """The file is that of the prompt and the text that the same request without a format gets; with
+    `echo` false, of the text alone."""
+    body = {"prompt": "<pad> PI:3C:A t62 what", "max_tokens": 60, "seed": 4, "logit_bias": NO_END}
+    text = midi.post("/v1/completions", body)["choices"][0]["text"]
+    for echo, piece in ((None, f"pi:3c:a t62{text} <end>"), (False, f"{text} <end>")):
+        asked = {**body, "response_format": {"type": "midi"}, "echo": echo}
+        status, headers, raw = midi.request("POST", "/v1/completions", asked)
+        assert (status, headers["content-type"]) == (200, "audio/midi")
+        assert headers["content-disposition"] == 'attachment; filename="music.mid"'
+        assert raw == text_to_midi(piece)
+
+    asked = {**body, "response_format": {"type": "wav"}}
+    status, headers, raw = midi.request("POST", "/completions", asked)
+    assert (status, headers["content-type"]) == (200, "audio/wav")
+    assert headers["content-disposition"] == 'attachment; filename="music.wav"'
+    assert int(headers["content-length"]) == len(raw)
+    seconds = mido.MidiFile(file=io.BytesIO(text_to_midi(f"pi:3c:a t62{text} <end>"))).length
+    assert audible(raw) > seconds * 44100
+    assert midi.is_idle()
+
+
+@needs_fluidsynth
+def test_a_stop_string_cuts_no_note_in_two(midi: Server) -> None:
+    body = {"prompt": "pi:3c:a", "seed": 4, "logit_bias": NO_END, "stop": [":"]}
+    asked = {**body, "response_format": {"type": "midi"}}
+    status, _, raw = midi.request("POST", "/v1/completions", asked)
+    assert status == 200 and raw.startswith(b"MThd")
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"stream": True}, "stream"),
+        ({"prompt": ["<pad>", "<pad>"]}, "prompt"),
+        ({"response_format": {"type": "mp3"}}, "response_format.type"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": "wav"}, "response_format"),
+    ],
+)
+def test_files_that_cannot_be_made(midi: Server, more: dict[str, Any], param: str) -> None:
+    body = {"prompt": "<pad>", "response_format": {"type": "midi"}, **more}
+    assert midi.post("/completions", body, expect=400)["error"]["param"] == param
+
+
+@needs_fluidsynth
+def test_a_piece_that_is_too_long(midi: Server) -> None:
+    """A wait of a second, 1300 times, and then a note."""
+    body = {"prompt": "pi:3c:a" + " t125" * 1300 + " pi:3c:0", "max_tokens": 1}
+    answer = midi.post("/completions", {**body, "response_format": {"type": "wav"}}, expect=400)
+    assert answer["error"]["param"] == "max_tokens" and "at most 1200 s" in answer["detail"]
+
+
+@pytest.mark.parametrize("form", ["midi", "wav"])
+def test_other_models_make_no_files(server: Server, form: str) -> None:
+    body = {"prompt": "x", "response_format": {"type": form}}
+    answer = server.post("/completions", body, expect=400)
+    assert answer["error"]["param"] == "response_format.type"
+    assert "models that write MIDI tokens" in answer["error"]["message"]
+
+
+@needs_fluidsynth
+def test_the_music_command(made: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "a.wav"
+    command = [Path(sys.executable).with_name("rwkv-native"), "music", "--prompt", "pi:3c:a t62"]
+    options = ["--model", made(20096), "--seed", "1", "--max-tokens", "50", "--output", out]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert audible(out.read_bytes()) > 44100
 
 
 def test_a_piece_ends(midi: Server) -> None:
@@ -101,7 +204,7 @@ def test_music_does_not_chat(midi: Server) -> None:
 
 def test_piano(made: Callable[..., Path]) -> None:
     with opened(made(2176)) as server:
-        words = "".join(pieces(server, max_tokens=60, logit_bias={"0": -100, "2": -100})).split()
+        words = "".join(pieces(server, max_tokens=60, logit_bias=NO_END)).split()
         # The routes of music then speak of one instrument, with 16 velocities.
         file = server.request("POST", "/text-to-midi", {"text": "p:3c:f t10 p:3c:0"})[2]
         told = json.loads(server.request("POST", "/midi-to-text", file)[2])

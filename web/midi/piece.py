@@ -27,6 +27,7 @@ def marked(text: str) -> str:
 
 
 def composed(tokenizer: rn.Tokenizer, prompt: str | Sequence[int], answer: str) -> str:
-    """The notes of a prompt, as the model has understood them, and those of its answer."""
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-    return " ".join([_START, *tokenizer.decode(ids).split(), *answer.split(), _END])
+    """The notes of a prompt, as the model has understood them, and those of its answer; without the
+    word that a stop string has cut."""
+    ids = [*(tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)]
+    return " ".join([_START, *tokenizer.decode(ids + tokenizer.encode(answer)).split(), _END])

@@ -1,5 +1,6 @@
 """POST /completions: text in, its continuation out. Several prompts of one request run side by
-side in the engine; in a stream their chunks come as they come, told apart by `index`.
+side in the engine; in a stream their chunks come as they come, told apart by `index`. A model of
+music also answers the MIDI or WAV file that its text stands for.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from web import errors
 from web.config import Config
 from web.generation import Generation, Serving, fed_text, sampling_for
 from web.middleware import read_body
+from web.midi.composition import Compositions
 from web.offload import in_thread
 from web.runtime import Runtime
 from web.schemas import fields
@@ -29,8 +31,11 @@ _LONG = 50_000  # characters and ids above which a thread decodes what is echoed
 class CompletionsResource:
     """Raw completion: no prompt format, no default stops."""
 
-    def __init__(self, runtime: Runtime, config: Config, starts: StartStates) -> None:
+    def __init__(
+        self, runtime: Runtime, config: Config, starts: StartStates, compositions: Compositions
+    ) -> None:
         self._runtime = runtime
+        self._compositions = compositions
         self._starts = starts
         self._most_prompts = config.max_queue
 
@@ -40,11 +45,14 @@ class CompletionsResource:
         if len(request.prompts) > self._most_prompts:
             # 429 would make clients try again for ever.
             raise errors.invalid("prompt", f"must hold at most {self._most_prompts} prompts")
+        if request.form != "text":
+            self._compositions.check(serving, request.form)
         sampling = sampling_for(serving.persona, request.sampling)
         id = f"cmpl-{uuid.uuid4().hex}"
         created = int(time.time())
         state = self._starts.of(serving, request.sampling.state)
-        echoed = _texts(serving, request.prompts) if request.echo else None
+        echoes = request.echo and request.form == "text"
+        echoed = _texts(serving, request.prompts) if echoes else None
         sock, stream = req.env.get("gunicorn.socket"), request.stream.stream
         generation = Generation(serving, request.prompts, sampling, sock, state, stream=stream)
         if stream:
@@ -59,6 +67,10 @@ class CompletionsResource:
             begin(resp, EventStream(generation, frames, request.stream.include_usage, echoed or ()))
             return
         texts = [answer.text for answer in generation.collect()]
+        if request.form != "text":
+            prompt = request.prompts[0] if request.echo else ""
+            self._compositions.answer(resp, serving, prompt, texts[0], request.form, sock)
+            return
         if echoed is not None:
             texts = [prompt + text for prompt, text in zip(echoed, texts, strict=True)]
         resp.content_type = falcon.MEDIA_JSON

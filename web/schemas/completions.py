@@ -9,7 +9,13 @@ import msgspec
 import numpy as np
 
 from web.schemas.fields import TOKEN_ID, Fields
-from web.schemas.sampling import SamplingFields, StreamFields, sampling_of, stream_of
+from web.schemas.sampling import (
+    SamplingFields,
+    StreamFields,
+    form_of,
+    sampling_of,
+    stream_of,
+)
 
 Prompt = str | Sequence[int] | np.ndarray  # text, or ids, of which many are an int32 array
 
@@ -29,11 +35,16 @@ _PIECE = 1 << 14  # ids that are checked at a time, so that the hub can run in b
 EMPTY = "\n"
 
 
+# What an answer may be: text, or the file that a music model's text stands for.
+FORMS = ("text", "midi", "wav")
+
+
 class CompletionRequest(msgspec.Struct, frozen=True):
     prompts: list[Prompt]
     sampling: SamplingFields
     stream: StreamFields
     echo: bool = False  # the answer begins with its prompt
+    form: str = "text"  # one of FORMS
 
 
 def completion_request(fields: Fields) -> CompletionRequest:
@@ -44,8 +55,18 @@ def completion_request(fields: Fields) -> CompletionRequest:
     if wanted is not None and wanted is not False:  # 0 asks for those of the drawn tokens
         raise fields.refuse("logprobs", "is not supported yet")
     fields.text("model")
+    form, stream, prompts = form_of(fields, FORMS), stream_of(fields), _prompts(fields)
+    if form != "text" and stream.stream:
+        raise fields.wrong("stream", f"must be false where response_format is {form}")
+    if form != "text" and len(prompts) != 1:
+        raise fields.wrong("prompt", f"must be one prompt where response_format is {form}")
+    echo = fields.boolean("echo")
     return CompletionRequest(
-        _prompts(fields), sampling_of(fields), stream_of(fields), bool(fields.boolean("echo"))
+        prompts,
+        sampling_of(fields, FORMS),
+        stream,
+        form != "text" if echo is None else echo,
+        form,
     )
 
 

@@ -7,6 +7,7 @@ cannot be honoured are refused by name; those that cannot change it (`user`, `me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -199,8 +200,10 @@ def over(given: SamplingFields, below: SamplingFields) -> SamplingFields:
     )
 
 
-def sampling_of(fields: Fields) -> SamplingFields:
+def sampling_of(fields: Fields, forms: Sequence[str] = ("text",)) -> SamplingFields:
+    """`forms` are those that `response_format` may ask for."""
     _refuse_what_changes_answers(fields)
+    form_of(fields, forms)
     shared = defaults_of(fields)
     newer = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
     return msgspec.structs.replace(
@@ -223,15 +226,24 @@ def stream_of(fields: Fields) -> StreamFields:
     return StreamFields(stream, bool(options.boolean("include_usage")))
 
 
+def form_of(fields: Fields, known: Sequence[str]) -> str:
+    """The type of `response_format`, one of those known; the first if there is none."""
+    form = fields.table("response_format")
+    if form is None:
+        return known[0]
+    kind = form.text("type")
+    if kind not in known:
+        words = " or ".join(f'"{one}"' for one in known)
+        raise form.refuse("type", f"must be {words}: other formats are not supported yet")
+    return kind
+
+
 def _refuse_what_changes_answers(fields: Fields) -> None:
     for name in ("n", "best_of"):
         if (fields.integer(name, 1, 128) or 1) > 1:
             raise fields.refuse(name, "above 1 is not supported yet")
     if fields.raw("top_logprobs") not in (None, 0):
         raise fields.refuse("top_logprobs", "is not supported yet")
-    form = fields.table("response_format")
-    if form is not None and form.text("type") != "text":
-        raise form.refuse("type", 'must be "text": other formats are not supported yet')
 
 
 def _stop(fields: Fields) -> tuple[str, ...] | None:

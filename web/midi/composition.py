@@ -1,0 +1,62 @@
+"""From a prompt to a file in one call: what a music model has written, as MIDI or as sound. Called
+by `resources/completions.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import falcon
+
+from web import errors
+from web.child import Client
+from web.midi.conversion import TYPE, Conversions
+from web.midi.piece import FAMILIES, composed
+from web.midi.sound import Sound, default_font
+from web.offload import in_thread
+
+if TYPE_CHECKING:
+    from web.generation import Serving
+    from web.schemas.completions import Prompt
+
+
+class Compositions:
+    """Answers with files. `form` is "midi" or "wav"."""
+
+    def __init__(self, conversions: Conversions, renders: Sound) -> None:
+        self._conversions = conversions
+        self._sound = renders
+
+    def check(self, serving: Serving, form: str) -> None:
+        """Before anything is generated: 400 for a model of other things, 501 without FluidSynth."""
+        family = serving.persona.family
+        if family not in FAMILIES:
+            raise errors.unsupported(
+                "response_format.type",
+                f'"{form}" is for models that write MIDI tokens, and the loaded one does not'
+                f" ({family})",
+            )
+        if form == "wav":
+            self._sound.check()
+
+    def answer(
+        self,
+        resp: falcon.Response,
+        serving: Serving,
+        prompt: Prompt,
+        text: str,
+        form: str,
+        sock: Any,
+    ) -> None:
+        """The file that a prompt's notes and the model's stand for."""
+        piece = in_thread(composed, serving.tokenizer, prompt, text)
+        midi = self._conversions.to_midi(piece, "prompt", FAMILIES[serving.persona.family])
+        if form == "midi":
+            resp.content_type = TYPE
+            resp.data = midi
+            resp.downloadable_as = "music.mid"
+        else:
+            client = Client(serving.hangups, sock)
+            # What can be wrong with it is that it lasts too long.
+            self._sound.file(midi, default_font(), "max_tokens", client).send(resp)
+            resp.downloadable_as = "music.wav"
