@@ -52,6 +52,8 @@ def assert_nothing_is_computed(server: Server) -> None:
 @pytest.mark.parametrize("leave", WAYS)
 @pytest.mark.parametrize("stream", [True, False])
 def test_while_decoding(narrow: Server, stream: bool, leave: Leave) -> None:
+    """The slot is free within some milliseconds; `make soak ARGS=-s` quotes them."""
+    times = []
     for _ in range(ROUNDS):
         sock = narrow.open("POST", "/completions", endless(stream))
         before = narrow.status()["completion_tokens"]
@@ -59,9 +61,10 @@ def test_while_decoding(narrow: Server, stream: bool, leave: Leave) -> None:
         assert narrow.status()["running"] == 1
         leave(sock)
         begun = time.monotonic()
-        wait_until(narrow.is_idle, 5, every=0.005)
-        assert time.monotonic() - begun < 5
+        wait_until(narrow.is_idle, 5, every=0.001)
+        times.append(1000 * (time.monotonic() - begun))
         sock.close()
+    print(f"a slot is free after {sorted(times)[ROUNDS // 2]:.1f} ms, {max(times):.1f} at most")
     assert_nothing_is_computed(narrow)
 
 
