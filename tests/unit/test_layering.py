@@ -44,7 +44,7 @@ INCLUDES: dict[str, set[str]] = {
     "load": {"model", "quant", "strategy"},
     "draft": set(),
     "sequence": {"backend", "draft", "output", "sampler", "vocab"},
-    "state_cache": {"backend", "model"},
+    "state_cache": {"vocab"},
     "pace": set(),
     "scheduler": {"backend", "model", "sequence", "state_cache"},
     "engine": {

@@ -1,0 +1,275 @@
+// See state_cache.h. Everything that allocates comes before what it changes: where memory runs out the
+// trie stays whole.
+#include "state_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace rwkv {
+
+struct StateCache::Node {
+    Node *parent = nullptr;  // null: a root
+    std::vector<int32_t> edge;
+    std::map<int32_t, std::unique_ptr<Node>> children;  // by the first token of their edges
+    std::unique_ptr<float[]> state, logits;
+    bool kept = false;       // has a state, or is about to get one
+    Used::iterator place;    // if kept
+};
+
+struct StateCache::Root {
+    Start start;
+    Node node;
+};
+
+StateCache::StateCache(size_t state_floats, size_t n_vocab)
+    : state_floats_(state_floats), n_vocab_(n_vocab) {}
+
+StateCache::~StateCache() { clear(); }
+
+size_t StateCache::node_bytes() { return sizeof(Node) + 48; }
+
+static size_t bytes_of(const StateCache::Start &start) {
+    return start ? start->size() * sizeof(float) : 0;
+}
+
+StateCache::Root *StateCache::root_of(const Start &start) const {
+    const auto found = roots_.find(start.get());
+    return found == roots_.end() ? nullptr : found->second.get();
+}
+
+StateCache::Place StateCache::descend(Node &root, std::span<const int32_t> tokens) const {
+    Place place{&root, 0, 0};
+    while (place.rest == 0 && place.tokens < tokens.size()) {
+        const auto child = place.node->children.find(tokens[place.tokens]);
+        if (child == place.node->children.end()) break;
+        const auto &edge = child->second->edge;
+        const auto left = tokens.subspan(place.tokens);
+        const auto [mine, theirs] =
+            std::mismatch(edge.begin(), edge.end(), left.begin(), left.end());
+        place.node = child->second.get();
+        place.tokens += static_cast<size_t>(theirs - left.begin());
+        place.rest = static_cast<size_t>(edge.end() - mine);
+    }
+    return place;
+}
+
+StateCache::Found StateCache::find(const Start &start, std::span<const int32_t> tokens) {
+    Root *root = root_of(start);
+    if (!root) return {};
+    const Place place = descend(root->node, tokens);
+    size_t reached = place.tokens;
+    Node *node = place.node;
+    if (place.rest > 0) {
+        reached -= node->edge.size() - place.rest;
+        node = node->parent;
+    }
+    while (node->parent && (!node->kept || (reached == tokens.size() && !node->logits))) {
+        reached -= node->edge.size();
+        node = node->parent;
+    }
+    if (!node->parent) return {};
+    touch(*node);
+    return {reached, node->state.get(),
+            reached == tokens.size() ? node->logits.get() : nullptr};
+}
+
+namespace {
+
+// A place in the text of some tokens.
+struct Reader {
+    std::span<const int32_t> tokens;
+    const Vocab *vocab;
+    std::string_view left{};  // of the token in front
+
+    // Moves over a piece of text, if that comes next.
+    bool read(std::string_view piece) {
+        while (!piece.empty()) {
+            while (left.empty()) {
+                if (tokens.empty()) return false;
+                left = vocab->bytes(tokens.front());
+                tokens = tokens.subspan(1);
+            }
+            const size_t n = std::min(left.size(), piece.size());
+            if (left.substr(0, n) != piece.substr(0, n)) return false;
+            left.remove_prefix(n);
+            piece.remove_prefix(n);
+        }
+        return true;
+    }
+};
+
+}  // namespace
+
+bool StateCache::rewords(const Start &start, std::span<const int32_t> tokens,
+                         const Vocab &vocab) const {
+    Root *root = root_of(start);
+    if (!root) return false;
+    const Place place = descend(root->node, tokens);
+    struct Branch {
+        const Node *node;
+        size_t rest;
+        Reader reader;
+    };
+    std::vector<Branch> branches;
+    const Reader here{tokens.subspan(place.tokens), &vocab};
+    const auto add_children = [&branches](const Node &node, const Reader &reader) {
+        for (const auto &[token, child] : node.children)
+            branches.push_back({child.get(), child->edge.size(), reader});
+    };
+    if (place.rest > 0)
+        branches.push_back({place.node, place.rest, here});
+    else
+        add_children(*place.node, here);
+    while (!branches.empty()) {
+        auto [node, rest, reader] = branches.back();
+        branches.pop_back();
+        const auto ahead = std::span(node->edge).last(rest);
+        if (!std::all_of(ahead.begin(), ahead.end(),
+                         [&](int32_t token) { return reader.read(vocab.bytes(token)); }))
+            continue;
+        if (node->kept) return true;
+        add_children(*node, reader);
+    }
+    return false;
+}
+
+StateCache::Room StateCache::insert(const Start &start, std::span<const int32_t> tokens,
+                                    bool logits) {
+    const size_t least = state_bytes() + (logits ? logit_bytes() : 0) + bytes_of(start) +
+                         tokens.size() * sizeof(int32_t) + node_bytes();
+    if (tokens.empty() || least > limit_) return {};
+    Root *root = root_of(start);
+    if (!root) {
+        auto made = std::make_unique<Root>();
+        made->start = start;
+        root = roots_.emplace(start.get(), std::move(made)).first->second.get();
+        bytes_ += bytes_of(start);
+    }
+    Room room;
+    Used place(1, nullptr);
+    Node &node = make_node(*root, tokens);
+    const bool is_new = !node.kept;
+    if (is_new) {
+        node.kept = true;
+        node.place = place.begin();
+        *node.place = &node;
+        used_.splice(used_.begin(), place);
+        bytes_ += state_bytes();
+    }
+    touch(node);
+    const bool adds_logits = logits && !node.logits;
+    if (adds_logits) bytes_ += logit_bytes();
+    try {
+        shrink(&node);  // first, so that its memory can be used again
+        if (adds_logits) node.logits = std::make_unique_for_overwrite<float[]>(n_vocab_);
+        if (is_new) node.state = std::make_unique_for_overwrite<float[]>(state_floats_);
+    } catch (...) {
+        if (adds_logits && !node.logits) bytes_ -= logit_bytes();
+        if (is_new) forget(node);
+        throw;
+    }
+    if (is_new) ++saved_, room.state = node.state.get();
+    if (adds_logits) room.logits = node.logits.get();
+    return room;
+}
+
+// The node after `tokens`, made if it is missing.
+StateCache::Node &StateCache::make_node(Root &root, std::span<const int32_t> tokens) {
+    const Place place = descend(root.node, tokens);
+    Node &node = place.rest > 0 ? split(place) : *place.node;
+    const auto left = tokens.subspan(place.tokens);
+    if (left.empty()) return node;
+    auto leaf = std::make_unique<Node>();
+    leaf->parent = &node;
+    leaf->edge.assign(left.begin(), left.end());
+    const auto made = node.children.emplace(left.front(), std::move(leaf)).first;
+    bytes_ += node_bytes() + left.size() * sizeof(int32_t);
+    return *made->second;
+}
+
+// Puts a node in the middle of an edge.
+StateCache::Node &StateCache::split(Place place) {
+    Node &below = *place.node;
+    auto middle = std::make_unique<Node>();
+    const auto cut = below.edge.end() - static_cast<std::ptrdiff_t>(place.rest);
+    middle->parent = below.parent;
+    middle->edge.assign(below.edge.begin(), cut);
+    std::vector<int32_t> rest(cut, below.edge.end());
+    auto &child = middle->children.emplace(rest.front(), nullptr).first->second;
+    auto &link = below.parent->children.at(middle->edge.front());
+    child = std::move(link);
+    below.parent = middle.get();
+    below.edge = std::move(rest);
+    link = std::move(middle);
+    bytes_ += node_bytes();
+    return *link;
+}
+
+void StateCache::touch(Node &node) { used_.splice(used_.begin(), used_, node.place); }
+
+// Forgets the least recently used until the rest fits.
+void StateCache::shrink(const Node *spared) {
+    while (bytes_ > limit_ && !used_.empty() && used_.back() != spared) {
+        forget(*used_.back());
+        ++evicted_;
+    }
+}
+
+void StateCache::forget(Node &node) {
+    bytes_ -= state_bytes() + (node.logits ? logit_bytes() : 0);
+    used_.erase(node.place);
+    node.kept = false;
+    node.state.reset();
+    node.logits.reset();
+    prune(&node);
+}
+
+// Takes out what leads nowhere any more, and joins two edges where no branch is left between them.
+void StateCache::prune(Node *node) {
+    while (node->parent && !node->kept && node->children.empty()) {
+        Node *parent = node->parent;
+        bytes_ -= node_bytes() + node->edge.size() * sizeof(int32_t);
+        parent->children.erase(node->edge.front());
+        node = parent;
+    }
+    if (!node->parent) {
+        if (!node->children.empty()) return;
+        const auto root = std::find_if(roots_.begin(), roots_.end(),
+                                       [&](const auto &one) { return &one.second->node == node; });
+        bytes_ -= bytes_of(root->second->start);
+        roots_.erase(root);
+    } else if (!node->kept && node->children.size() == 1) {
+        auto &child = node->children.begin()->second;
+        std::vector<int32_t> joined;
+        joined.reserve(node->edge.size() + child->edge.size());
+        joined.insert(joined.end(), node->edge.begin(), node->edge.end());
+        joined.insert(joined.end(), child->edge.begin(), child->edge.end());
+        auto &link = node->parent->children.at(joined.front());
+        const std::unique_ptr<Node> old = std::move(link);
+        child->edge = std::move(joined);
+        child->parent = node->parent;
+        link = std::move(child);
+        bytes_ -= node_bytes();
+    }
+}
+
+void StateCache::set_limit(size_t bytes) {
+    limit_ = bytes;
+    shrink(nullptr);
+}
+
+// Not by recursion: a chain of a hundred thousand nodes is a long conversation.
+void StateCache::clear() {
+    std::vector<std::map<int32_t, std::unique_ptr<Node>>> levels;
+    for (auto &[start, root] : roots_) levels.push_back(std::move(root->node.children));
+    while (!levels.empty()) {
+        auto children = std::move(levels.back());
+        levels.pop_back();
+        for (auto &[token, child] : children) levels.push_back(std::move(child->children));
+    }
+    roots_.clear();
+    used_.clear();
+    bytes_ = 0;
+}
+
+}  // namespace rwkv
