@@ -14,7 +14,7 @@ ValueError, FileNotFoundError, MemoryError.
 from pathlib import Path as _Path
 
 from . import _ffi
-from .engine import Engine, EngineStats, Event, Generation
+from .engine import CacheStats, Engine, EngineStats, Event, Generation
 from .errors import (
     CheckpointError,
     Error,
@@ -33,6 +33,7 @@ from .state import State
 from .tokenizer import Tokenizer
 
 __all__ = [
+    "CacheStats",
     "CheckpointError",
     "Engine",
     "EngineStats",

@@ -14,7 +14,7 @@ import select
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -56,6 +56,8 @@ class Event:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     """So far."""
+    cached_tokens: int = 0
+    """Of the prompt: were not computed, because the engine knew the state behind them."""
     error: str | None = None
     """The message where finish_reason is "error"."""
 
@@ -77,6 +79,27 @@ class EngineStats:
     accepted_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What an engine keeps now (limit and size in bytes, states) and counts since it was made."""
+
+    limit: int
+    bytes: int
+    entries: int
+    hits: int
+    """Requests that found a beginning of their prompt."""
+    misses: int
+    asked_tokens: int
+    """Of the prompts of both."""
+    cached_tokens: int
+    """Of these: were not computed."""
+    saved: int
+    """States."""
+    evicted: int
+    reworded: int
+    """Requests whose text went on where a state was kept, but in other tokens."""
+
+
 class Engine:
     """Runs many requests on one model. Every method may be called from any thread.
 
@@ -84,7 +107,9 @@ class Engine:
     requests that may wait; more raise QueueFull. step_ms: how long a step may last while answers
     are written; a longer one takes fewer prompt tokens, but always what fits into 2.5 steps of the
     answers alone, and 16. speculate: tokens to guess ahead at most, for requests that do not say;
-    see submit(). Use as a context manager, or call close().
+    see submit(). cache_bytes: memory for states of earlier prompts and answers; a prompt that
+    begins like one of them is read from there on, and gets the answer it would get anyway. 0: none
+    are kept, as for RWKV-7b always. Use as a context manager, or call close().
     """
 
     def __init__(
@@ -96,6 +121,7 @@ class Engine:
         max_queue: int = 1024,
         step_ms: float = 20,
         speculate: int = 0,
+        cache_bytes: int = 0,
     ) -> None:
         if not isinstance(model, Model) or not isinstance(tokenizer, Tokenizer):
             raise InvalidError("an engine needs a Model and a Tokenizer")
@@ -115,6 +141,7 @@ class Engine:
             setattr(options, name, number)
         options.step_ms = _milliseconds(step_ms)
         options.speculate = _guesses(speculate)
+        options.cache_bytes = _size(cache_bytes)
         self.model = model
         self.tokenizer = tokenizer
         self._end_ids = id_array("end_ids", tokenizer.end_ids)
@@ -137,6 +164,7 @@ class Engine:
         *,
         state: State | None = None,
         speculate: int | None = None,
+        save_at: Iterable[int] = (),
         stream: bool = True,
     ) -> int:
         """Queues a request and returns its id at once; poll() brings its events.
@@ -147,11 +175,13 @@ class Engine:
         earlier in prompt and answer, and have the model verify them together. The answer stays the
         same; it comes sooner where text repeats itself (code, lists, quotes of the prompt), and a
         little later where guesses fail. 0: never; None: as the engine was told.
+        save_at: ascending numbers of prompt tokens after which other prompts may go on differently,
+        such as the end of what many begin with: an engine that keeps states keeps one there, too.
         stream: False brings one event with the first token and one at the end, and wakes nobody in
         between.
         Raises QueueFull, or ValueError that names the field.
         """
-        request, _keep = self._request(prompt, sampling, state, speculate)
+        request, _keep = self._request(prompt, sampling, state, speculate, save_at)
         request.quiet = not stream
         with self._native as handle:
             return _submit(handle, request)
@@ -161,7 +191,8 @@ class Engine:
         prompt: str | Sequence[int] | np.ndarray,
         s: Sampling,
         state: State | None,
-        speculate: int | None = None,
+        speculate: int | None,
+        save_at: Iterable[int],
     ) -> tuple[Any, list[Any]]:
         """The C form, and what must live until it has been submitted."""
         request = ffi.new("rwkv_request *")
@@ -195,6 +226,10 @@ class Engine:
             keep.append(state)
         if speculate is not None:
             request.speculate = _guesses(speculate)
+        marks = id_array("save_at", save_at)
+        at = ffi.new("int64_t[]", list(marks))
+        keep.append(at)
+        request.save_at, request.n_save_at = at, len(at)
         return request, keep
 
     def cancel(self, id: int) -> None:
@@ -217,6 +252,7 @@ class Engine:
         *,
         state: State | None = None,
         speculate: int | None = None,
+        save_at: Iterable[int] = (),
     ) -> Generation:
         """Queues a request and returns an iterator over its events, which waits for them.
 
@@ -224,7 +260,7 @@ class Engine:
         iterators and poll() may be in use at once, from any threads; poll() does not see the
         events of iterators. Arguments and errors as of submit().
         """
-        request, _keep = self._request(prompt, sampling, state, speculate)
+        request, _keep = self._request(prompt, sampling, state, speculate, save_at)
         with self._native as handle:
             outer, self._draining = self._draining, True
             try:
@@ -347,6 +383,25 @@ class Engine:
         with self._native as handle:
             check(lib.rwkv_engine_describe(out, handle))
         return EngineStats(**{name: getattr(out, name) for name in _STATS})
+
+    def cache_stats(self) -> CacheStats:
+        """What is kept at this moment, and how much it was of use."""
+        out = ffi.new("rwkv_cache_stats *")
+        out.size = ffi.sizeof("rwkv_cache_stats")
+        with self._native as handle:
+            check(lib.rwkv_cache_describe(out, handle))
+        return CacheStats(**{f.name: getattr(out, f.name) for f in fields(CacheStats)})
+
+    def resize_cache(self, cache_bytes: int) -> None:
+        """Another limit for what is kept, before the next step; 0: nothing."""
+        size = _size(cache_bytes)
+        with self._native as handle:
+            check(lib.rwkv_cache_resize(handle, size))
+
+    def clear_cache(self) -> None:
+        """Forgets all that is kept, before the next step; requests at work go on."""
+        with self._native as handle:
+            check(lib.rwkv_cache_clear(handle))
 
     def close(self) -> None:
         """Ends the native thread after the step in progress; requests end without a last event.
@@ -525,6 +580,15 @@ def _guesses(value: int) -> int:
     return number
 
 
+def _size(value: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidError(f"cache_bytes must be a whole number, not {value!r:.80}")
+    number = value.__index__()
+    if not 0 <= number < 1 << 63:
+        raise InvalidError(f"cache_bytes must be at least 0, and below 2^63, not {number}")
+    return number
+
+
 def _submit(handle: Any, request: Any) -> int:
     out = ffi.new("uint64_t *")
     check(lib.rwkv_engine_submit(out, handle, request))
@@ -549,6 +613,7 @@ def _event(c: Any) -> Event:
         finish,
         c.prompt_tokens,
         c.completion_tokens,
+        c.cached_tokens,
         said if failed else None,
     )
 

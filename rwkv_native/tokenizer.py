@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,6 +216,28 @@ class Tokenizer:
         if self._encode is None and self._prompt is None:
             return self._greedy(_utf8(text))
         return np.array(self.encode_prompt(text), np.int32)
+
+    def encode_marked(self, text: str, marks: Iterable[int]) -> tuple[np.ndarray, list[int]]:
+        """encode_array(), and how many tokens end before or at the marks, which are numbers of
+        characters: ascending, each number once, without 0. There are none where tokens are not the
+        text's own bytes, as in music.
+        """
+        ids = self.encode_array(text)
+        if self._decode is not None or self._size(ids, len(ids)) != len(text.encode()):
+            return ids, []
+        counts = set()
+        for mark in marks:
+            size = len(text[:mark].encode())
+            above = bisect_right(range(len(ids) + 1), size, key=lambda n: self._size(ids, n))
+            counts.add(above - 1)
+        return ids, sorted(counts - {0})
+
+    def _size(self, ids: np.ndarray, n: int) -> int:
+        """Bytes of the first n ids."""
+        size = ffi.new("size_t *")
+        array = ffi.from_buffer("int32_t[]", ids)
+        check(lib.rwkv_vocab_decode(ffi.NULL, 0, size, self._handle, array, n))
+        return size[0]
 
     def encode_bytes(self, raw: bytes) -> list[int]:
         """Ids of a byte string, which need not be UTF-8 where the vocabulary is one of bytes."""

@@ -232,6 +232,7 @@ typedef struct {
     double step_ms;          /* how long a step beside running streams may last before it takes fewer prompt
                               * tokens; always 2.5 of the streams' own steps and 16 tokens. 0: 20 */
     int32_t speculate;       /* of requests that leave it to the engine: 0 to 64 */
+    int64_t cache_bytes;     /* of states kept for prompts that begin like earlier texts; 0: none are kept */
 } rwkv_engine_options;
 
 typedef struct {
@@ -251,6 +252,9 @@ typedef struct {
     int32_t speculate;          /* tokens to guess ahead at most, by looking up the text so far; a guess is
                                  * verified, so that the answer stays the same. 0: none; -1: as the engine */
     int32_t quiet;              /* 1: one event for the first token, one at the end, and none between them */
+    const int64_t *save_at;     /* ascending numbers of prompt tokens after which other texts may go on
+                                 * differently: the state there is kept, too */
+    size_t n_save_at;
 } rwkv_request;
 
 typedef enum {
@@ -276,6 +280,7 @@ typedef struct {
     size_t logprob_width;       /* 1 + k, or 0 */
     int64_t prompt_tokens;
     int64_t completion_tokens;  /* so far */
+    int64_t cached_tokens;      /* of the prompt: were not computed */
 } rwkv_event;
 
 typedef struct {
@@ -285,6 +290,19 @@ typedef struct {
     int64_t steps, prompt_tokens, completion_tokens;   /* computed so far */
     int64_t guessed_tokens, accepted_tokens;           /* went through the model; were then drawn */
 } rwkv_engine_stats;
+
+/* The cache of states. Kept are those at the end of a prompt, where a request names them (save_at) unless
+ * one fewer than 16 tokens before is kept, and at the end of an answer, or before what was held back of it.
+ * A prompt is read from behind the longest beginning that is kept, for the same start state. The least
+ * recently used go first. RWKV-7b keeps none. */
+typedef struct {
+    size_t size;
+    int64_t limit, bytes, entries;         /* now */
+    int64_t hits, misses;                  /* requests that found a beginning of their prompt, or none */
+    int64_t asked_tokens, cached_tokens;   /* of their prompts: in all; not computed */
+    int64_t saved, evicted;                /* states */
+    int64_t reworded;   /* requests whose text went on where a state was kept, but in other tokens */
+} rwkv_cache_stats;
 
 RWKV_API int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vocab *vocab,
                              const rwkv_engine_options *options);
@@ -298,6 +316,10 @@ RWKV_API int rwkv_engine_submit(uint64_t *id, rwkv_engine *engine, const rwkv_re
 RWKV_API int rwkv_engine_cancel(rwkv_engine *engine, uint64_t id);
 RWKV_API int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine);
 RWKV_API int rwkv_engine_describe(rwkv_engine_stats *out, rwkv_engine *engine);
+/* Both take effect before the next step and leave requests at work alone. 0 bytes: nothing is kept. */
+RWKV_API int rwkv_cache_resize(rwkv_engine *engine, int64_t bytes);
+RWKV_API int rwkv_cache_clear(rwkv_engine *engine);
+RWKV_API int rwkv_cache_describe(rwkv_cache_stats *out, rwkv_engine *engine);
 
 /* ---- >8 ---- */
 

@@ -209,6 +209,7 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
     }
     request.speculate = r.speculate;
     request.quiet = r.quiet != 0;
+    request.save_at = list(r.save_at, r.n_save_at, "save_at");
     return request;
 }
 
@@ -529,6 +530,7 @@ int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vocab *voca
         set(o.max_queue, given.max_queue, std::numeric_limits<int32_t>::max(), "max_queue");
         if (given.step_ms != 0) o.step_ms = given.step_ms;
         o.speculate = given.speculate;
+        o.cache_bytes = given.cache_bytes;
         o.ring = given.ring;
         o.payload = given.payload;
         auto &m = required(model, "model").model;
@@ -572,7 +574,8 @@ int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine) 
                                 event.text.size(), event.tokens.data(), event.tokens.size(),
                                 logprobs ? event.logprob_ids.data() : nullptr,
                                 logprobs ? event.logprobs.data() : nullptr, event.logprob_width,
-                                event.prompt_tokens, event.completion_tokens});
+                                event.prompt_tokens, event.completion_tokens,
+                                event.cached_tokens});
         }
         *events = e.events.data();
         *n = e.events.size();
@@ -585,6 +588,23 @@ int rwkv_engine_describe(rwkv_engine_stats *out, rwkv_engine *engine) {
         fill(out, rwkv_engine_stats{0, s.waiting, s.prefilling, s.running, s.submitted, s.finished,
                                     s.cancelled, s.steps, s.prompt_tokens, s.completion_tokens,
                                     s.guessed_tokens, s.accepted_tokens},
+             "out");
+    });
+}
+
+int rwkv_cache_resize(rwkv_engine *engine, int64_t bytes) {
+    return guarded([&] { required(engine, "engine").engine->resize_cache(bytes); });
+}
+
+int rwkv_cache_clear(rwkv_engine *engine) {
+    return guarded([&] { required(engine, "engine").engine->clear_cache(); });
+}
+
+int rwkv_cache_describe(rwkv_cache_stats *out, rwkv_engine *engine) {
+    return guarded([&] {
+        const rwkv::CacheStats s = required(engine, "engine").engine->cache_stats();
+        fill(out, rwkv_cache_stats{0, s.limit, s.bytes, s.entries, s.hits, s.misses, s.asked_tokens,
+                                   s.cached_tokens, s.saved, s.evicted, s.reworded},
              "out");
     });
 }

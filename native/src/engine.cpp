@@ -6,16 +6,23 @@
 #include "error.h"
 #include "pace.h"
 #include "scheduler.h"
+#include "state_cache.h"
 
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 namespace rwkv {
+
+// Floats that one thread copies at a time.
+constexpr size_t slice = size_t{1} << 16;
 
 struct Engine::Core {
     Core(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
@@ -25,14 +32,21 @@ struct Engine::Core {
     void drop_cancelled();
     void admit();
     void plan();
-    void save();
+    void back_up();
     void step();
     void sample();
+    bool resume(Sequence &sequence);
+    void keep_prompt(Sequence &sequence, const float *row) noexcept;
+    void keep_answer(Sequence &sequence) noexcept;
+    void keep(Sequence &sequence, int64_t tokens, const float *state, const float *row);
+    void set_aside(Sequence &sequence, int64_t tokens, const float *state);
+    void in_slices(const std::function<void(size_t, size_t)> &copy);
     void emit();
     void tell(Sequence &sequence);
     void end_all(const std::exception &error);
     void forbid_undecodable(Request &request) const;
     void refuse_speculation(int32_t speculate) const;
+    size_t keepable(int64_t bytes) const;
     void show_stats();
 
     const std::shared_ptr<Model> model;
@@ -43,14 +57,17 @@ struct Engine::Core {
 
     // Shared by all threads, guarded by `mutex`, which is only ever held for moments.
     std::mutex mutex;
-    std::condition_variable work;  // inbox, cancelled or stopping have changed
+    std::condition_variable work;  // something up to `stopping` has changed
     std::vector<std::unique_ptr<Sequence>> inbox;
     std::vector<uint64_t> cancelled;
+    std::optional<size_t> new_cache_bytes;
+    bool clears_cache = false;
     bool stopping = false;
     uint64_t last_id = 0;
     std::vector<Event> outbox;
     uint64_t period = 1;  // polls so far + 1
     EngineStats stats;
+    CacheStats cache_stats;
 
     // Held from before a step's events become visible until the bell has been rung for them, and by
     // poll. Without it a poll could slip between the two, and the late ring would be followed by
@@ -67,6 +84,10 @@ struct Engine::Core {
     EngineStats done;                            // counts of what has been done
     std::vector<Buffer> states;                  // by slot, made when a slot is first used
     std::vector<Buffer> saved;                   // the same: before a step with guesses
+    std::vector<Buffer> aside;                   // the same: before text that is held back
+    StateCache cache;
+    CacheStats asked;                            // counts of what it was asked
+    std::vector<int32_t> path;                   // scratch: the tokens of a state
     std::vector<std::unique_ptr<Sequence>> new_sequences;
     std::vector<uint64_t> new_cancelled;
     std::span<const Share> shares;               // of this step
@@ -77,6 +98,7 @@ struct Engine::Core {
         Sequence *sequence;
         size_t row;     // its first of the logits
         int32_t draws;  // and how many it has
+        bool first;     // its prompt ends in this step
     };
     std::vector<Drawing> drawing;
     std::vector<Sequence *> speakers;            // those with something to say after this step
@@ -97,7 +119,8 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
       n_vocab(static_cast<size_t>(model->info().vocab)),
       scheduler(at_least_1("max_batch", options.max_batch),
                 at_least_1("prefill_chunk", options.prefill_chunk)),
-      pace(options.step_ms / 1000) {
+      pace(options.step_ms / 1000),
+      cache(model->state_floats(), n_vocab) {
     if (!(options.step_ms >= 0 && options.step_ms <= 60e3)) {
         char text[64];
         std::snprintf(text, sizeof text, "step_ms is %g, outside [0, 60000]", options.step_ms);
@@ -108,6 +131,8 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
         throw invalid("speculate is " + std::to_string(options.speculate) + ", outside [0, " +
                       std::to_string(most_speculation) + "]");
     refuse_speculation(options.speculate);
+    cache.set_limit(keepable(options.cache_bytes));
+    show_stats();
     for (size_t id = 0; id < n_vocab; ++id)
         if (!vocab->has(static_cast<int32_t>(id))) undecodable.push_back(static_cast<int32_t>(id));
 }
@@ -140,12 +165,17 @@ void Engine::Core::run() noexcept {
 bool Engine::Core::receive() {
     std::unique_lock lock(mutex);
     work.wait(lock, [this] {
-        return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle();
+        return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle() ||
+               new_cache_bytes || clears_cache;
     });
     if (stopping) return false;
+    const auto cache_bytes = std::exchange(new_cache_bytes, std::nullopt);
+    const bool clears = std::exchange(clears_cache, false);
     new_sequences.swap(inbox);
     new_cancelled.swap(cancelled);
     lock.unlock();
+    if (clears || cache_bytes == size_t{0}) cache.clear();
+    if (cache_bytes) cache.set_limit(*cache_bytes);
     for (auto &sequence : new_sequences) {
         scheduler.add(*sequence);
         sequences.emplace(sequence->id, std::move(sequence));
@@ -171,14 +201,16 @@ void Engine::Core::admit() {
     while (Sequence *sequence = scheduler.admit()) {
         try {
             const size_t slot = static_cast<size_t>(sequence->slot);
-            const auto start = std::move(sequence->request.state);  // not needed again
+            const auto &start = sequence->request.state;
             if (slot >= states.size()) states.resize(slot + 1);
             Buffer &state = states[slot];
-            if (!state.data)
-                state = model->new_state();
-            else if (!start)
+            const bool is_new = !state.data;
+            if (is_new) state = model->new_state();
+            if (resume(*sequence)) continue;
+            if (start)
+                model->backend().upload(state.data, *start);
+            else if (!is_new)
                 model->reset_state(state.data);
-            if (start) model->backend().upload(state.data, *start);
         } catch (const std::exception &error) {
             sequence->fail(error);
             scheduler.remove(*sequence);
@@ -201,20 +233,20 @@ void Engine::Core::plan() {
                          &sequence->request.cache});
         tokens.insert(tokens.end(), input.begin(), input.end());
         const int32_t draws = sequence->draws_after(rows);
-        if (draws > 0) drawing.push_back({sequence, logit_rows.size(), draws});
+        if (draws > 0)
+            drawing.push_back({sequence, logit_rows.size(), draws, !sequence->decoding()});
         for (int32_t i = draws; i > 0; --i)
             logit_rows.push_back(static_cast<int32_t>(tokens.size()) - i);
     }
 }
 
 // Copies the states that a step with guesses may have to go back to.
-void Engine::Core::save() {
+void Engine::Core::back_up() {
     struct Copy {
         float *to;
         const float *from;
         size_t count;
     };
-    constexpr size_t slice = size_t{1} << 16;
     std::vector<Copy> copies;
     for (auto [sequence, rows] : shares) {
         if (!sequence->decoding() || rows == sequence->known) continue;
@@ -237,7 +269,7 @@ void Engine::Core::step() {
     started = std::chrono::steady_clock::now();
     try {
         logits.resize(std::max(logits.size(), logit_rows.size() * n_vocab));
-        save();
+        back_up();
         model->forward({tokens, spans, logit_rows}, logits.data());
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
@@ -254,6 +286,7 @@ void Engine::Core::step() {
         if (sequence->decoding()) continue;
         sequence->prefilled += rows;
         done.prompt_tokens += rows;
+        if (!sequence->decoding()) keep_prompt(*sequence, nullptr);
     }
 }
 
@@ -261,7 +294,7 @@ void Engine::Core::sample() {
     for (const Drawing &drawn : drawing) done.completion_tokens -= drawn.sequence->completion;
     // Each draw touches its own sequence and the memory of its thread only.
     model->backend().spread(static_cast<int64_t>(drawing.size()), [this](int64_t i) {
-        const auto [sequence, row, draws] = drawing[static_cast<size_t>(i)];
+        const auto [sequence, row, draws, first] = drawing[static_cast<size_t>(i)];
         const size_t size = static_cast<size_t>(draws) * n_vocab;
         sequence->draw(std::span(logits).subspan(row * n_vocab, size), draws, *vocab);
     });
@@ -269,6 +302,10 @@ void Engine::Core::sample() {
         Sequence &sequence = *drawn.sequence;
         const size_t slot = static_cast<size_t>(sequence.slot);
         if (sequence.undone) std::swap(states[slot], saved[slot]);
+        if (sequence.finish != Finish::error) {
+            if (drawn.first) keep_prompt(sequence, &logits[drawn.row * n_vocab]);
+            keep_answer(sequence);
+        }
         done.guessed_tokens += sequence.verified;
         done.accepted_tokens += sequence.accepted;
         done.completion_tokens += sequence.completion;
@@ -278,6 +315,110 @@ void Engine::Core::sample() {
     if (shares.empty()) return;
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
     pace.saw(static_cast<int64_t>(tokens.size()), took.count());
+}
+
+// Puts a sequence that has just got its slot behind the part of its prompt that is known. False: none is.
+bool Engine::Core::resume(Sequence &sequence) {
+    if (cache.limit() == 0) {
+        sequence.request.save_at.clear();  // no need to cut there
+        return false;
+    }
+    const std::span<const int32_t> prompt = sequence.request.prompt;
+    const auto known = cache.find(sequence.request.state, prompt);
+    ++(known.state ? asked.hits : asked.misses);
+    asked.asked_tokens += static_cast<int64_t>(prompt.size());
+    asked.cached_tokens += static_cast<int64_t>(known.tokens);
+    asked.reworded += known.tokens < prompt.size() &&
+                      cache.rewords(sequence.request.state, prompt, *vocab);
+    if (!known.state) return false;
+    float *state = states[static_cast<size_t>(sequence.slot)].data;
+    in_slices([&](size_t at, size_t n) {
+        model->backend().upload(state + at, {known.state + at, n});
+    });
+    sequence.prefilled = sequence.cached = sequence.saved = static_cast<int64_t>(known.tokens);
+    if (!sequence.decoding()) return true;
+    // All of it: the first token is drawn at once, and told with that of the step to come.
+    sequence.draw({known.logits, n_vocab}, 1, *vocab);
+    done.completion_tokens += sequence.completion;
+    if (sequence.finish != Finish::error) keep_answer(sequence);
+    if (sequence.finish == Finish::running) return true;
+    scheduler.remove(sequence);
+    speakers.push_back(&sequence);
+    return true;
+}
+
+// After a step of the prompt: keeps its state at the end, with the logits, and where the request asks for
+// it, unless a few tokens before one is kept: those are read again sooner than a state is copied.
+void Engine::Core::keep_prompt(Sequence &sequence, const float *row) noexcept {
+    const int64_t at = sequence.prefilled;
+    const auto &marks = sequence.request.save_at;
+    if (!row && (at - sequence.saved < Scheduler::largest_grain ||
+                 !std::binary_search(marks.begin(), marks.end(), at)))
+        return;
+    try {
+        keep(sequence, at, states[static_cast<size_t>(sequence.slot)].data, row);
+    } catch (const std::exception &) {
+        cache.clear();  // only memory can run out, and this is what can be done without
+    }
+}
+
+// After a draw: keeps the state of an answer that has ended, or sets one aside while text is held back.
+// Of the states at hand it is the one that has read most of what is shown: an answer that ends before a
+// stop string goes on from there, whatever tokens the rest becomes in the next prompt.
+void Engine::Core::keep_answer(Sequence &sequence) noexcept {
+    const bool running = sequence.finish == Finish::running;
+    if (cache.limit() == 0) return;
+    if (running && sequence.held_from < 0) {
+        sequence.aside_read = -1;
+        return;
+    }
+    const size_t slot = static_cast<size_t>(sequence.slot);
+    const int64_t shown = sequence.shown();
+    const auto better = [&](int64_t read) { return read <= shown && read > sequence.aside_read; };
+    const float *state = nullptr;
+    int64_t tokens = sequence.aside_read;
+    if (better(sequence.read))
+        state = states[slot].data, tokens = sequence.read;
+    else if (sequence.verified > 0 && better(sequence.read_before))
+        state = saved[slot].data, tokens = sequence.read_before;
+    try {
+        if (!running && tokens > sequence.saved)
+            keep(sequence, tokens, state ? state : aside[slot].data, nullptr);
+        else if (running && state)
+            set_aside(sequence, tokens, state);
+    } catch (const std::exception &) {
+        cache.clear();
+    }
+}
+
+void Engine::Core::keep(Sequence &sequence, int64_t tokens, const float *state,
+                        const float *row) {
+    const auto room = cache.insert(sequence.request.state, sequence.first(tokens, path), row);
+    if (room.state)
+        in_slices([&](size_t at, size_t n) {
+            model->backend().download({room.state + at, n}, state + at);
+        });
+    if (room.logits) std::copy_n(row, n_vocab, room.logits);
+    sequence.saved = tokens;
+}
+
+void Engine::Core::set_aside(Sequence &sequence, int64_t tokens, const float *state) {
+    const size_t slot = static_cast<size_t>(sequence.slot);
+    aside.resize(std::max(aside.size(), states.size()));
+    if (!aside[slot].data) aside[slot] = model->new_state();
+    in_slices([&](size_t at, size_t n) {
+        model->backend().copy(aside[slot].data + at, state + at, n);
+    });
+    sequence.aside_read = tokens;
+}
+
+// One state, on all threads.
+void Engine::Core::in_slices(const std::function<void(size_t, size_t)> &copy) {
+    const size_t size = model->state_floats();
+    model->backend().spread(static_cast<int64_t>((size + slice - 1) / slice), [&](int64_t i) {
+        const size_t at = static_cast<size_t>(i) * slice;
+        copy(at, std::min(slice, size - at));
+    });
 }
 
 // Makes the step's events visible, then rings, unless that was done since the last poll.
@@ -311,6 +452,7 @@ void Engine::Core::tell(Sequence &sequence) {
     event.finish = sequence.finish;
     event.prompt_tokens = static_cast<int64_t>(sequence.request.prompt.size());
     event.completion_tokens = sequence.completion;
+    event.cached_tokens = sequence.cached;
     if (sequence.told_in == period && sequence.finish != Finish::error) {
         outbox[sequence.told_at].append(event);
     } else {
@@ -342,6 +484,12 @@ void Engine::Core::show_stats() {
     stats.waiting = static_cast<int64_t>(inbox.size()) + scheduler.waiting();
     stats.prefilling = scheduler.prefilling();
     stats.running = scheduler.running();
+    cache_stats = asked;
+    cache_stats.limit = static_cast<int64_t>(cache.limit());
+    cache_stats.bytes = static_cast<int64_t>(cache.bytes());
+    cache_stats.entries = static_cast<int64_t>(cache.entries());
+    cache_stats.saved = cache.saved();
+    cache_stats.evicted = cache.evicted();
 }
 
 // What cannot become text must not be drawn; ids that end the answer need no text.
@@ -358,6 +506,13 @@ void Engine::Core::refuse_speculation(int32_t speculate) const {
     if (speculate > 0 && model->info().version == "7b")
         throw unsupported("speculate needs a state that can be put back, and RWKV-7b also keeps its "
                           "whole text; use speculate 0");
+}
+
+// Bytes of states that may be kept; none of RWKV-7b, whose past is more than a state.
+size_t Engine::Core::keepable(int64_t bytes) const {
+    if (bytes < 0)
+        throw invalid("cache_bytes is " + std::to_string(bytes) + ", it must be at least 0");
+    return model->info().version == "7b" ? 0 : static_cast<size_t>(bytes);
 }
 
 Engine::Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab,
@@ -414,6 +569,26 @@ std::span<const Event> Engine::poll() {
     ++core.period;
     core.rung = false;
     return core.polled;
+}
+
+void Engine::resize_cache(int64_t bytes) {
+    const size_t limit = core_->keepable(bytes);
+    std::unique_lock lock(core_->mutex);
+    core_->new_cache_bytes = limit;
+    lock.unlock();
+    core_->work.notify_one();
+}
+
+void Engine::clear_cache() {
+    std::unique_lock lock(core_->mutex);
+    core_->clears_cache = true;
+    lock.unlock();
+    core_->work.notify_one();
+}
+
+CacheStats Engine::cache_stats() const {
+    std::lock_guard lock(core_->mutex);
+    return core_->cache_stats;
 }
 
 EngineStats Engine::stats() const {

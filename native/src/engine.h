@@ -20,6 +20,7 @@ struct EngineOptions {
     int32_t max_queue = 1024;     // requests beyond the free slots
     int32_t speculate = 0;        // of requests that do not say: tokens to guess ahead at most
     double step_ms = 20;          // of a step beside running streams; see pace.h
+    int64_t cache_bytes = 0;      // of states that are kept for texts to come; see state_cache.h
     void (*ring)(void *payload) = nullptr;
     void *payload = nullptr;
 };
@@ -36,6 +37,15 @@ struct EngineStats {
     int64_t accepted_tokens = 0;    // of these: were then drawn
 };
 
+// Of the cache of states. A request that finds a part of its prompt there is a hit.
+struct CacheStats {
+    int64_t limit = 0, bytes = 0, entries = 0;  // now
+    int64_t hits = 0, misses = 0;
+    int64_t asked_tokens = 0, cached_tokens = 0;  // of their prompts: in all; not computed
+    int64_t saved = 0, evicted = 0;               // states
+    int64_t reworded = 0;  // requests that found less than the text of a state, for it was cut otherwise
+};
+
 class Engine {
 public:
     Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
@@ -49,6 +59,12 @@ public:
     // a time. A poll falls before a step's events and their ring or after both.
     std::span<const Event> poll();
     EngineStats stats() const;
+    // Both take effect before the next step. What requests at work have found stays theirs, and what they
+    // save comes after. 0 bytes: off, and everything kept is freed. RWKV-7b never keeps anything: its past
+    // is more than a state.
+    void resize_cache(int64_t bytes);
+    void clear_cache();
+    CacheStats cache_stats() const;
 
 private:
     struct Core;

@@ -29,6 +29,8 @@ public:
     // The answer ends otherwise: appends everything still held back; an incomplete character
     // becomes U+FFFD (which may complete a stop).
     void finish(std::string &text);
+    // Bytes of whole characters that are held back.
+    size_t held() const { return held_.size(); }
 
 private:
     // Knuth, Morris and Pratt: border[i] = length of the longest proper border of the first i

@@ -38,6 +38,14 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     if (request.speculate < -1 || request.speculate > most_speculation)
         throw invalid("speculate is " + std::to_string(request.speculate) + ", outside [0, " +
                       std::to_string(most_speculation) + "]");
+    int64_t last = 0;
+    for (const int64_t at : request.save_at) {
+        if (at <= last || static_cast<size_t>(at) > request.prompt.size())
+            throw invalid("save_at must hold ascending numbers of prompt tokens, from 1 to " +
+                          std::to_string(request.prompt.size()) + "; " + std::to_string(at) +
+                          " is not");
+        last = at;
+    }
     check(request.sampling, vocab);
 }
 
@@ -49,6 +57,7 @@ void Event::append(const Event &later) {
     logprobs.insert(logprobs.end(), later.logprobs.begin(), later.logprobs.end());
     logprob_width = std::max(logprob_width, later.logprob_width);
     completion_tokens = later.completion_tokens;
+    cached_tokens = later.cached_tokens;
 }
 
 Sequence::Sequence(Request asked)
@@ -58,9 +67,11 @@ Sequence::Sequence(Request asked)
       draft_(request.prompt, request.speculate) {}
 
 int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
-    const int64_t size = static_cast<int64_t>(request.prompt.size());
+    const auto &marks = request.save_at;
+    const auto mark = std::upper_bound(marks.begin(), marks.end(), prefilled);
+    const int64_t end = mark == marks.end() ? prompt_size() : *mark;
     const int64_t reach = prefilled + most;
-    const int64_t cut = reach >= size ? size : reach / grain * grain;
+    const int64_t cut = reach >= end ? end : reach / grain * grain;
     return static_cast<int32_t>(std::max<int64_t>(cut - prefilled, 0));
 }
 
@@ -70,19 +81,32 @@ std::span<const int32_t> Sequence::input(int32_t rows) const {
         .subspan(static_cast<size_t>(prefilled), static_cast<size_t>(rows));
 }
 
+std::span<const int32_t> Sequence::first(int64_t tokens, std::vector<int32_t> &scratch) const {
+    const size_t n = static_cast<size_t>(tokens), n_prompt = request.prompt.size();
+    if (n <= n_prompt) return std::span(request.prompt).first(n);
+    scratch = request.prompt;
+    const auto more = std::span(answer).first(n - n_prompt);
+    scratch.insert(scratch.end(), more.begin(), more.end());
+    return scratch;
+}
+
 void Sequence::draw(std::span<const float> logits, int32_t draws, const Vocab &vocab) noexcept {
     const size_t n = logits.size() / static_cast<size_t>(draws);
     verified = draws - 1;
     accepted = 0;
     undone = false;
+    read_before = read;
     try {
         for (;; ++accepted) {
+            read = prompt_size() + completion;
             const Drawn drawn =
                 sampler.draw(logits.subspan(static_cast<size_t>(accepted) * n, n));
             take(drawn, vocab);
-            if (finish != Finish::running) return;
             undone = accepted < verified &&
-                     drawn.token != ahead[static_cast<size_t>(known + accepted)];
+                     (finish != Finish::running ||
+                      drawn.token != ahead[static_cast<size_t>(known + accepted)]);
+            if (undone) read = read_before;
+            if (finish != Finish::running) return;
             if (undone || accepted == verified) {
                 // What has been through the model for good is not fed to it again.
                 ahead.resize(undone ? static_cast<size_t>(known + accepted) : 0);
@@ -108,24 +132,31 @@ void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
     if (contains(request.end_ids, next)) {
         output.finish(event.text);
         finish = Finish::stop;
+        held_from = -1;
         return;
     }
     ++completion;
+    answer.push_back(next);
     event.tokens.push_back(next);
     event.logprob_width = drawn.logprobs.size();
     for (auto [token, logprob] : drawn.logprobs) {
         event.logprob_ids.push_back(token);
         event.logprobs.push_back(logprob);
     }
-    if (contains(request.stop_ids, next)) {
-        output.finish(event.text);
+    const std::string_view bytes = vocab.bytes(next);
+    const bool stop_id = contains(request.stop_ids, next);
+    if (!stop_id && output.add(bytes, event.text)) {
         finish = Finish::stop;
-    } else if (output.add(vocab.bytes(next), event.text)) {
-        finish = Finish::stop;
-    } else if (completion == request.max_tokens) {
-        output.finish(event.text);
-        finish = Finish::length;
+        return;
     }
+    if (stop_id || completion == request.max_tokens) {
+        output.finish(event.text);
+        finish = stop_id ? Finish::stop : Finish::length;
+    }
+    if (output.held() == 0)
+        held_from = -1;
+    else if (held_from < 0 || output.held() <= bytes.size())
+        held_from = completion - 1;
 }
 
 void Sequence::fail(const std::exception &error) noexcept {

@@ -29,6 +29,8 @@ struct Request {
     TextCache cache;           // that belongs to the start state, or the sequence's own
     int32_t speculate = -1;    // tokens to guess ahead at most; 0: none, -1: as the engine does
     bool quiet = false;        // says nothing between its first token and its end
+    // Numbers of prompt tokens, ascending, after which others may go on differently.
+    std::vector<int64_t> save_at;
 };
 
 // The most that Request::speculate may be.
@@ -49,6 +51,7 @@ struct Event {
     std::vector<float> logprobs;
     size_t logprob_width = 0;
     int64_t prompt_tokens = 0, completion_tokens = 0;
+    int64_t cached_tokens = 0;         // of the prompt: were not computed
 
     // Becomes this event followed by a later one of the same request.
     void append(const Event &later);
@@ -64,7 +67,10 @@ struct Sequence {
 
     int32_t slot = -1;         // its place among the engine's states; -1: none
     int64_t prefilled = 0;     // prompt tokens that have been through the model
+    int64_t cached = 0;        // ... and before: their state was known
+    int64_t saved = 0;         // tokens whose state was known or has been kept last
     int64_t completion = 0;    // tokens counted as answer
+    std::vector<int32_t> answer;  // these
     // The next rows once the prompt is through: `known` tokens, the last of which has just been drawn,
     // and guesses. Known tokens before that one have been through the model in a step that was undone.
     std::vector<int32_t> ahead{-1};
@@ -73,14 +79,18 @@ struct Sequence {
     // is then to be what it was before the step.
     int32_t verified = 0, accepted = 0;
     bool undone = false;
+    // Tokens of prompt and answer that its state has read, now and before the last step.
+    int64_t read = 0, read_before = 0;
+    int64_t aside_read = -1;   // the same of a state that is set aside while text is held back; -1: none
+    int64_t held_from = -1;    // number of the answer's first token that is held back, if one is
     Finish finish = Finish::running;
     Event event;               // since the engine last collected it
     uint64_t told_in = 0;      // the poll period in which it last spoke ...
     size_t told_at = 0;        // ... and the place of its event in that period's outbox
 
-    bool decoding() const { return prefilled == static_cast<int64_t>(request.prompt.size()); }
-    // At most `most` rows up to the prompt's end or to a multiple of `grain`, counted from the prompt's
-    // own start; 0 if that many do not reach one.
+    bool decoding() const { return prefilled == prompt_size(); }
+    // At most `most` rows up to the prompt's end, the next of `save_at` or a multiple of `grain`, counted
+    // from the prompt's own start; 0 if that many do not reach one.
     int32_t prompt_rows(int32_t grain, int32_t most) const;
     // The tokens of the next `rows` rows.
     std::span<const int32_t> input(int32_t rows) const;
@@ -89,6 +99,10 @@ struct Sequence {
         if (decoding()) return rows - known + 1;
         return prefilled + rows >= static_cast<int64_t>(request.prompt.size());
     }
+    // The first tokens of prompt and answer, in place where they can be.
+    std::span<const int32_t> first(int64_t tokens, std::vector<int32_t> &scratch) const;
+    // How many of them are whole in the prompt or in the text that has been shown.
+    int64_t shown() const { return prompt_size() + (held_from < 0 ? completion : held_from); }
     int32_t guesses() const { return static_cast<int32_t>(ahead.size()) - known; }
 
     // Draws from logits [draws, vocab], row after row while the guesses come true, decides what each
@@ -100,6 +114,7 @@ struct Sequence {
     void fail(const std::exception &error) noexcept;
 
 private:
+    int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
     void take(const Drawn &drawn, const Vocab &vocab);
 
     Draft draft_;

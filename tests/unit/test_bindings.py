@@ -353,8 +353,11 @@ def test_every_public_name_is_documented_and_annotated(name: str, thing: object)
         (rn.Tokenizer.encode, ["self", "text"]),
         (rn.Tokenizer.decode, ["self", "ids"]),
         (rn.Tokenizer.decode_bytes, ["self", "ids"]),
-        (rn.Engine.submit, ["self", "prompt", "sampling", "state", "speculate", "stream"]),
-        (rn.Engine.generate, ["self", "prompt", "sampling", "state", "speculate"]),
+        (
+            rn.Engine.submit,
+            ["self", "prompt", "sampling", "state", "speculate", "save_at", "stream"],
+        ),
+        (rn.Engine.generate, ["self", "prompt", "sampling", "state", "speculate", "save_at"]),
         (rn.Engine.poll, ["self"]),
         (rn.Engine.fileno, ["self"]),
         (rn.Engine.cancel, ["self", "id"]),
