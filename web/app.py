@@ -32,6 +32,7 @@ from web.resources.models import ModelResource, ModelsResource
 from web.resources.openapi import OpenApiResource
 from web.resources.pages import PageResource, StaticResource
 from web.resources.sound import MidiToWavResource, TextToWavResource
+from web.resources.state_cache import StateCacheResource
 from web.resources.status import HealthResource, RootResource, StatusResource
 from web.resources.switch_model import SwitchModelResource
 from web.resources.tokenize import TokenizeResource
@@ -71,6 +72,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     models = ModelsResource(runtime)
     model = ModelResource(runtime)
     billing = BillingResource()
+    state_cache = StateCacheResource(runtime)
     tokenize = TokenizeResource(runtime)
     static = files()
     documents = Documents(
@@ -108,6 +110,10 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_route("/midi-to-wav", MidiToWavResource(runtime, roots, renders))
     app.add_route("/text-to-wav", TextToWavResource(runtime, roots, conversions, renders))
     app.add_route("/switch-model", SwitchModelResource(runtime, roots))
+    app.add_route("/enable-state-cache", state_cache, suffix="enable")
+    app.add_route("/disable-state-cache", state_cache, suffix="disable")
+    for path in ("/reset-state", "/reset-state-cache"):
+        app.add_route(path, state_cache, suffix="reset")
     app.add_route("/update-config", UpdateConfigResource(runtime, starts))
     for prefix in ("", "/v1"):
         app.add_route(f"{prefix}/chat/completions", chat)

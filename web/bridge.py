@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,13 +85,14 @@ class Bridge:
         mailbox: Mailbox,
         state: rn.State | None = None,
         stream: bool = True,
+        save_at: Sequence[int] = (),
     ) -> int:
         """Queues one prompt and returns its id. Raises what the engine raises."""
         # Events cannot arrive before the route is there: only the hub polls, and nothing switches
         # here.
         meter = Meter(self._metrics)
         try:
-            id = self._engine.submit(prompt, sampling, state=state, stream=stream)
+            id = self._engine.submit(prompt, sampling, state=state, stream=stream, save_at=save_at)
         except rn.QueueFull:
             self._metrics.rejected["queue_full"] += 1
             raise

@@ -32,6 +32,7 @@ _RANGES = {
     "max_queue": (1, 1_000_000),
     "step_ms": (1, 60_000),
     "speculate": (0, 64),
+    "cache_mb": (-1, 1 << 40),
     "max_body": (1024, 1 << 40),
     "max_prompt_tokens": (1, 1 << 31),
     "max_tokens": (1, 102400),
@@ -65,6 +66,7 @@ class Config:
     max_queue: int = 1024
     step_ms: float = 20  # that a step may last beside running answers
     speculate: int = 0  # tokens to guess ahead at most; 0: none
+    cache_mb: int = -1  # MiB for states of earlier texts; 0: none, -1: a quarter of what is free
     max_body: int = 32 << 20  # bytes of one request body
     max_prompt_tokens: int = 1 << 20
     max_tokens: int = 102400  # that a request may ask for

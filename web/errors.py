@@ -99,6 +99,11 @@ def model_not_loaded() -> Refusal:
     return Refusal(falcon.HTTP_400, "model not loaded", code="model_not_loaded")
 
 
+def no_state_cache() -> Refusal:
+    """400 of a reset while it is off, in RWKV Runner's words."""
+    return Refusal(falcon.HTTP_400, "trie not loaded", code="state_cache_disabled")
+
+
 def model_loading() -> Refusal:
     """503: OpenAI clients then try again by themselves."""
     return Refusal(

@@ -66,6 +66,7 @@ class Answer:
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +120,20 @@ class Generation:
         state: rn.State | None = None,
         field: str = "prompt",
         stream: bool = True,
+        marks: Sequence[int] = (),
+        tells_cached: bool = True,
     ) -> None:
         """Queues all prompts, or none and raises: 400 for what the engine refuses, 429 if its
         queue is full. `sock` is the client's socket; `state` is where every prompt starts; `field`
         is what errors call a prompt; without `stream` pieces come at the first token and the end
-        only, for collect()."""
+        only, for collect(); `marks` are numbers of characters of each prompt after which others may
+        go on differently; `tells_cached`: whether usage() says how much was known."""
         serving.limits.check(sampling.max_tokens)
         self._bridge = serving.bridge
         self._hangups = serving.hangups
         self._mailbox = Mailbox()
         self._index: dict[int, int] = {}  # engine id -> index of the prompt, of those at work
+        self._tells_cached = tells_cached
         self.answers = [Answer() for _ in prompts]
         self._on_hang_up = self._hang_up
         self._watch = self._hangups.watch(sock, self._on_hang_up)
@@ -136,8 +141,8 @@ class Generation:
             for index, prompt in enumerate(prompts):
                 if index:
                     gevent.sleep(0)  # a thousand prompts, each with a large bias, take a minute
-                ids = _encode(serving, prompt, field)
-                id = self._bridge.submit(ids, sampling, self._mailbox, state, stream)
+                ids, save_at = _encode(serving, prompt, field, marks)
+                id = self._bridge.submit(ids, sampling, self._mailbox, state, stream, save_at)
                 self._index[id] = index
         except rn.QueueFull:
             self.close()
@@ -181,6 +186,7 @@ class Generation:
             answer.finish_reason = event.finish_reason
             answer.prompt_tokens = event.prompt_tokens
             answer.completion_tokens = event.completion_tokens
+            answer.cached_tokens = event.cached_tokens
             before = pieces.get(index)
             text = event.text if before is None else before.text + event.text
             pieces[index] = Piece(index, text, event.finish_reason)
@@ -199,11 +205,13 @@ class Generation:
         finally:
             self.close()
 
-    def usage(self) -> tuple[int, int]:
-        """(prompt tokens, completion tokens) of all prompts."""
+    def usage(self) -> tuple[int, int, int | None]:
+        """Of all prompts: prompt tokens, completion tokens, and how many of the former were known;
+        None: that is nobody's business."""
         return (
             sum(answer.prompt_tokens for answer in self.answers),
             sum(answer.completion_tokens for answer in self.answers),
+            sum(answer.cached_tokens for answer in self.answers) if self._tells_cached else None,
         )
 
     def close(self) -> None:
@@ -226,20 +234,23 @@ def fed_text(persona: Persona, text: str) -> str:
     return text if persona.start is None or text.strip() else persona.start
 
 
-def _encode(serving: Serving, prompt: Prompt, field: str) -> Prompt:
-    """Ids, or a text that the engine may encode. 400 for too many."""
-    most = serving.limits.prompt_tokens
+def _encode(
+    serving: Serving, prompt: Prompt, field: str, marks: Sequence[int]
+) -> tuple[Prompt, list[int]]:
+    """Ids, or a text that the engine may encode; and the marks as numbers of tokens. 400 for too
+    many."""
+    most, save_at = serving.limits.prompt_tokens, []
     if isinstance(prompt, str):
         prompt = fed_text(serving.persona, prompt)
         if len(prompt) > _LONG_PROMPT:
-            prompt = in_thread(serving.tokenizer.encode_array, prompt)
-        elif _MOST_BYTES * len(prompt) > most:
-            prompt = serving.tokenizer.encode_array(prompt)
+            prompt, save_at = in_thread(serving.tokenizer.encode_marked, prompt, marks)
+        elif marks or _MOST_BYTES * len(prompt) > most:
+            prompt, save_at = serving.tokenizer.encode_marked(prompt, marks)
         else:
-            return prompt  # a token is a byte or more
+            return prompt, []  # a token is a byte or more
     if len(prompt) > most:
         raise errors.prompt_too_long(field, len(prompt), most)
-    return prompt
+    return prompt, save_at
 
 
 def _refused(problem: ValueError) -> errors.Refusal:

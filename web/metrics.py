@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -163,6 +163,27 @@ class Metrics:
             for model, metrics in self._models.items():
                 getattr(metrics, tally).into(family, [model])
             yield family
+
+
+def cache_families(caches: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
+    """The fields of rn.CacheStats by model."""
+    for kind, name, what, field in (
+        (GaugeMetricFamily, "bytes", "Memory of the states that are kept.", "bytes"),
+        (GaugeMetricFamily, "limit_bytes", "What it may be.", "limit"),
+        (CounterMetricFamily, "queries", "Prompt tokens that were looked up.", "asked_tokens"),
+        (CounterMetricFamily, "hits", "Prompt tokens that were known.", "cached_tokens"),
+        (CounterMetricFamily, "evictions", "States forgotten for lack of room.", "evicted"),
+        (
+            CounterMetricFamily,
+            "boundary_fallbacks",
+            "Requests whose text went on where a state was kept, but in other tokens.",
+            "reworded",
+        ),
+    ):
+        family = kind(f"rwkv:prefix_cache_{name}", what, labels=["model_name"])
+        for model, fields in caches.items():
+            family.add_metric([model], fields.get(field, 0))
+        yield family
 
 
 def registry_of(collector: object) -> CollectorRegistry:

@@ -257,6 +257,29 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
             gives=_json(_SUCCESS),
             errors=(400,),
         ),
+        *(
+            Operation(
+                method="post",
+                paths=paths,
+                tag="State Cache",
+                said=said,
+                gives=_json(_SUCCESS),
+                errors=errors,
+            )
+            for paths, said, errors in (
+                (
+                    ("/enable-state-cache",),
+                    "Keeps states of the texts to come, from none on. 启用（清空后的）状态缓存。",
+                    (),
+                ),
+                (("/disable-state-cache",), "Keeps no states. 禁用状态缓存。", ()),
+                (
+                    ("/reset-state-cache", "/reset-state"),
+                    "Forgets the states that are kept. 重置状态缓存。",
+                    (400,),
+                ),
+            )
+        ),
         Operation(
             method="get",
             paths=("/status",),

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import EllipsisType
 
@@ -91,6 +92,8 @@ class Runtime:
         # Replaced, and at work for the last requests: in lists of one, empty while it is freed.
         self._draining: list[list[Serving]] = []
         self._ended = Counts()  # of engines that are gone
+        self._ended_caches: dict[str, Counter[str]] = {}  # by the model's name
+        self._keeps_states = config.cache_mb != 0
         self._stored = Stored()
         self._deploy = config.deploy
         self._limits = Limits(config.max_prompt_tokens, config.max_tokens)
@@ -167,7 +170,30 @@ class Runtime:
             total += _counts(serving)
         return total
 
+    def caches(self) -> dict[str, Counter[str]]:
+        """The fields of rn.CacheStats by the name of the model, over all times it was loaded."""
+        total = {name: Counter(ended) for name, ended in self._ended_caches.items()}
+        for serving in self._engines():
+            total.setdefault(serving.name, Counter()).update(asdict(serving.engine.cache_stats()))
+        return total
+
+    @property
+    def keeps_states(self) -> bool:
+        return self._keeps_states
+
     # What they tell it.
+
+    def keep_states(self, on: bool) -> None:
+        """Whether the model that is loaded keeps states of earlier texts; it begins with none. The
+        next one does as the server was told at its start."""
+        self._keeps_states = on
+        if self._serving is not None:
+            self._serving.engine.resize_cache(self._cache_bytes() if on else 0)
+            self._serving.engine.clear_cache()
+
+    def _cache_bytes(self) -> int:
+        given = self._config.cache_mb
+        return given << 20 if given > 0 else loading.available() // 4
 
     def switch(self, choice: Choice | None) -> None:
         """Loads another model, or with None unloads, and returns when that has ended.
@@ -312,7 +338,9 @@ class Runtime:
         wanted = in_thread(loading.needed, choice)
         free = loading.available()
         engines = self._engines()
-        held = sum(serving.info.weight_bytes for serving in engines)
+        held = sum(
+            serving.info.weight_bytes + serving.engine.cache_stats().bytes for serving in engines
+        )
         if wanted > free + held:
             raise loading.too_little(wanted, free + held)
         tight = wanted > free and held > 0
@@ -396,7 +424,9 @@ class Runtime:
             max_queue=config.max_queue,
             step_ms=config.step_ms,
             speculate=config.speculate,
+            cache_bytes=self._cache_bytes() if config.cache_mb else 0,
         )
+        self._keeps_states = config.cache_mb != 0
         info = model.info
         tell(
             f"{name}: RWKV-{info.version}, {info.layers} layers of {info.width}, "
@@ -448,6 +478,8 @@ class Runtime:
         if not box:
             return
         self._ended += replace(_counts(box[0]), running=0, waiting=0)
+        cache = asdict(box[0].engine.cache_stats()) | {"limit": 0, "bytes": 0, "entries": 0}
+        self._ended_caches.setdefault(box[0].name, Counter()).update(cache)
         box[0].bridge.detach()
         last = [box.pop()]
         in_thread(_end, last)
@@ -464,6 +496,7 @@ def _counts(serving: Serving) -> Counts:
     return Counts(
         running=stats.prefilling + stats.running,
         waiting=stats.waiting,
-        prompt_tokens=stats.prompt_tokens,
+        # Together: who could tell them apart would learn what others have asked.
+        prompt_tokens=stats.prompt_tokens + serving.engine.cache_stats().cached_tokens,
         completion_tokens=stats.completion_tokens,
     )

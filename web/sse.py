@@ -17,7 +17,7 @@ import msgspec
 
 from web import errors
 from web.generation import Generation, Piece
-from web.schemas.answers import ToolCall
+from web.schemas.answers import ToolCall, usage
 from web.tool_calls import CallFinder
 
 PING_EVERY = 15.0  # seconds of silence after which proxies and clients hear from us
@@ -81,12 +81,10 @@ class Frames:
             start + self._middle + _encode(finish_reason) + b"}]" + self._usage + b"}\n\n"
         )  # fmt: skip
 
-    def usage(self, prompt_tokens: int, completion_tokens: int) -> bytes:
-        """The chunk without choices that `stream_options.include_usage` asks for."""
-        return (
-            self._head + b'],"usage":{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}}'
-            % (prompt_tokens, completion_tokens, prompt_tokens + completion_tokens) + b"\n\n"
-        )  # fmt: skip
+    def usage(self, *tokens: int | None) -> bytes:
+        """The chunk without choices that `stream_options.include_usage` asks for; `tokens` as
+        Generation.usage() gives them."""
+        return self._head + b'],"usage":' + _encode(usage(*tokens)) + b"}\n\n"
 
 
 def error_frame(error: falcon.HTTPError) -> bytes:

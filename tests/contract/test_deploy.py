@@ -25,7 +25,9 @@ def refused(server: Server, path: str, body: Any, param: str | None = None) -> N
     assert answer["error"]["code"] == "deploy_mode" and answer["error"]["param"] == param
 
 
-@pytest.mark.parametrize("path", ["/switch-model", "/update-config", "/exit", "/txt-to-midi"])
+@pytest.mark.parametrize(
+    "path", ["/switch-model", "/update-config", "/exit", "/txt-to-midi", "/reset-state"]
+)
 @pytest.mark.parametrize("body", [{}, b"not json", {"model": None}, {"max_tokens": 3}])
 def test_what_changes_the_server_is_closed(deployed: Server, path: str, body: Any) -> None:
     assert path in CLOSED

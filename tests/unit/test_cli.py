@@ -247,7 +247,7 @@ def test_chat_with_piped_turns_remembers_and_forgets() -> None:
 def test_the_conversation_is_what_the_server_would_render() -> None:
     from web.cli.chat import Conversation
     from web.personas import persona_for
-    from web.prompts.world import Names, render
+    from web.prompts.world import Names, parts
     from web.schemas.chat import Message
 
     model = rn.Model.open(rn.demo_model())
@@ -261,10 +261,10 @@ def test_the_conversation_is_what_the_server_would_render() -> None:
         for turn in ("Hello", "What is 2 plus 3?", "Thanks"):
             answer = "".join(talk.answer(turn, sampling))
             history.append(Message("user", turn))
-            prompt = render(history, names)
+            prompt = "".join(parts(history, names))
             alone = "".join(event.text for event in engine.generate(prompt, sampling))
             assert answer == alone
-            # render() puts the blank after the colon; the answer brings its own.
+            # parts() puts the blank after the colon; the answer brings its own.
             history.append(Message("assistant", answer.removeprefix(" ")))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from web.personas import G1, RAVEN, WORLD
+from web.personas import G1, RAVEN, WORLD, Persona
 from web.prompts import world
 from web.prompts.formats import chat_prompt, conversation
 from web.prompts.stops import DEFAULT_STOPS, chat_stops
@@ -243,6 +244,46 @@ def test_version_4_introductions(system: str, first_person: str, raven: str) -> 
 def test_version_4_of_nothing() -> None:
     assert version4_of([]) == "Alice:" and version4_of([a(None, prefix=True)]) == "Alice:"
     assert version4_of([s("You are")], presystem=True).endswith("Alice is\n\nAlice:")
+
+
+# -- marks
+
+
+def marked(messages: list[dict[str, Any]], persona: Persona = WORLD, **options: Any) -> list[str]:
+    """A prompt, cut at its marks."""
+    request = chat_request(Fields({"messages": messages, **options}))
+    text, _, marks = conversation(persona, request)
+    ends = [0, *marks, len(text)]
+    return [text[i:j] for i, j in pairwise(ends)]
+
+
+def test_marks_are_where_messages_begin() -> None:
+    assert marked([u("a")]) == ["User: a\n\nAssistant:"]
+    assert marked([s("S"), u("a"), a("é"), u("c")]) == [
+        "System: S\n\n",
+        "User: a\n\n",
+        "Assistant: é\n\n",
+        "User: c\n\nAssistant:",
+    ]
+    assert marked([u("a"), a("b"), u("c"), a("d", prefix=True)]) == [
+        "User: a\n\n",
+        "Assistant: b\n\n",
+        "User: c\n\nAssistant: d",
+    ]
+    version4 = replace(WORLD, prompt="version 4")
+    assert marked([s("S"), u("a")], version4) == ["S\n\n", "User: a\n\nAssistant:"]
+
+
+def test_marks_of_a_long_conversation() -> None:
+    """What it begins with, and its last messages."""
+    talk = marked([u("a"), a("b")] * 50)
+    assert len(talk) == 8
+    assert talk[:3] == ["User: a\n\n", "Assistant: b\n\n", "User: a\n\n"]
+    assert talk[-3:] == ["Assistant: b\n\n", "User: a\n\n", "Assistant: b\n\nAssistant:"]
+    tool = {"type": "function", "function": {"name": "f"}}
+    opened = marked([s("S"), u("a")], presystem=True, tools=[tool])
+    labels = [part.partition(":")[0] for part in opened]
+    assert labels == ["System", "User", "System", "User"]
 
 
 # -- reasoning models

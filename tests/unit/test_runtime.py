@@ -13,6 +13,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
+import rwkv_native as rn
 from web import runtime as module
 from web.app import create_app
 from web.config import Config
@@ -164,7 +165,9 @@ class Scripted:
             created=1,
             info=SimpleNamespace(weight_bytes=self.size),
             engine=SimpleNamespace(
-                stats=lambda: stats, close=lambda: self.freed.append(choice.name)
+                stats=lambda: stats,
+                cache_stats=lambda: rn.CacheStats(*range(10)),
+                close=lambda: self.freed.append(choice.name),
             ),
             bridge=SimpleNamespace(busy=False, detach=lambda: None, close=lambda: None),
         )

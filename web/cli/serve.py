@@ -40,7 +40,7 @@ _SETTINGS = (
         "api_key",
     ),
     *("cors_origin", "max_batch", "prefill_chunk", "max_queue", "step_ms", "speculate"),
-    *("max_prompt_tokens", "max_tokens"),
+    *("cache_mb", "max_prompt_tokens", "max_tokens"),
 )
 
 
@@ -109,6 +109,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="guess so many tokens ahead from the text so far and verify them: the same answers,"
         " sooner where text repeats itself (0: off)",
+    )
+    engine.add_argument(
+        "--cache-mb",
+        type=int,
+        metavar="N",
+        help="MiB for states of earlier texts, so that the next turn of a conversation costs its"
+        " new tokens only (default: a quarter of the free memory; 0: none)",
     )
     engine.add_argument(
         "--max-prompt-tokens", type=int, metavar="N", help="of one prompt (1048576)"

@@ -13,9 +13,9 @@ from web.prompts.world import opening as world_opening
 from web.schemas.chat import Message
 
 
-def render(
+def parts(
     messages: Sequence[Message], names: Names, presystem: bool = False, raven: bool = False
-) -> str:
+) -> list[str]:
     """`<label>: <content>` of users and assistants, the bare text of the system, then
     `<assistant>:`. A last message with `prefix` is left open for the model to continue."""
     begun = ""
@@ -26,16 +26,16 @@ def render(
         else:
             begun = _raven_opening(names) if raven else world_opening(names)
     labels = {"user": names.user, "assistant": names.assistant, "tool": names.tool}
-    parts = []
+    texts = []
     for message in messages:
         if message.content is not None:
             label = labels.get(message.role)
             text = message.content if label is None else f"{label}: {message.content}"
-            parts.append(text if message.raw else _tidy(text))
+            texts.append(text if message.raw else _tidy(text))
     last = messages[-1] if messages else None
     if last is None or not last.prefix or last.content is None:
-        parts.append(f"{names.assistant}:")
-    return begun + "\n\n".join(parts)
+        texts.append(f"{names.assistant}:")
+    return [begun] * bool(begun) + [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
 
 
 def _tidy(text: str) -> str:

@@ -42,7 +42,7 @@ def opening(names: Names) -> str:
     )
 
 
-def render(messages: Sequence[Message], names: Names, presystem: bool = False) -> str:
+def parts(messages: Sequence[Message], names: Names, presystem: bool = False) -> list[str]:
     """`<label>: <content>` and a blank line for each message, then `<assistant>:` without a blank:
     the model was trained to begin its answer with it."""
     labels = {
@@ -51,12 +51,12 @@ def render(messages: Sequence[Message], names: Names, presystem: bool = False) -
         "system": names.system,
         "tool": names.tool,
     }
-    parts = [opening(names)] if presystem else []
+    texts = [opening(names)] if presystem else []
     said = [message for message in messages if message.content is not None]
     for message in said:
-        parts.append(f"{labels[message.role]}: {message.content}\n\n")
+        texts.append(f"{labels[message.role]}: {message.content}\n\n")
     if messages and messages[-1].prefix and messages[-1].content is not None:
-        parts[-1] = parts[-1][:-2]  # the model goes on with this very text
+        texts[-1] = texts[-1][:-2]  # the model goes on with this very text
     else:
-        parts.append(f"{names.assistant}:")
-    return "".join(parts)
+        texts.append(f"{names.assistant}:")
+    return texts

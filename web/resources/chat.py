@@ -35,16 +35,26 @@ class ChatCompletionsResource:
         serving = self._runtime.serving()
         answered = request.messages[-1].call_id if request.messages else None
         tools = self._remembered.of(answered)
-        prompt, names = conversation(serving.persona, request, tools)
+        talk = conversation(serving.persona, request, tools)
         sampling = sampling_for(
-            serving.persona, request.sampling, chat_stops(request.sampling.stop, names)
+            serving.persona, request.sampling, chat_stops(request.sampling.stop, talk.names)
         )
         id = f"chatcmpl-{uuid.uuid4().hex}"
         created = int(time.time())
         state = self._starts.of(serving, request.sampling.state)
         sock = req.env.get("gunicorn.socket")
         stream = request.stream.stream
-        generation = Generation(serving, [prompt], sampling, sock, state, "messages", stream)
+        generation = Generation(
+            serving,
+            [talk.text],
+            sampling,
+            sock,
+            state,
+            field="messages",
+            stream=stream,
+            marks=talk.marks,
+            tells_cached=not self._runtime.deploy,
+        )
         finder = self._finder(request.tools)
         if stream:
             frames = Frames(

@@ -54,7 +54,15 @@ class CompletionsResource:
         echoes = request.echo and request.form == "text"
         echoed = _texts(serving, request.prompts) if echoes else None
         sock, stream = req.env.get("gunicorn.socket"), request.stream.stream
-        generation = Generation(serving, request.prompts, sampling, sock, state, stream=stream)
+        generation = Generation(
+            serving,
+            request.prompts,
+            sampling,
+            sock,
+            state,
+            stream=stream,
+            tells_cached=not self._runtime.deploy,
+        )
         if stream:
             frames = Frames(
                 chat=False,

@@ -8,7 +8,7 @@ import falcon
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from web.metrics import gauge, registry_of
+from web.metrics import cache_families, gauge, registry_of
 from web.runtime import Runtime
 
 
@@ -31,4 +31,6 @@ class MetricsResource:
         yield gauge("status", "0 offline, 2 loading, 3 working.", model, runtime.status)
         yield gauge("num_requests_running", "Requests in a slot.", model, counts.running)
         yield gauge("num_requests_waiting", "Requests in the queue.", model, counts.waiting)
+        if not runtime.deploy:  # else whoever asks would learn what others have asked
+            yield from cache_families(runtime.caches())
         yield from runtime.metrics.families()

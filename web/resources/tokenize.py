@@ -30,7 +30,7 @@ class TokenizeResource:
         if isinstance(request, str):
             field, text = "prompt", request
         else:
-            field, (text, _) = "messages", conversation(serving.persona, request)
+            field, text = "messages", conversation(serving.persona, request).text
         text = fed_text(serving.persona, text)
         resp.content_type = falcon.MEDIA_JSON
         if len(text) <= _LONG:

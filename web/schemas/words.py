@@ -9,6 +9,7 @@ from __future__ import annotations
 
 WORDS = {
     "arguments": "A JSON object, as text. JSON 对象文本。",
+    "cached_tokens": "Of the prompt: were known and not computed. 提示词中命中缓存的 token 数。",
     "choices": "The answers, one for each prompt. 回答列表，每个提示词一个。",
     "code": "The reason, for programs. 供程序判断的错误代码。",
     "completion_tokens": "Tokens that were generated. 生成的 token 数。",
@@ -35,6 +36,7 @@ WORDS = {
     "parameters": "A JSON schema of the arguments. 参数的 JSON Schema。",
     "prompt": "The text that the model is fed. 实际输入模型的文本。",
     "prompt_tokens": "Tokens of the prompt. 提示词的 token 数。",
+    "prompt_tokens_details": "Not in deploy mode. 部署模式下不返回。",
     "role": "Who speaks. 角色。",
     "source": "The name of the file. 文件名。",
     "text": "The text. 文本。",
@@ -68,7 +70,7 @@ WORDS = {
     "Status.model": "The loaded model; null: none. 已加载的模型，未加载时为 null。",
     "Status.pid": "The process that answers. 应答的进程号。",
     "Status.progress": "The share that is loaded, while it loads. 加载进度（0 到 1）。",
-    "Status.prompt_tokens": "Read since the server started. 启动以来读入的 token 数。",
+    "Status.prompt_tokens": "Of prompts since the server started. 启动以来提示词的 token 数。",
     "Status.running": "Requests at work. 正在处理的请求数。",
     "Status.status": "0 offline, 2 loading, 3 working. 0 离线，2 加载中，3 工作中。",
     "Status.waiting": "Requests in the queue. 排队的请求数。",
