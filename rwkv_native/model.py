@@ -58,7 +58,7 @@ class ModelInfo:
     weight_bytes: int  #: memory that the weights take
     token_bytes: int  #: weight bytes read to decode one token at batch 1
     token_flops: int  #: floating-point operations per token
-    int8_weights: int  #: parameters that are kept in int8, in groups of 32 with a scale
+    int8_weights: int  #: parameters that are kept in int8, in groups of 64 with a scale
     int4_weights: int  #: the same in int4
     strategy: str  #: what was chosen, e.g. "cpu bf16"
     file_dtype: str  #: "fp32", "fp16", "bf16", "Q4_K"...: the type of most weights in the file

@@ -17,7 +17,7 @@ void read_blocks(float *out, const std::byte *blocks, DType type, int64_t n);
 // Whether d and m of all blocks of n elements are finite; then all elements are.
 bool finite_blocks(const std::byte *blocks, DType type, int64_t n);
 
-// 32 elements w = d q of one scale: what the groups of quant.h hold exactly. 4 bits of them, or more.
+// 32 elements w = d q of one scale.
 constexpr bool symmetric(DType t) {
     return t == DType::q4_0 || t == DType::q5_0 || t == DType::q8_0;
 }

@@ -17,7 +17,8 @@ namespace rwkv::quant {
 
 namespace {
 
-constexpr int64_t kTile = kGroup * kOutputs;  // weights of a group of all outputs, [32][16]
+// Weights of a group of all outputs, a tile [group][16].
+constexpr int64_t tile_of(DType type) { return group(type) * kOutputs; }
 
 using F = float __attribute__((vector_size(16)));
 constexpr int64_t kLanes = 4;
@@ -44,10 +45,10 @@ constexpr float largest_of(DType type) { return type == DType::i8 ? 127 : 7; }
 constexpr float least_of(DType type) { return type == DType::i8 ? -127 : -8; }
 
 // The weight of largest magnitude of every output, with its sign.
-void extremes(float *extreme, const float *w) {
+void extremes(float *extreme, const float *w, DType type) {
     for (int64_t o = 0; o < kOutputs; o += kLanes) {
         F high = {}, low = {};
-        for (int64_t k = 0; k < kGroup; ++k) {
+        for (int64_t k = 0; k < group(type); ++k) {
             const F x = load(w + k * kOutputs + o);
             high = high > x ? high : x;
             low = low < x ? low : x;
@@ -59,7 +60,7 @@ void extremes(float *extreme, const float *w) {
 // For int8: max / 127, a step of fp16 more where rounding that down would cut the maximum off.
 void scales_i8(uint16_t *scales, const float *w) {
     float extreme[kOutputs];
-    extremes(extreme, w);
+    extremes(extreme, w, DType::i8);
     for (int64_t o = 0; o < kOutputs; ++o) {
         const float a = std::fabs(extreme[o]);
         scales[o] = to_f16(a / 127);
@@ -75,7 +76,7 @@ constexpr float kTargets[] = {-9.2f, -8.6f, -8.2f, -7.7f, 6.9f, 7.3f, 7.7f, 8.4f
 
 void scales_i4(uint16_t *scales, const float *w) {
     float extreme[kOutputs], d[kOutputs];
-    extremes(extreme, w);
+    extremes(extreme, w, DType::i4);
     for (int64_t o = 0; o < kOutputs; o += kLanes) {
         const F x = load(extreme + o);
         // A group of zeros, and what fp16 has no scale for, becomes zero.
@@ -84,7 +85,7 @@ void scales_i4(uint16_t *scales, const float *w) {
         for (const float target : kTargets) {
             const F inverse = target * reciprocal;
             F wq = {}, qq = {};
-            for (int64_t k = 0; k < kGroup; ++k) {
+            for (int64_t k = 0; k < group(DType::i4); ++k) {
                 const F wk = load(w + k * kOutputs + o), q = nearest(clamp(wk * inverse, -8, 7));
                 wq += wk * q;
                 qq += q * q;
@@ -107,7 +108,7 @@ Loss round_tile(float *q, const float *w, const uint16_t *scales, DType type) {
     }
     const float low = least_of(type), high = largest_of(type);
     F error = {}, norm = {};
-    for (int64_t k = 0; k < kGroup; ++k)
+    for (int64_t k = 0; k < group(type); ++k)
         for (int64_t o = 0; o < kOutputs; o += kLanes) {
             const F wk = load(w + k * kOutputs + o);
             const F qk = nearest(clamp(wk * load(inverse + o), low, high));
@@ -124,13 +125,13 @@ Loss round_tile(float *q, const float *w, const uint16_t *scales, DType type) {
 
 // One group of a panel, from q as floats.
 void lay_i8(std::byte *to, const float *q) {
-    for (int64_t k = 0; k < kGroup; ++k)
+    for (int64_t k = 0; k < group(DType::i8); ++k)
         for (int64_t o = 0; o < kOutputs; ++o)
             to[(k / 4 * kOutputs + o) * 4 + k % 4] =
                 static_cast<std::byte>(static_cast<int>(q[k * kOutputs + o]) + 128);
 }
 void lay_i4(std::byte *to, const float *q) {
-    for (int64_t s = 0; s < kGroup / 8; ++s)
+    for (int64_t s = 0; s < group(DType::i4) / 8; ++s)
         for (int64_t o = 0; o < kOutputs; ++o)
             for (int64_t j = 0; j < 4; ++j) {
                 const int low = static_cast<int>(q[(8 * s + j) * kOutputs + o]) + 8;
@@ -145,16 +146,16 @@ uint16_t scale_at(const std::byte *panel, int64_t group, int64_t o) {
     return d;
 }
 
-// q of input k of a group, 0 to 31.
-int number_at(const std::byte *group, DType type, int64_t o, int64_t k) {
+// q of input k of a group.
+int number_at(const std::byte *tile, DType type, int64_t o, int64_t k) {
     if (type == DType::i8)
-        return static_cast<int>(group[(k / 4 * kOutputs + o) * 4 + k % 4]) - 128;
-    const int both = static_cast<int>(group[(k / 8 * kOutputs + o) * 4 + k % 4]);
+        return static_cast<int>(tile[(k / 4 * kOutputs + o) * 4 + k % 4]) - 128;
+    const int both = static_cast<int>(tile[(k / 8 * kOutputs + o) * 4 + k % 4]);
     return (k % 8 < 4 ? both & 15 : both >> 4) - 8;
 }
 
-const std::byte *group_at(const std::byte *panel, DType type, int64_t in, int64_t group) {
-    return panel + scale_bytes(in) + static_cast<size_t>(group * kTile) / (type == DType::i8 ? 1 : 2);
+const std::byte *group_at(const std::byte *panel, DType type, int64_t in, int64_t g) {
+    return panel + scale_bytes(type, in) + static_cast<size_t>(g * tile_of(type)) / (type == DType::i8 ? 1 : 2);
 }
 
 // Writes w as `type` and returns what is left of it there.
@@ -186,12 +187,12 @@ Loss pack_plain(std::byte *panels, const float *weights, DType type, int64_t row
 
 Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
                 const uint16_t *scales) {
-    const int64_t G = groups(in);
+    const int64_t G = groups(type, in), tile = tile_of(type);
     Loss loss;
-    std::memset(panel, 0, scale_bytes(in));
-    std::byte *to = panel + scale_bytes(in);
-    alignas(64) float q[kTile];
-    for (int64_t g = 0; g < G; ++g, weights += kTile) {
+    std::memset(panel, 0, scale_bytes(type, in));
+    std::byte *to = panel + scale_bytes(type, in);
+    alignas(64) float q[tile_of(DType::i8)];
+    for (int64_t g = 0; g < G; ++g, weights += tile) {
         uint16_t d[kOutputs];
         if (scales)
             std::memcpy(d, scales + g * kOutputs, sizeof d);
@@ -203,16 +204,16 @@ Loss pack_panel(std::byte *panel, const float *weights, DType type, int64_t in,
         loss.error += here.error, loss.norm += here.norm;
         std::memcpy(panel + g * kOutputs * 2, d, sizeof d);
         if (type == DType::i8)
-            lay_i8(to, q), to += kTile;
+            lay_i8(to, q), to += tile;
         else
-            lay_i4(to, q), to += kTile / 2;
+            lay_i4(to, q), to += tile / 2;
     }
     return loss;
 }
 
 Loss pack(std::byte *panels, const float *weights, DType type, int64_t rows, int64_t in) {
     if (!is_quantised(type)) return pack_plain(panels, weights, type, rows, in);
-    std::vector<float> tile(static_cast<size_t>(groups(in) * kTile));
+    std::vector<float> tile(static_cast<size_t>(groups(type, in) * tile_of(type)));
     Loss loss;
     for (int64_t first = 0; first < rows; first += kOutputs, panels += panel_bytes(type, in)) {
         if (rows - first < kOutputs) std::fill(tile.begin(), tile.end(), 0.0f);
@@ -227,19 +228,19 @@ Loss pack(std::byte *panels, const float *weights, DType type, int64_t rows, int
 
 void unpack(float *weights, const std::byte *panel, DType type, int64_t in, int64_t o) {
     for (int64_t k = 0; k < in; ++k) {
-        const std::byte *group = group_at(panel, type, in, k / kGroup);
-        const float d = from_f16(scale_at(panel, k / kGroup, o));
-        weights[k] = d * static_cast<float>(number_at(group, type, o, k % kGroup));
+        const int64_t g = k / group(type);
+        const float d = from_f16(scale_at(panel, g, o));
+        weights[k] = d * static_cast<float>(number_at(group_at(panel, type, in, g), type, o, k % group(type)));
     }
 }
 
-void quantise_row(int8_t *p, float *s, const float *x, int64_t in) {
-    for (int64_t g = 0; g < groups(in); ++g) {
-        const int64_t first = g * kGroup, n = std::min(kGroup, in - first);
+void quantise_row(int8_t *p, float *s, const float *x, DType type, int64_t in) {
+    for (int64_t g = 0; g < groups(type, in); ++g) {
+        const int64_t first = g * group(type), n = std::min(group(type), in - first);
         float largest = 0;
         for (int64_t k = 0; k < n; ++k) largest = std::max(largest, std::fabs(x[first + k]));
         s[g] = largest / 127;
-        std::fill_n(p + first, kGroup, int8_t{0});
+        std::fill_n(p + first, group(type), int8_t{0});
         for (int64_t k = 0; k < n && s[g] > 0; ++k)
             p[first + k] = static_cast<int8_t>(std::clamp(std::nearbyint(x[first + k] / s[g]), -127.0f, 127.0f));
     }
@@ -248,10 +249,10 @@ void quantise_row(int8_t *p, float *s, const float *x, int64_t in) {
 double product(const std::byte *panel, DType type, int64_t in, int64_t o, const int8_t *p,
                const float *s) {
     double y = 0;
-    for (int64_t g = 0; g < groups(in); ++g) {
-        const std::byte *group = group_at(panel, type, in, g);
+    for (int64_t g = 0; g < groups(type, in); ++g) {
+        const std::byte *tile = group_at(panel, type, in, g);
         int32_t sum = 0;
-        for (int64_t k = 0; k < kGroup; ++k) sum += number_at(group, type, o, k) * p[g * kGroup + k];
+        for (int64_t k = 0; k < group(type); ++k) sum += number_at(tile, type, o, k) * p[g * group(type) + k];
         y += static_cast<double>(sum) * from_f16(scale_at(panel, g, o)) * static_cast<double>(s[g]);
     }
     return y;

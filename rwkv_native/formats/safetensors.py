@@ -30,7 +30,7 @@ from .tensor import (
 # The format allows 100 MB; an index of 100 000 tensors fits here, and parsing it stays short.
 MAX_HEADER = 16 << 20
 ALIGNMENT = 64
-PACKED_KEY, PACKED_VERSION, TURNED = "rwkv.packed", 1, "transposed"
+PACKED_KEY, PACKED_VERSION, TURNED = "rwkv.packed", 2, "transposed"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ BLOCKS = {
 }  # fmt: skip
 # The same of packed matrices (.safetensors of ours): int8 and int4 with fp16 scales, plain numbers.
 PACKED = {
-    "I8": (32, 34), "I4": (32, 18),
+    "I8": (64, 66), "I4": (32, 18),
     "PACKED_F32": (1, 4), "PACKED_F16": (1, 2), "PACKED_BF16": (1, 2),
 }  # fmt: skip
 STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -141,11 +141,12 @@ def nbytes_of(dtype: str, count: int) -> int:
 def packed_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a packed matrix [out, in]: panels of 16 outputs (native/src/quant.h)."""
     out, columns = shape
-    if PACKED[dtype][0] == 1:
-        return -(-out // 16) * 16 * -(-columns // 2) * 2 * PACKED[dtype][1]
-    groups = -(-columns // 32)
+    elements, size = PACKED[dtype]
+    if elements == 1:
+        return -(-out // 16) * 16 * -(-columns // 2) * 2 * size
+    groups = -(-columns // elements)
     scales = -(-groups * 32 // 64) * 64
-    return -(-out // 16) * (scales + groups * 16 * (PACKED[dtype][1] - 2))
+    return -(-out // 16) * (scales + groups * 16 * (size - 2))
 
 
 def _dims(tensor: Tensor) -> str:

@@ -51,7 +51,7 @@ TOLERANCE = {
     "cpu fp16": 2e-2,
     "cpu bf16": 2e-2,
     # Random weights of 16 to 64 channels magnify what is rounded, v70_L3_D32_fp32 most.
-    "cpu bf16i8": 0.15,
+    "cpu bf16i8": 0.17,
     "cpu bf16i4": 0.65,
 }
 # The official package rounds LN0(emb) of versions 4 to 6 to the file's type. Its own logits are

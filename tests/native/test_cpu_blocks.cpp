@@ -22,7 +22,7 @@ struct Blocks {
         matrix.data = memory.data;
         const double scale = 1 / std::sqrt(static_cast<double>(in));
         for (int64_t panel = 0; panel < panels; ++panel) {
-            Floats weights(static_cast<size_t>(quant::groups(in) * quant::kGroup * 16));
+            Floats weights(static_cast<size_t>(quant::groups(type, in) * quant::group(type) * 16));
             for (int64_t k = 0; k < in; ++k)
                 for (int64_t o = 0; o < 16 && panel * 16 + o < out; ++o)
                     weights[static_cast<size_t>(k * 16 + o)] = static_cast<float>(scale * random.next());
@@ -40,46 +40,50 @@ struct Quantised {
     std::vector<int8_t> p;
     Floats s;
 
-    Quantised(const float *x, int64_t in)
-        : p(static_cast<size_t>(quant::groups(in) * quant::kGroup)),
-          s(static_cast<size_t>(quant::groups(in))) {
-        quant::quantise_row(p.data(), s.data(), x, in);
+    Quantised(const float *x, DType type, int64_t in)
+        : p(static_cast<size_t>(quant::groups(type, in) * quant::group(type))),
+          s(static_cast<size_t>(quant::groups(type, in))) {
+        quant::quantise_row(p.data(), s.data(), x, type, in);
     }
     double times(const Blocks &w, int64_t o) const {
         return quant::product(w.panel_at(o / 16), w.matrix.stored, w.matrix.in, o % 16, p.data(), s.data());
     }
 };
 
-void test_prepared_rows() {
+void test_prepared_rows(DType type) {
     const cpu::Kernels &kernels = cpu::chosen_kernels();
-    CHECK(kernels.input(cpu::kI8, cpu::kF32) == cpu::kBytes && kernels.input(cpu::kI4, cpu::kF16) == cpu::kBytes);
+    const cpu::Type stored = type == DType::i8 ? cpu::kI8 : cpu::kI4;
+    const cpu::Input form = type == DType::i8 ? cpu::kBytes : cpu::kHalfBytes;
+    CHECK(kernels.input(stored, cpu::kF32) == form && kernels.input(stored, cpu::kF16) == form);
+    const int64_t size = quant::group(type);
+    const int zero = type == DType::i8 ? 128 : 8;
     Random random{1};
-    for (const int64_t in : {1, 3, 31, 32, 33, 64, 100, 777}) {
+    for (const int64_t in : {1, 3, 31, 32, 33, 64, 65, 100, 128, 777}) {
         Floats x = random.floats(in, 3);
-        if (in == 64) std::fill_n(x.begin() + 32, 32, 0.0f);
+        if (in == 128) std::fill_n(x.begin() + 64, 64, 0.0f);
         if (in == 100)
             for (float &v : x) v *= 1e-43f;  // a scale so small that it is hardly one
         if (in == 33)
             for (int i = 0; i < 33; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i) - 0.5f;  // halves: to even
         if (in == 33) x[5] = 127;
-        const Quantised want(x.data(), in);
-        std::vector<char> row(static_cast<size_t>(cpu::row_bytes(cpu::kBytes, in)), 'x');
-        kernels.round(row.data(), x.data(), in, cpu::kF32, cpu::kBytes);
+        const Quantised want(x.data(), type, in);
+        std::vector<char> row(static_cast<size_t>(cpu::row_bytes(form, in)), 'x');
+        kernels.round(row.data(), x.data(), in, cpu::kF32, form);
         int wrong = 0;
-        for (int64_t g = 0; g < quant::groups(in); ++g) {
-            const char *group = row.data() + g * cpu::kGroupBytes;
+        for (int64_t g = 0; g < quant::groups(type, in); ++g) {
+            const char *group = row.data() + g * cpu::group_bytes(stored);
             int total = 0;
-            for (int64_t k = 0; k < 32; ++k) {
-                const int p = want.p[static_cast<size_t>(g * 32 + k)];
+            for (int64_t k = 0; k < size; ++k) {
+                const int p = want.p[static_cast<size_t>(g * size + k)];
                 wrong += static_cast<int8_t>(group[k]) != p;
                 total += p;
             }
             float s;
             int32_t offset;
-            std::memcpy(&s, group + 32, 4);
-            std::memcpy(&offset, group + 36, 4);
+            std::memcpy(&s, group + size, 4);
+            std::memcpy(&offset, group + size + 4, 4);
             wrong += s != want.s[static_cast<size_t>(g)];
-            wrong += offset != -8 * total;
+            wrong += offset != -zero * total;
         }
         CHECK(wrong == 0);
     }
@@ -93,6 +97,7 @@ void test_products(DType type) {
                                   {7, 65},
                                   {48, 33},
                                   {130, 200},
+                                  {64, 64},
                                   {200, 96}}) {
         const Blocks w(*backend, random, out, in, type);
         for (const int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 27, 64}) {
@@ -106,7 +111,7 @@ void test_products(DType type) {
             backend->linear_add(added.data(), w.matrix, x.data(), s.batch());
             double worst = 0;
             for (int64_t m = 0; m < rows; ++m) {
-                const Quantised row(x.data() + m * in, in);
+                const Quantised row(x.data() + m * in, type, in);
                 for (int64_t o = 0; o < out; ++o) {
                     const size_t at = static_cast<size_t>(m * out + o);
                     const double z = row.times(w, o);
@@ -127,13 +132,13 @@ void test_extremes(DType type) {
         Blocks w(*backend, random, 16, 64, type);
         // q = 127 or 7, and -127 or -8, by the byte
         const std::byte least{type == DType::i8 ? uint8_t{1} : uint8_t{0}}, most{0xff};
-        std::byte *quants = w.panel_at(0) + quant::scale_bytes(64);
+        std::byte *quants = w.panel_at(0) + quant::scale_bytes(type, 64);
         std::fill(quants, w.panel_at(1), sign > 0 ? most : least);
         for (const float value : {2.0f, -2.0f}) {
             const Floats x(64, value);
             Floats y(16);
             backend->linear_add(y.data(), w.matrix, x.data(), Sequences(*backend, {1}, 1).batch());
-            const Quantised row(x.data(), 64);
+            const Quantised row(x.data(), type, 64);
             for (int64_t o = 0; o < 16; ++o) {
                 const double want = row.times(w, o);
                 CHECK_NEAR(y[static_cast<size_t>(o)], want, 2e-6 * std::fabs(want));
@@ -181,8 +186,8 @@ void test_not_finite(DType type) {
 
 int main() {
     skip_unless_isa_usable();
-    test_prepared_rows();
     for (const DType type : {DType::i8, DType::i4}) {
+        test_prepared_rows(type);
         test_products(type);
         test_extremes(type);
         test_identity(type);

@@ -12,10 +12,10 @@ namespace {
 
 using Panel = std::vector<std::byte>;
 
-// Weights [groups · 32][16] as pack_panel takes them: `outputs` columns and `in` rows filled by `value`.
+// Weights [groups · group][16] as pack_panel takes them: `outputs` columns and `in` rows filled by `value`.
 template <class Value>
-Floats tile(int64_t in, int64_t outputs, Value value) {
-    Floats w(static_cast<size_t>(quant::groups(in) * quant::kGroup * 16), 0.0f);
+Floats tile(DType type, int64_t in, int64_t outputs, Value value) {
+    Floats w(static_cast<size_t>(quant::groups(type, in) * quant::group(type) * 16), 0.0f);
     for (int64_t k = 0; k < in; ++k)
         for (int64_t o = 0; o < outputs; ++o) w[static_cast<size_t>(k * 16 + o)] = value(k, o);
     return w;
@@ -42,23 +42,24 @@ uint16_t scale_of(const Panel &panel, int64_t group, int64_t o) {
 }
 
 void test_sizes() {
-    CHECK(quant::panel_bytes(DType::i8, 768) == 24 * 16 * (2 + 32));
+    CHECK(quant::panel_bytes(DType::i8, 768) == 12 * 16 * (2 + 64));
     CHECK(quant::panel_bytes(DType::i4, 768) == 24 * 16 * (2 + 16));
     // 3 groups: 96 bytes of scales, filled up to 128.
-    CHECK(quant::panel_bytes(DType::i8, 65) == 128 + 3 * 16 * 32);
+    CHECK(quant::panel_bytes(DType::i8, 129) == 128 + 3 * 16 * 64);
+    CHECK(quant::panel_bytes(DType::i4, 65) == 128 + 3 * 16 * 16);
     CHECK(quant::panel_bytes(DType::i4, 1) == 64 + 16 * 16);
 }
 
 // Numbers that are their own q at d = 1/2, at the places that quant.h gives them.
 void test_layout() {
-    const int64_t in = 70;
-    const std::vector<uint16_t> scales(static_cast<size_t>(quant::groups(in) * 16), to_f16(0.5f));
+    const std::vector<uint16_t> scales(3 * 16, to_f16(0.5f));
     for (const DType type : {DType::i8, DType::i4}) {
+        const int64_t size = quant::group(type), in = 2 * size + 6;
         const int least = type == DType::i8 ? -127 : -8, values = type == DType::i8 ? 255 : 16;
         const auto number = [&](int64_t k, int64_t o) {
             return least + static_cast<int>((k * 37 + o * 11) % values);
         };
-        const Floats w = tile(in, 13, [&](int64_t k, int64_t o) {
+        const Floats w = tile(type, in, 13, [&](int64_t k, int64_t o) {
             return 0.5f * static_cast<float>(number(k, o));
         });
         quant::Loss loss;
@@ -67,12 +68,12 @@ void test_layout() {
         for (int64_t g = 0; g < 3; ++g)
             for (int64_t o = 0; o < 16; ++o) CHECK(scale_of(panel, g, o) == to_f16(0.5f));
         for (size_t i = 96; i < 128; ++i) CHECK(panel[i] == std::byte{0});
-        for (int64_t k = 0; k < 96; ++k)
+        for (int64_t k = 0; k < 3 * size; ++k)
             for (int64_t o = 0; o < 16; ++o) {
                 const int wanted = k < in && o < 13 ? number(k, o) : 0;
-                const int64_t group = k / 32, in_group = k % 32;
+                const int64_t group = k / size, in_group = k % size;
                 if (type == DType::i8) {
-                    const int64_t at = 128 + ((group * 8 + in_group / 4) * 16 + o) * 4 + k % 4;
+                    const int64_t at = 128 + ((group * 16 + in_group / 4) * 16 + o) * 4 + k % 4;
                     CHECK(static_cast<int>(panel[static_cast<size_t>(at)]) == wanted + 128);
                 } else {
                     const int64_t at = 128 + ((group * 4 + in_group / 8) * 16 + o) * 4 + k % 4;
@@ -93,7 +94,7 @@ void test_int8_is_within_half_a_step() {
     Random random{3};
     for (const double size : {1e-9, 3e-7, 2e-5, 1e-3, 0.02, 1.0, 4e5}) {
         const int64_t in = 100;
-        const Floats w = tile(in, 16, [&](int64_t, int64_t) {
+        const Floats w = tile(DType::i8, in, 16, [&](int64_t, int64_t) {
             return static_cast<float>(size * random.next());
         });
         const Panel panel = packed(w, DType::i8, in);
@@ -101,7 +102,7 @@ void test_int8_is_within_half_a_step() {
             const Floats back = unpacked(panel, DType::i8, in, o);
             for (int64_t k = 0; k < in; ++k) {
                 const double exact = w[static_cast<size_t>(k * 16 + o)];
-                const double d = from_f16(scale_of(panel, k / 32, o));
+                const double d = from_f16(scale_of(panel, k / 64, o));
                 const double half = d == 0 ? 127 * 0x1p-25 : 0.5001 * d;
                 CHECK_NEAR(back[static_cast<size_t>(k)], exact, half);
             }
@@ -129,7 +130,7 @@ void test_int4_finds_the_scale() {
     Random random{4};
     const int64_t in = 2048;
     for (const bool heavy : {false, true}) {
-        const Floats w = tile(in, 16, [&](int64_t, int64_t) {
+        const Floats w = tile(DType::i4, in, 16, [&](int64_t, int64_t) {
             const double x = random.next();
             return static_cast<float>(0.02 * (heavy ? x * x * x : x));
         });
@@ -137,7 +138,7 @@ void test_int4_finds_the_scale() {
         const Panel panel = packed(w, DType::i4, in, nullptr, &loss);
         double error = 0, least = 0, plain = 0;
         int negative = 0;
-        for (int64_t g = 0; g < quant::groups(in); ++g)
+        for (int64_t g = 0; g < quant::groups(DType::i4, in); ++g)
             for (int64_t o = 0; o < 16; ++o) {
                 const float *group = w.data() + g * 512 + o;
                 double extreme = 0;
@@ -166,7 +167,7 @@ void test_extremes() {
     for (const DType type : {DType::i8, DType::i4}) {
         // nothing but zeros, one weight, far more than fp16 can scale
         for (const float only : {0.0f, 1.0f, -3.5f, 1e-30f, 1e30f, -1e30f}) {
-            const Floats w = tile(32, 16, [&](int64_t k, int64_t) { return k == 5 ? only : 0.0f; });
+            const Floats w = tile(type, 32, 16, [&](int64_t k, int64_t) { return k == 5 ? only : 0.0f; });
             const Floats back = unpacked(packed(w, type, 32), type, 32, 7);
             const float most = (type == DType::i8 ? 127 : 8) * 65504.0f;
             const double wanted = std::clamp(only, -most, most);
@@ -181,21 +182,22 @@ void test_product() {
     Random random{5};
     for (const int64_t in : {int64_t{1}, int64_t{31}, int64_t{64}, int64_t{200}})
         for (const DType type : {DType::i8, DType::i4}) {
-            const Floats w = tile(in, 16, [&](int64_t, int64_t) { return static_cast<float>(random.next()); });
+            const Floats w = tile(type, in, 16, [&](int64_t, int64_t) { return static_cast<float>(random.next()); });
             const Panel panel = packed(w, type, in);
-            Floats x = random.floats(in), s(static_cast<size_t>(quant::groups(in)));
-            std::fill_n(x.begin(), std::min<int64_t>(in, 32), in == 200 ? 0.0f : 0.25f);
-            std::vector<int8_t> p(static_cast<size_t>(quant::groups(in) * 32), 99);
-            quant::quantise_row(p.data(), s.data(), x.data(), in);
+            Floats x = random.floats(in), s(static_cast<size_t>(quant::groups(type, in)));
+            const int64_t size = quant::group(type);
+            std::fill_n(x.begin(), std::min<int64_t>(in, size), in == 200 ? 0.0f : 0.25f);
+            std::vector<int8_t> p(static_cast<size_t>(quant::groups(type, in) * size), 99);
+            quant::quantise_row(p.data(), s.data(), x.data(), type, in);
             for (int64_t k = 0; k < static_cast<int64_t>(p.size()); ++k) {
-                const double step = s[static_cast<size_t>(k / 32)], value = step * p[static_cast<size_t>(k)];
+                const double step = s[static_cast<size_t>(k / size)], value = step * p[static_cast<size_t>(k)];
                 CHECK_NEAR(value, k < in ? x[static_cast<size_t>(k)] : 0, 0.5001 * step);
             }
             for (int64_t o = 0; o < 16; ++o) {
                 const Floats row = unpacked(panel, type, in, o);
                 double y = 0;
                 for (int64_t k = 0; k < in; ++k)
-                    y += double{row[static_cast<size_t>(k)]} * s[static_cast<size_t>(k / 32)] * p[static_cast<size_t>(k)];
+                    y += double{row[static_cast<size_t>(k)]} * s[static_cast<size_t>(k / size)] * p[static_cast<size_t>(k)];
                 CHECK_NEAR(quant::product(panel.data(), type, in, o, p.data(), s.data()), y, 1e-9);
             }
         }

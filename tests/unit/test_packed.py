@@ -143,7 +143,7 @@ HOSTILE: dict[str, tuple[Callable[[dict], None], str]] = {
     "no JSON": (
         lambda h: h["__metadata__"].update({safetensors.PACKED_KEY: "{"}), "is not valid JSON"),
     "a list": (lambda h: h["__metadata__"].update({safetensors.PACKED_KEY: "[]"}), "not an object"),
-    "another version": (packed(lambda e: e.update(version=2)), "another version"),
+    "another version": (packed(lambda e: e.update(version=1)), "another version"),
     "no such tensor": (packed(lambda e: e["tensors"].update(x=["I8", [1, 1]])), "names 'x'"),
     "not of bytes": (
         packed(lambda e: e["tensors"].update({"emb.weight": ["I8", [1, 1]]})), "no tensor"),

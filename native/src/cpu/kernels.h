@@ -21,30 +21,39 @@ enum Act : int32_t { kNone = 0, kTanh = 1, kSigmoid = 2, kReluSquared = 3, kSilu
 // `in` is padded to an even number, `out` to whole panels, both with zeros. int8 and int4 are laid
 // out as quant.h says.
 constexpr int64_t kPanel = 16;
-constexpr int64_t kGroup = 32;  // inputs that share a scale in int8 and int4
 
-constexpr int64_t groups_of(int64_t in) { return (in + kGroup - 1) / kGroup; }
+// Inputs that share a scale in int8 and int4.
+constexpr int64_t group_of(Type stored) { return stored == kI8 ? 64 : 32; }
+constexpr int64_t groups_of(Type stored, int64_t in) {
+    return (in + group_of(stored) - 1) / group_of(stored);
+}
 // The fp16 scales that open an int8 or int4 panel.
-constexpr int64_t scale_bytes(int64_t in) { return (groups_of(in) * kPanel * 2 + 63) / 64 * 64; }
+constexpr int64_t scale_bytes(Type stored, int64_t in) {
+    return (groups_of(stored, in) * kPanel * 2 + 63) / 64 * 64;
+}
 constexpr int64_t panel_bytes(Type stored, int64_t in) {
-    if (stored == kI8) return scale_bytes(in) + groups_of(in) * kGroup * kPanel;
-    if (stored == kI4) return scale_bytes(in) + groups_of(in) * kGroup * kPanel / 2;
+    if (stored == kI8 || stored == kI4)
+        return scale_bytes(stored, in) +
+               groups_of(stored, in) * group_of(stored) * kPanel / (stored == kI8 ? 1 : 2);
     return (in + 1) / 2 * 2 * kPanel * (stored == kF32 ? 4 : 2);
 }
 
 // How a row that enters a product is prepared. `Kernels::input` says which form a matrix wants.
 //   kFloats   fp32, rounded to the type of the computation
 //   kPairs    bf16, for instructions that take two inputs at once
-//   kBytes    per group of 32 inputs (quant.h) 40 bytes: 32 int8 values p, their scale in fp32, and
-//             −8 Σ p in int32, which takes the offset of the stored weights back out
+//   kBytes, kHalfBytes    for int8 and int4, per group (quant.h): the int8 values p, their scale in fp32, and
+//             −128 Σ p or −8 Σ p in int32, which takes the offset of the stored weights back out
 // Each is filled up with zeros to a whole number of pairs, or groups.
-enum Input : int32_t { kFloats = 0, kPairs = 1, kBytes = 2 };
-constexpr int64_t kGroupBytes = 40;
+enum Input : int32_t { kFloats = 0, kPairs = 1, kBytes = 2, kHalfBytes = 3 };
+constexpr bool in_groups(Input form) { return form == kBytes || form == kHalfBytes; }
+constexpr Type stored_for(Input form) { return form == kBytes ? kI8 : kI4; }
+constexpr int64_t group_bytes(Type stored) { return group_of(stored) + 8; }
 
 // Bytes from one prepared row to the next: never a multiple of 4 KiB for the widths that models have
 // (12 rows would then share one set of the first-level cache), and with room for the padding.
 constexpr int64_t row_bytes(Input form, int64_t in) {
-    const int64_t used = form == kBytes   ? groups_of(in) * kGroupBytes
+    const Type stored = stored_for(form);
+    const int64_t used = in_groups(form)  ? groups_of(stored, in) * group_bytes(stored)
                          : form == kPairs ? (in + 31) / 32 * 64
                                           : (in + 15) / 16 * 64;
     return (used + 63) / 64 * 64 + 64;

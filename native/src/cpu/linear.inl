@@ -10,7 +10,8 @@ using rwkv::cpu::Input;
 using rwkv::cpu::LinearTask;
 
 Input input(Type stored, [[maybe_unused]] Type compute) {
-    if (stored == rwkv::cpu::kI8 || stored == rwkv::cpu::kI4) return rwkv::cpu::kBytes;
+    if (stored == rwkv::cpu::kI8) return rwkv::cpu::kBytes;
+    if (stored == rwkv::cpu::kI4) return rwkv::cpu::kHalfBytes;
 #if defined(RWKV_PAIRS)
     if (stored == rwkv::cpu::kBf16 && compute == rwkv::cpu::kBf16) return rwkv::cpu::kPairs;
 #endif

@@ -46,8 +46,9 @@ void layer_norm(float *y, const float *x, const float *weight, const float *bias
 
 // One group of a row in int8 (quant.h): s = max |x| / 127, p = x / s rounded to even. NaN and infinity
 // anywhere make s one, and so the whole product.
+template <Type Stored>
 RWKV_INLINE void quantise(char *to, const F *x) {
-    constexpr int count = rwkv::cpu::kGroup / V;
+    constexpr int group = rwkv::cpu::group_of(Stored), count = group / V;
     U magnitude = {};
     for (int j = 0; j < count; ++j) magnitude = larger(magnitude, bits(absolute(x[j])));
     const float s = largest(magnitude) / 127.0f;
@@ -59,22 +60,28 @@ RWKV_INLINE void quantise(char *to, const F *x) {
         store_bytes(to + j * V, reinterpret_cast<I>(bits(p) - bits(magic)));
     }
     const bool finite = s - s == 0;
-    const int32_t offset = finite ? -8 * static_cast<int32_t>(sum(total)) : 0;
-    __builtin_memcpy(to + 32, &s, 4);
-    __builtin_memcpy(to + 36, &offset, 4);
+    constexpr int32_t zero = Stored == rwkv::cpu::kI8 ? 128 : 8;
+    const int32_t offset = finite ? -zero * static_cast<int32_t>(sum(total)) : 0;
+    __builtin_memcpy(to + group, &s, 4);
+    __builtin_memcpy(to + group + 4, &offset, 4);
 }
 
-// Prepares the row whose V values from i on are value(i), zero beyond n.
+// All groups of the row whose V values from i on are value(i), zero beyond n.
+template <Type Stored, class Value>
+RWKV_INLINE void quantise_row(char *y, int64_t n, Value value) {
+    constexpr int count = rwkv::cpu::group_of(Stored) / V;
+    for (int64_t i = 0; i < n; y += rwkv::cpu::group_bytes(Stored)) {
+        F x[count];
+        for (int j = 0; j < count; ++j, i += V) x[j] = i < n ? value(i) : F{};
+        quantise<Stored>(y, x);
+    }
+}
+
+// Prepares such a row in any form.
 template <class Value>
 RWKV_INLINE void prepare(char *y, int64_t n, Type compute, Input form, Value value) {
-    if (form == rwkv::cpu::kBytes) {
-        for (int64_t i = 0; i < n; y += rwkv::cpu::kGroupBytes) {
-            F x[rwkv::cpu::kGroup / V];
-            for (int j = 0; j < rwkv::cpu::kGroup / V; ++j, i += V) x[j] = i < n ? value(i) : F{};
-            quantise(y, x);
-        }
-        return;
-    }
+    if (form == rwkv::cpu::kBytes) return quantise_row<rwkv::cpu::kI8>(y, n, value);
+    if (form == rwkv::cpu::kHalfBytes) return quantise_row<rwkv::cpu::kI4>(y, n, value);
 #if defined(RWKV_PAIRS)
     if (form == rwkv::cpu::kPairs) {
         for (int64_t i = 0; i < n; i += V) store_bf16(y + 2 * i, value(i));

@@ -18,25 +18,26 @@ namespace {
 static_assert(static_cast<int>(DType::i8) == kI8 && static_cast<int>(DType::i4) == kI4);
 static_assert(quant::kOutputs == kPanel);
 
-// Whether the file's own scales serve: blocks of one scale each, as groups have, and numbers that fit.
+// Whether the file's own scales serve: blocks of one scale, as many weights as a group, and numbers that fit.
 bool keeps_scales(const Tensor &tensor, DType stored) {
-    return symmetric(tensor.dtype) && (stored == DType::i8 || tensor.dtype == DType::q4_0);
+    return stored == DType::i4 && tensor.dtype == DType::q4_0;
 }
 
 // The rows of one panel with inputs outermost, and their scales if they bring some: what
 // quant::pack_panel takes.
 class Tile {
 public:
-    explicit Tile(int64_t in)
-        : length_(in + 16),  // rows a multiple of 4 KiB apart would share a cache set
+    Tile(DType stored, int64_t in)
+        : stored_(stored),
+          length_(in + 16),  // rows a multiple of 4 KiB apart would share a cache set
           lines_(static_cast<size_t>(kPanel * length_)),
-          weights_(static_cast<size_t>(quant::groups(in) * quant::kGroup * kPanel)),
-          scales_(static_cast<size_t>(quant::groups(in) * kPanel)) {}
+          weights_(static_cast<size_t>(quant::groups(stored, in) * quant::group(stored) * kPanel)),
+          scales_(static_cast<size_t>(quant::groups(stored, in) * kPanel)) {}
 
-    quant::Loss pack(std::byte *to, const Tensor &tensor, int64_t panel, DType stored) {
+    quant::Loss pack(std::byte *to, const Tensor &tensor, int64_t panel) {
         const int64_t in = tensor.shape[1], first = panel * kPanel;
         const int64_t rows = std::min(kPanel, tensor.shape[0] - first);
-        const bool own = keeps_scales(tensor, stored);
+        const bool own = keeps_scales(tensor, stored_);
         if (rows < kPanel) {
             std::fill(lines_.begin(), lines_.end(), 0.0f);
             std::fill(scales_.begin(), scales_.end(), uint16_t{0});
@@ -49,7 +50,7 @@ public:
         for (int64_t k = 0; k < in; ++k)
             for (int64_t o = 0; o < kPanel; ++o)
                 weights_[static_cast<size_t>(k * kPanel + o)] = from[o * length_ + k];
-        return quant::pack_panel(to, weights_.data(), stored, in, own ? scales_.data() : nullptr);
+        return quant::pack_panel(to, weights_.data(), stored_, in, own ? scales_.data() : nullptr);
     }
 
 private:
@@ -61,6 +62,7 @@ private:
         }
     }
 
+    DType stored_;
     int64_t length_;
     std::vector<float> lines_, weights_;
     std::vector<uint16_t> scales_;
@@ -73,10 +75,10 @@ bool harmed_by_int4(const Tensor &tensor, Pool &pool, const std::function<void()
     std::vector<quant::Loss> losses(static_cast<size_t>(samples));
     pool.run(samples, [&](int64_t i, int) {
         alive();
-        Tile tile(in);
+        Tile tile(DType::i4, in);
         std::vector<std::byte> packed(quant::panel_bytes(DType::i4, in));
         losses[static_cast<size_t>(i)] =
-            tile.pack(packed.data(), tensor, panels * i / samples, DType::i4);
+            tile.pack(packed.data(), tensor, panels * i / samples);
     });
     quant::Loss loss;
     for (const quant::Loss &l : losses) loss.error += l.error, loss.norm += l.norm;
@@ -102,11 +104,11 @@ Matrix pack_blocks(const Tensor &tensor, Precision precision, Arena &arena, Pool
 
     const int64_t tasks = std::min<int64_t>(panels, 8 * pool.threads());
     pool.run(tasks, [&](int64_t task, int) {
-        Tile tile(matrix.in);
+        Tile tile(matrix.stored, matrix.in);
         for (int64_t panel = panels * task / tasks; panel < panels * (task + 1) / tasks; ++panel) {
             alive();
             tile.pack(static_cast<std::byte *>(matrix.data) + static_cast<size_t>(panel) * bytes, tensor,
-                      panel, matrix.stored);
+                      panel);
         }
     });
     return matrix;

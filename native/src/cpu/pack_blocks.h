@@ -11,8 +11,7 @@
 namespace rwkv::cpu {
 
 // stored i8 or i4; `tensor` is [out, in]. int4 that would change the weights by more than kMostLoss of
-// their root mean square becomes int8. Blocks of a file that have one scale keep it where the numbers fit,
-// so that nothing changes: Q8_0 and Q5_0 as int8, Q4_0 as either.
+// their root mean square becomes int8. Q4_0 keeps its scales in int4, so that nothing changes.
 constexpr double kMostLoss = 0.13;
 Matrix pack_blocks(const Tensor &tensor, Precision precision, Arena &arena, Pool &pool,
                    const std::function<void()> &alive);
