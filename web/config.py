@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 PREFIX = "RWKV_NATIVE_"
+UNIX = "unix:"  # what a host that is a socket's path begins with
 
 _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
@@ -50,7 +51,7 @@ _RANGES = {
 class Config:
     """Settings of one server. ValueError names the setting and what it may be."""
 
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # or unix:PATH
     port: int = 8000
     backlog: int = 2048
     timeout_keep_alive: int = 120  # seconds an idle connection stays open
@@ -125,14 +126,19 @@ class Config:
 
     def gunicorn(self) -> dict[str, Any]:
         """The gunicorn settings that follow from this Config."""
-        host = f"[{self.host}]" if ":" in self.host and not self.host.startswith("[") else self.host
         return {
-            "bind": f"{host}:{self.port}",
+            "bind": self._bind(),
             "backlog": self.backlog,
             "keepalive": self.timeout_keep_alive,
             "worker_connections": self.worker_connections,
             "accesslog": "-" if self.access_log else None,
         }
+
+    def _bind(self) -> str:
+        if self.host.startswith(UNIX):
+            return self.host
+        host = f"[{self.host}]" if ":" in self.host and not self.host.startswith("[") else self.host
+        return f"{host}:{self.port}"
 
 
 def _parse(field: dataclasses.Field[Any], text: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 
-from web import handover, malformed, sole_worker, stopping
+from web import handover, malformed, sole_worker, stopping, watchdog
 from web.config import Config
 from web.midi import sample, sound
 
@@ -79,7 +79,9 @@ def post_worker_init(worker: Any) -> None:
     sole_worker.become(worker)
     stopping.watch(worker)
     malformed.install()
-    worker.wsgi.runtime.start(worker.log.info)
+    runtime = worker.wsgi.runtime
+    runtime.start(worker.log.info)
+    watchdog.watch(lambda: runtime.healthy or runtime.model_name is None)
     gevent.spawn(_say_what_is_missing, worker.log)
     if not _config.deploy:
         sample.write(Path(_config.workspace))

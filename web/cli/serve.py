@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from web.cli.terminal import LoadLine, Refused, model_flags, model_path, tokenizer_named
-from web.config import Config
+from web.config import UNIX, Config
 
 SUMMARY = "serve a model over HTTP"
 EPILOG = """\
@@ -47,7 +47,7 @@ _SETTINGS = (
 def add_flags(parser: argparse.ArgumentParser) -> None:
     model_flags(parser)
     server = parser.add_argument_group("server")
-    server.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    server.add_argument("--host", help="address, or unix:PATH (default: 127.0.0.1)")
     server.add_argument("--port", type=int, help="0: any free one (default: 8000)")
     server.add_argument("--backlog", type=int, metavar="N", help="connections that wait (2048)")
     server.add_argument(
@@ -138,7 +138,10 @@ def run(args: argparse.Namespace) -> int:
         rn.Model.load(model_path(config), config.strategy, config.threads or None).cancel()
         if config.tokenizer is not None:
             tokenizer_named(config.tokenizer)
-    _check_port(config)
+    if config.host.startswith(UNIX):
+        _check_path(config.host)
+    else:
+        _check_port(config)
     # The worker reads its settings from the environment, as it does under bare gunicorn.
     os.environ.update(config.to_environment())
     _serve()
@@ -160,6 +163,20 @@ def _check_port(config: Config) -> None:
         if error.errno == errno.EADDRINUSE:
             reason += "; --port chooses another"
         raise OSError(f"cannot listen on {where}: {reason}") from None
+
+
+def _check_path(host: str) -> None:
+    """gunicorn would take the socket away from another server."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(host.removeprefix(UNIX))
+        except (FileNotFoundError, ConnectionRefusedError):
+            if Path(host.removeprefix(UNIX)).parent.is_dir():
+                return
+            raise OSError(f"cannot listen on {host}: its folder does not exist") from None
+        except OSError as error:
+            raise OSError(f"cannot listen on {host}: {error.strerror or error}") from None
+    raise OSError(f"cannot listen on {host}: another server does")
 
 
 def _settings() -> dict[str, Any]:
@@ -210,12 +227,14 @@ def _announce(server: Any) -> None:
     import rwkv_native as rn
 
     # Where port 0 was asked for, the socket knows what it has become.
-    host, port = server.LISTENERS[0].sock.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    print(
-        f"\nrwkv-native {rn.__version__}: {url} (OpenAI clients: base_url {url}/v1)",
-        file=sys.stderr,
-    )
+    bound = server.LISTENERS[0].sock.getsockname()
+    if isinstance(bound, str):
+        where = f"{UNIX}{bound}"
+    else:
+        host, port = bound[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        where = f"{url} (OpenAI clients: base_url {url}/v1)"
+    print(f"\nrwkv-native {rn.__version__}: {where}", file=sys.stderr)
     print("Ctrl-C ends it.\n", file=sys.stderr, flush=True)
 
 
