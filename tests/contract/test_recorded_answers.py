@@ -1,0 +1,92 @@
+"""What RWKV Runner answered to a model that says what it is told, and what we answer to one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import bigrams
+import pytest
+from serving import Server, chat_text, completion_texts, serving, wait_until
+
+CASES = json.loads((Path(__file__).parent / "data" / "chat-answers.json").read_text())["cases"]
+
+# What we answer instead; docs/compatibility.md says why.
+DIFFERENT: dict[str, dict[str, Any]] = {
+    "chat_stream": {"text": " Hello! How can I help?"},  # no part of a stop leaks
+    "chat_default_stop_Ass": {"text": " First.\n\nAssume"},
+    "tools_followup_known_id": {"usage": {"prompt_tokens": 43}},  # the request has no tools
+    "tools_text_stream_short": {"text": " It is sunny."},
+    "completion_max_tokens": {"finish_reason": "length"},
+    "completion_stop_partial_leak": {"text": " a b "},
+    "completion_prompt_list": {"usage": {"prompt_tokens": 4}},  # of both prompts
+    "completion_empty_stop_string": {
+        "text": "stop must not contain an empty string: it would stop everything",
+        "finish_reason": None,
+        "usage": {},
+    },
+}
+
+
+def scripts() -> Iterator[tuple[dict[int, int], list[dict[str, Any]]]]:
+    """Cases that one model can play, and what it has to say."""
+    left = CASES
+    while left:
+        after: dict[int, int] = {}
+        played, others = [], []
+        for case in left:
+            pairs = dict(pairwise(case["tokens"]))
+            fits = all(after.get(token, then) == then for token, then in pairs.items())
+            (played if fits else others).append(case)
+            after |= pairs if fits else {}
+        yield after, played
+        left = others
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """By the name of the case: text, finish reason and usage."""
+    folder = tmp_path_factory.mktemp("models")
+    told: dict[str, Any] = {}
+    with serving(access_log=0, model="none", ready=False, model_dir=folder) as server:
+        wait_until(lambda: _answers(server))
+        for number, (after, cases) in enumerate(scripts()):
+            path = folder / f"says-{number}.safetensors"
+            bigrams.write(path, after)
+            server.post("/switch-model", {"model": str(path), "strategy": "cpu fp32"})
+            told |= {case["name"]: answer_of(server, case) for case in cases}
+            path.unlink()
+    return told
+
+
+def _answers(server: Server) -> bool:
+    try:
+        return server.request("GET", "/")[0] == 200
+    except OSError:
+        return False
+
+
+def answer_of(server: Server, case: dict[str, Any]) -> dict[str, Any]:
+    if case["request"].get("stream"):
+        events = server.stream(case["path"], case["request"])
+        text = chat_text(events) if "chat" in case["path"] else completion_texts(events)[0]
+        return {"text": text, "finish_reason": events[-2]["choices"][0]["finish_reason"]}
+    status, _, raw = server.request("POST", case["path"], case["request"])
+    answer = json.loads(raw)
+    if status != 200:
+        return {"text": answer["detail"], "finish_reason": None}
+    (choice, *_) = answer["choices"]
+    text = choice["message"]["content"] if "chat" in case["path"] else choice["text"]
+    return {"text": text, "finish_reason": choice["finish_reason"], "usage": answer["usage"]}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_answer(answers: dict[str, Any], case: dict[str, Any]) -> None:
+    answer = answers[case["name"]]
+    wanted = {**case, **DIFFERENT.get(case["name"], {})}
+    assert (answer["text"], answer["finish_reason"]) == (wanted["text"], wanted["finish_reason"])
+    for name, count in wanted.get("usage", {}).items():
+        assert answer["usage"][name] == count
