@@ -16,12 +16,6 @@ from serving import Server, serving
 from web.midi import sound
 
 GUIDE = json.loads((Path(__file__).parent / "data" / "guide-examples.json").read_text())
-ELSEWHERE = {
-    "/exit": "tests/contract/test_lifecycle.py has it",
-    **dict.fromkeys(
-        ("/disable-state-cache", "/enable-state-cache", "/reset-state-cache"), "not served yet"
-    ),
-}
 MIDI = "p:24:a p:2a:a t14 p:24:0 p:2a:0"
 UPLOADS = {
     "/midi-to-text": ("sample.mid", None),
@@ -76,8 +70,8 @@ def holds(path: str, raw: bytes) -> None:
 def test_the_guide(server: Server, asked: dict[str, Any]) -> None:
     for path in filter(None, (asked["path"], asked.get("alias"))):
         plain = path.partition("?")[0]
-        if plain in ELSEWHERE:
-            pytest.skip(ELSEWHERE[plain])
+        if plain == "/exit":
+            pytest.skip("tests/contract/test_lifecycle.py has it")
         status, _, raw = sent(server, {**asked, "path": path})
         if plain == "/switch-model":  # its model does not exist
             assert status == 500 and b"failed to load" in raw

@@ -74,7 +74,7 @@ def test_ignored_fields_change_nothing(server: Server, field: str) -> None:
         for value in IGNORED[field]:
             answer = server.post(path, {**body, field: value})
             assert answer["choices"] == plain["choices"]
-            assert answer["usage"] == plain["usage"]
+            assert answer["usage"]["total_tokens"] == plain["usage"]["total_tokens"]
 
 
 @pytest.mark.parametrize("field", REFUSED)
