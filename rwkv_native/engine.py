@@ -105,11 +105,12 @@ class Engine:
 
     max_batch: sequences in one step. prefill_chunk: prompt tokens in one step at most. max_queue:
     requests that may wait; more raise QueueFull. step_ms: how long a step may last while answers
-    are written; a longer one takes fewer prompt tokens, but always what fits into 2.5 steps of the
-    answers alone, and 16. speculate: tokens to guess ahead at most, for requests that do not say;
-    see submit(). cache_bytes: memory for states of earlier prompts and answers; a prompt that
-    begins like one of them is read from there on, and gets the answer it would get anyway. 0: none
-    are kept, as for RWKV-7b always. Use as a context manager, or call close().
+    are written; a longer one takes fewer prompt tokens, but always what fits into 2.5 steps of
+    these answers and those that wait, and 16. speculate: tokens to guess ahead at most, for
+    requests that do not say; see submit(). cache_bytes: memory for states of earlier prompts and
+    answers; a prompt that begins like one of them is read from there on, and gets the answer it
+    would get anyway. 0: none are kept, as for RWKV-7b always. Use as a context manager, or call
+    close().
     """
 
     def __init__(

@@ -230,7 +230,8 @@ typedef struct {
     void (*ring)(void *payload);
     void *payload;
     double step_ms;          /* how long a step beside running streams may last before it takes fewer prompt
-                              * tokens; always 2.5 of the streams' own steps and 16 tokens. 0: 20 */
+                              * tokens; always 2.5 steps of the streams with those that wait, and 16 tokens.
+                              * 0: 20; at most 60000 */
     int32_t speculate;       /* of requests that leave it to the engine: 0 to 64 */
     int64_t cache_bytes;     /* of states kept for prompts that begin like earlier texts; 0: none are kept */
 } rwkv_engine_options;

@@ -207,10 +207,11 @@ void Engine::Core::admit() {
             const bool is_new = !state.data;
             if (is_new) state = model->new_state();
             if (resume(*sequence)) continue;
-            if (start)
-                model->backend().upload(state.data, *start);
-            else if (!is_new)
-                model->reset_state(state.data);
+            if (is_new && !start) continue;
+            const auto from = start ? std::span<const float>(*start) : model->initial_state();
+            in_slices([&](size_t at, size_t n) {
+                model->backend().upload(state.data + at, from.subspan(at, n));
+            });
         } catch (const std::exception &error) {
             sequence->fail(error);
             scheduler.remove(*sequence);

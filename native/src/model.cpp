@@ -171,12 +171,8 @@ size_t Model::state_floats() const {
 
 Buffer Model::new_state() const {
     Buffer state = backend_->floats(state_floats());
-    reset_state(state.data);
+    backend_->upload(state.data, initial_);
     return state;
-}
-
-void Model::reset_state(float *state) const {
-    backend_->upload(state, initial_);
 }
 
 void Model::forward(const Batch &batch, float *logits) {

@@ -41,9 +41,9 @@ public:
     const std::vector<StatePart> &state_parts() const { return state_.parts; }
     size_t state_floats() const;  // floats of one state
 
-    // A state at its initial values.
+    // A state at its initial values, and these values.
     Buffer new_state() const;
-    void reset_state(float *state) const;
+    std::span<const float> initial_state() const { return initial_; }
     Backend &backend() const { return *backend_; }
 
     // Moves every span's state on and writes logits [batch.logit_rows, vocab] to host memory. Calls of
