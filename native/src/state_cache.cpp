@@ -11,7 +11,7 @@ struct StateCache::Node {
     Node *parent = nullptr;  // null: a root
     std::vector<int32_t> edge;
     std::map<int32_t, std::unique_ptr<Node>> children;  // by the first token of their edges
-    std::unique_ptr<float[]> state, logits;
+    float *state = nullptr, *logits = nullptr;  // blocks of the slabs
     bool kept = false;       // has a state, or is about to get one
     Used::iterator place;    // if kept
 };
@@ -22,7 +22,10 @@ struct StateCache::Root {
 };
 
 StateCache::StateCache(size_t state_floats, size_t n_vocab)
-    : state_floats_(state_floats), n_vocab_(n_vocab) {}
+    : state_floats_(state_floats),
+      n_vocab_(n_vocab),
+      states_(state_bytes()),
+      logits_(logit_bytes()) {}
 
 StateCache::~StateCache() { clear(); }
 
@@ -69,8 +72,7 @@ StateCache::Found StateCache::find(const Start &start, std::span<const int32_t> 
     }
     if (!node->parent) return {};
     touch(*node);
-    return {reached, node->state.get(),
-            reached == tokens.size() ? node->logits.get() : nullptr};
+    return {reached, node->state, reached == tokens.size() ? node->logits : nullptr};
 }
 
 namespace {
@@ -112,23 +114,27 @@ bool StateCache::rewords(const Start &start, std::span<const int32_t> tokens,
     };
     std::vector<Branch> branches;
     const Reader here{tokens.subspan(place.tokens), &vocab};
-    const auto add_children = [&branches](const Node &node, const Reader &reader) {
-        for (const auto &[token, child] : node.children)
-            branches.push_back({child.get(), child->edge.size(), reader});
+    const auto add_children = [&](const Node &node, const Reader &reader) {
+        for (const auto &[token, child] : node.children) {
+            Reader next = reader;
+            if (next.read(vocab.bytes(token)))
+                branches.push_back({child.get(), child->edge.size() - 1, next});
+        }
     };
     if (place.rest > 0)
         branches.push_back({place.node, place.rest, here});
     else
         add_children(*place.node, here);
     while (!branches.empty()) {
-        auto [node, rest, reader] = branches.back();
+        Branch branch = branches.back();
         branches.pop_back();
-        const auto ahead = std::span(node->edge).last(rest);
-        if (!std::all_of(ahead.begin(), ahead.end(),
-                         [&](int32_t token) { return reader.read(vocab.bytes(token)); }))
+        const auto ahead = std::span(branch.node->edge).last(branch.rest);
+        if (!std::all_of(ahead.begin(), ahead.end(), [&](int32_t token) {
+                return branch.reader.read(vocab.bytes(token));
+            }))
             continue;
-        if (node->kept) return true;
-        add_children(*node, reader);
+        if (branch.node->kept) return true;
+        add_children(*branch.node, branch.reader);
     }
     return false;
 }
@@ -161,15 +167,15 @@ StateCache::Room StateCache::insert(const Start &start, std::span<const int32_t>
     if (adds_logits) bytes_ += logit_bytes();
     try {
         shrink(&node);  // first, so that its memory can be used again
-        if (adds_logits) node.logits = std::make_unique_for_overwrite<float[]>(n_vocab_);
-        if (is_new) node.state = std::make_unique_for_overwrite<float[]>(state_floats_);
+        if (adds_logits) node.logits = static_cast<float *>(logits_.take());
+        if (is_new) node.state = static_cast<float *>(states_.take());
     } catch (...) {
         if (adds_logits && !node.logits) bytes_ -= logit_bytes();
         if (is_new) forget(node);
         throw;
     }
-    if (is_new) ++saved_, room.state = node.state.get();
-    if (adds_logits) room.logits = node.logits.get();
+    if (is_new) ++saved_, room.state = node.state;
+    if (adds_logits) room.logits = node.logits;
     return room;
 }
 
@@ -219,8 +225,8 @@ void StateCache::forget(Node &node) {
     bytes_ -= state_bytes() + (node.logits ? logit_bytes() : 0);
     used_.erase(node.place);
     node.kept = false;
-    node.state.reset();
-    node.logits.reset();
+    if (float *state = std::exchange(node.state, nullptr)) states_.give(state);
+    if (float *logits = std::exchange(node.logits, nullptr)) logits_.give(logits);
     prune(&node);
 }
 
@@ -269,6 +275,8 @@ void StateCache::clear() {
     }
     roots_.clear();
     used_.clear();
+    states_.clear();
+    logits_.clear();
     bytes_ = 0;
 }
 

@@ -7,6 +7,7 @@
 // has a root of its own. Least recently used by bytes: states, tokens and nodes all count.
 #pragma once
 
+#include "slab.h"
 #include "vocab.h"
 
 #include <cstddef>
@@ -89,6 +90,7 @@ private:
     size_t state_floats_, n_vocab_;
     size_t limit_ = 0, bytes_ = 0;
     int64_t saved_ = 0, evicted_ = 0;
+    Slab states_, logits_;
     std::map<const void *, std::unique_ptr<Root>> roots_;
     Used used_;  // nodes with a state, the most recently used first
 };

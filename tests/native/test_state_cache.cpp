@@ -80,7 +80,9 @@ public:
             }
             beginnings[text.start].insert(text.tokens);
         }
-        for (const auto &[start, all] : beginnings) {
+        for (const auto &texts_of : beginnings) {
+            const Start &start = texts_of.first;
+            const std::set<Ids> &all = texts_of.second;
             total += 4 * all.size() + (start ? 4 * start->size() : 0);
             for (const Ids &one : all) {
                 const bool ends = std::any_of(texts.begin(), texts.end(), [&](const Text &text) {
@@ -193,6 +195,29 @@ void test_other_tokens() {
     CHECK(!cache.rewords(std::make_shared<std::vector<float>>(1), Ids{5, 5, 4}, vocab));
 }
 
+// Blocks are whole and apart, memory is used again, and what is not needed goes.
+void test_a_slab() {
+    rwkv::Slab slab(1000);
+    std::vector<char *> blocks;
+    const size_t per_mapping = (size_t{64} << 20) / 1024;
+    for (size_t i = 0; i < 2 * per_mapping + 1; ++i)
+        blocks.push_back(static_cast<char *>(slab.take()));
+    CHECK(slab.mapped() == 3);
+    for (size_t i = 0; i < blocks.size(); i += 1000)
+        std::fill_n(blocks[i], 1000, static_cast<char>(i / 1000));
+    for (size_t i = 0; i < blocks.size(); i += 1000)
+        CHECK(std::count(blocks[i], blocks[i] + 1000, static_cast<char>(i / 1000)) == 1000);
+    std::sort(blocks.begin(), blocks.end());
+    for (size_t i = 1; i < blocks.size(); ++i) CHECK(blocks[i] - blocks[i - 1] >= 1024);
+    slab.give(blocks[5]);
+    CHECK(slab.take() == blocks[5]);
+    // A mapping without blocks goes if another one has room, and the last one stays.
+    for (char *block : blocks) slab.give(block);
+    CHECK(slab.mapped() == 1);
+    slab.clear();
+    CHECK(slab.mapped() == 0);
+}
+
 // Every token of a long text: neither lookups nor the end recurse.
 void test_a_long_chain() {
     StateCache cache(1, 1);
@@ -216,6 +241,7 @@ int main() {
     test_against_an_oracle();
     test_a_start_state_lives_as_long_as_its_texts();
     test_other_tokens();
+    test_a_slab();
     test_a_long_chain();
     return report();
 }

@@ -44,7 +44,8 @@ INCLUDES: dict[str, set[str]] = {
     "load": {"model", "quant", "strategy"},
     "draft": set(),
     "sequence": {"backend", "draft", "output", "sampler", "vocab"},
-    "state_cache": {"vocab"},
+    "slab": set(),
+    "state_cache": {"slab", "vocab"},
     "pace": set(),
     "scheduler": {"backend", "model", "sequence", "state_cache"},
     "engine": {

@@ -1,0 +1,74 @@
+// See slab.h.
+#include "slab.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <new>
+
+namespace rwkv {
+
+namespace {
+
+constexpr size_t huge = size_t{2} << 20;
+// Address space only: a page costs memory once it is written to.
+constexpr size_t mapping_bytes = size_t{64} << 20;
+
+constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Slab::Slab(size_t block_bytes)
+    : block_(round_up(std::max<size_t>(block_bytes, 1), 64)),
+      blocks_(std::max<size_t>(mapping_bytes / block_, 4)) {}
+
+void *Slab::take() {
+    for (auto &[base, mapping] : mappings_) {  // first what has been touched before
+        if (mapping.free.empty()) continue;
+        void *block = mapping.free.back();
+        mapping.free.pop_back();
+        return block;
+    }
+    for (auto &[base, mapping] : mappings_)
+        if (mapping.cut < blocks_) return base + block_ * mapping.cut++;
+    Mapping made;
+    made.free.reserve(blocks_);  // give() needs no memory
+    const size_t bytes = round_up(block_ * blocks_, huge);
+    void *address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (address == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(address, bytes, MADV_HUGEPAGE);  // advice: without it everything works, more slowly
+#endif
+    auto *base = static_cast<std::byte *>(address);
+    made.cut = 1;
+    try {
+        mappings_.emplace(base, std::move(made));
+    } catch (...) {
+        munmap(address, bytes);
+        throw;
+    }
+    return base;
+}
+
+void Slab::give(void *block) {
+    const auto owner = std::prev(mappings_.upper_bound(static_cast<std::byte *>(block)));
+    Mapping &mapping = owner->second;
+    mapping.free.push_back(block);
+    if (mapping.free.size() < mapping.cut) return;
+    const auto has_room = [&](const auto &other) {
+        return other.first != owner->first &&
+               (!other.second.free.empty() || other.second.cut < blocks_);
+    };
+    if (std::none_of(mappings_.begin(), mappings_.end(), has_room)) return;
+    munmap(owner->first, round_up(block_ * blocks_, huge));
+    mappings_.erase(owner);
+}
+
+void Slab::clear() {
+    for (const auto &[base, mapping] : mappings_) munmap(base, round_up(block_ * blocks_, huge));
+    mappings_.clear();
+}
+
+}  // namespace rwkv
