@@ -78,7 +78,8 @@ class Meter:
 
     def note(self, event: rn.Event, now: float) -> None:
         """`now`: a time.monotonic() that the events of one step share. Tokens that come with the
-        first ones have no time of their own."""
+        first ones have no time of their own; those that come together later, as the rest of an
+        answer that is not streamed does, have their mean."""
         metrics = self._metrics
         count = len(event.token_ids)
         if count:
