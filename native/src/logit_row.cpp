@@ -28,6 +28,20 @@ constexpr LogitRow form{"avx2", maxima, sum_exp, weigh, bracket};
 }  // namespace avx2
 #if defined(__clang__)
 #pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq")
+#endif
+namespace avx512 {
+#define LOGIT_LANES 16
+#include "logit_row.inl"
+constexpr LogitRow form{"avx512", avx2::maxima, sum_exp, weigh, bracket};
+#undef LOGIT_LANES
+}  // namespace avx512
+#if defined(__clang__)
+#pragma clang attribute pop
 #else
 #pragma GCC pop_options
 #endif
@@ -35,9 +49,12 @@ constexpr LogitRow form{"avx2", maxima, sum_exp, weigh, bracket};
 
 std::span<const LogitRow *const> logit_rows() {
 #if defined(__x86_64__)
-    static constexpr const LogitRow *all[] = {&avx2::form, &narrow::form};
-    static const bool wide = __builtin_cpu_supports("avx2");
-    return std::span<const LogitRow *const>(all).subspan(wide ? 0 : 1);
+    static constexpr const LogitRow *all[] = {&avx512::form, &avx2::form, &narrow::form};
+    static const size_t best =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") ? 0
+        : __builtin_cpu_supports("avx2")                                        ? 1
+                                                                                : 2;
+    return std::span<const LogitRow *const>(all).subspan(best);
 #else
     static constexpr const LogitRow *all[] = {&narrow::form};
     return all;

@@ -1,4 +1,4 @@
-// Passes over one row of logits, written once and compiled for two widths of vectors. Called by
+// Passes over one row of logits, written once and compiled for three widths of vectors. Called by
 // distribution.cpp and the tests; knows no law of sampling. Every width adds in one order and
 // contracts nothing, so that all give the same bits.
 //

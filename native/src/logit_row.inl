@@ -5,7 +5,6 @@
 namespace {
 
 constexpr size_t lanes = LOGIT_LANES, block_size = LogitRow::block;
-constexpr size_t parts = 8 / lanes;  // vectors that make up 8 values
 
 typedef float F __attribute__((vector_size(4 * LOGIT_LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LOGIT_LANES)));
@@ -47,7 +46,9 @@ constexpr float log2_e = 1.44269504f;
 
 // A bit for every lane whose mask is set.
 inline uint32_t bits(I mask) {
-#if LOGIT_LANES == 8
+#if LOGIT_LANES == 16
+    return __builtin_ia32_cvtd2mask512(mask);
+#elif LOGIT_LANES == 8
     return static_cast<uint32_t>(__builtin_ia32_movmskps256(__builtin_bit_cast(F, mask)));
 #elif defined(__x86_64__)
     return static_cast<uint32_t>(__builtin_ia32_movmskps(__builtin_bit_cast(F, mask)));
@@ -58,11 +59,24 @@ inline uint32_t bits(I mask) {
 
 // Eight sums; value i of a block goes into sum i mod 8.
 struct Sums {
-    F s[parts] = {};
+#if LOGIT_LANES == 16
+    typedef float F8 __attribute__((vector_size(32)));
+    F8 s = {};
+
+    // The j-th vector of a block, after the one before it.
+    void add(size_t, F e) {
+        s += __builtin_shufflevector(e, e, 0, 1, 2, 3, 4, 5, 6, 7);
+        s += __builtin_shufflevector(e, e, 8, 9, 10, 11, 12, 13, 14, 15);
+    }
+#else
+    F s[8 / lanes] = {};
+
+    void add(size_t j, F e) { s[j % (8 / lanes)] += e; }
+#endif
 
     double total() const {
         float a[8];
-        __builtin_memcpy(a, s, sizeof a);
+        __builtin_memcpy(a, &s, sizeof a);
         return static_cast<double>(((a[0] + a[4]) + (a[1] + a[5])) +
                                    ((a[2] + a[6]) + (a[3] + a[7])));
     }
@@ -77,6 +91,7 @@ inline const float *whole(const float *x, size_t n, size_t b, float *tail) {
     return tail;
 }
 
+#if LOGIT_LANES != 16  // comparing into masks and back takes twice as long there
 bool maxima(float *block_max, const float *x, size_t n) {
     float tail[block_size];
     I fine = ~I{};
@@ -98,6 +113,7 @@ bool maxima(float *block_max, const float *x, size_t n) {
     }
     return bits(fine) == (1u << lanes) - 1;
 }
+#endif
 
 double sum_exp(const float *x, size_t n, float max) {
     float tail[block_size];
@@ -110,7 +126,7 @@ double sum_exp(const float *x, size_t n, float max) {
             F e[ahead];
             LOGIT_EACH e[j] = (load(p + i + j * lanes) - max) * log2_e;
             exp2(e);
-            LOGIT_EACH sums.s[j % parts] += e[j];
+            LOGIT_EACH sums.add(j, e[j]);
         }
         sum += sums.total();
     }
@@ -132,7 +148,7 @@ BlockSum weigh_as(const float *x, const float *residual, const QuickLaw &law) {
         exp2(e);
         LOGIT_EACH {
             const F v = load(x + i + j * lanes);
-            sums.s[j % parts] += (cut_survives ? v >= law.cut : v > law.cut) ? e[j] : F{};
+            sums.add(j, (cut_survives ? v >= law.cut : v > law.cut) ? e[j] : F{});
             if constexpr (!cut_survives) near |= v == law.cut;
         }
     }
@@ -170,7 +186,7 @@ size_t bracket(int32_t *ids, size_t most, LogitRow::Above &above, const float *x
             LOGIT_EACH {
                 const I over = load(p + i + j * lanes) > high;
                 count -= over;
-                sums.s[j % parts] += over ? e[j] : F{};
+                sums.add(j, over ? e[j] : F{});
             }
         }
         above.weight += sums.total();
