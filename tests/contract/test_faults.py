@@ -1,16 +1,18 @@
-"""What goes wrong inside, for real: an engine without memory. Its requests hear of it, in valid
-framing, and the next ones are answered as ever."""
+"""What goes wrong inside, for real: an engine without memory, whose requests hear of it in valid
+framing, and a worker that is killed. The next requests are answered as ever."""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from serving import ENDLESS, events_of, serving, wait_until
+from serving import ENDLESS, Server, events_of, serving, wait_until
 
 CHUNK = 16384  # rows of one step: its intermediate values take some 100 MB
 LONG = {"prompt": "x" * 4 * CHUNK, "max_tokens": 1}
@@ -52,3 +54,29 @@ def test_an_engine_without_memory() -> None:
         assert server.post("/completions", answered)["choices"] == before
         assert json.loads(server.request("GET", "/health")[2]) == {"status": "ok"}
         assert "Traceback" not in server.log()
+
+
+def test_a_worker_that_is_killed() -> None:
+    """As by a system without memory: its stream breaks off, unlike one that has ended, and another
+    worker loads the model."""
+    with serving(access_log=0) as server:
+        sock = server.open("POST", "/completions", {"prompt": "x", **ENDLESS, "stream": True})
+        got = sock.recv(65536)
+        killed = server.status()["pid"]
+        os.kill(killed, signal.SIGKILL)
+        with suppress(ConnectionResetError):
+            while piece := sock.recv(65536):
+                got += piece
+        assert b"HTTP/1.1 200 " in got and b"[DONE]" not in got and not got.endswith(b"0\r\n\r\n")
+        sock.close()
+        wait_until(lambda: _served_by_another(server, killed), 60)
+        assert server.post("/completions", {"prompt": "x", "max_tokens": 1})["choices"]
+        assert server.is_idle()
+
+
+def _served_by_another(server: Server, worker: int) -> bool:
+    try:
+        status = server.status()
+    except OSError:
+        return False
+    return status["status"] == 3 and status["pid"] != worker
