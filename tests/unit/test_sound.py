@@ -17,6 +17,7 @@ from pathlib import Path
 import mido
 import numpy as np
 import pytest
+from serving import SOAK
 
 from web import errors
 from web.midi import sound
@@ -120,7 +121,7 @@ def test_it_lasts_as_long_as_the_piece_and_sounds_when_it_should() -> None:
     assert fundamental(frames, 2.65, 3.0) == pytest.approx(hertz(69), rel=0.01)
 
 
-@pytest.mark.parametrize("note", [45, 60, 81])
+@pytest.mark.parametrize("note", [45, 81])
 def test_the_piano_plays_the_notes(note: int) -> None:
     frames = played(midi(on(note), off(note, 1)))
     assert fundamental(frames, 0.1, 0.9) == pytest.approx(hertz(note), rel=0.01)
@@ -223,6 +224,23 @@ def test_what_is_no_midi_is_refused(data: bytes) -> None:
     assert "it" in problem.detail and "/" not in problem.detail
 
 
+def test_mutated_files_are_refused_or_played() -> None:
+    random = np.random.default_rng(1)
+    whole = midi(*dry(), on(60), off(60, 0.1), on(61), off(61, 0.1))
+    for _ in range(500 if SOAK else 5):
+        data = bytearray(whole)
+        for place in random.integers(0, len(data), random.integers(1, 6)):
+            data[place] = random.choice([0, 1, 127, 128, 255])
+        try:
+            played(bytes(data))
+        except errors.Refusal as problem:
+            assert problem.status == "400 Bad Request" and problem.param == "midi"
+
+
+def test_a_header_that_promises_much_is_refused() -> None:
+    assert "byte 26" in refusal(NOTE[:4] + b"\x7f\xff\xff\xff" + NOTE[8:26]).detail
+
+
 def test_a_piece_that_is_too_long_is_refused() -> None:
     assert "it lasts 31 s, and this server renders at most 30 s" in str(refusal(midi(on(1, 31))))
 
@@ -259,7 +277,7 @@ def test_limits_hold() -> None:
     problem = refusal(midi(on(60), endless), sound=quick)
     assert problem.status == "400 Bad Request" and "within 1 s" in problem.message
     small = Sound(Limits(length=10, seconds=60, memory=128 << 20))
-    events = b"\0\x90\x3c\x40" + b"\0\x3c\x40" * 1_000_000 + b"\0\xff\x2f\0"
+    events = b"\0\x90\x3c\x40" + b"\0\x3c\x40" * 200_000 + b"\0\xff\x2f\0"
     many = NOTE[:14] + b"MTrk" + len(events).to_bytes(4, "big") + events
     assert refusal(many, sound=small).detail == "it needs too much memory"
 

@@ -10,6 +10,7 @@ for that. It runs as a file of its own (`python -I`), so it imports nothing of t
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import sys
 import wave
@@ -44,7 +45,7 @@ class NoFluidSynth(Unusable):
 
 def render(font: str, most_seconds: float) -> None:
     synth = _Synth(font)
-    piece = _Piece(sys.stdin.buffer)
+    piece = _Piece(sys.stdin.buffer.read())
     seconds = piece.seconds()
     if seconds > most_seconds:
         raise Unusable(
@@ -65,15 +66,18 @@ def render(font: str, most_seconds: float) -> None:
 class _Piece:
     """A MIDI file, its tracks as one."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, data: bytes) -> None:
+        file = io.BytesIO(data)  # of which nobody can read more than there is
         try:
             parsed = mido.MidiFile(file=file)
             self._ticks_per_beat = parsed.ticks_per_beat
             self._messages = mido.merge_tracks(parsed.tracks)
         except MemoryError:
             raise
-        except Exception as problem:  # mido raises what it likes for what is no MIDI
-            raise Unusable(f"it is not a MIDI file that can be played: {problem}") from None
+        except EOFError:
+            raise Unusable(f"it ends at byte {len(data)}, in the middle of a track") from None
+        except Exception:  # mido raises what the decoding of an event happens to raise
+            raise Unusable(f"what is before byte {file.tell()} is no MIDI") from None
         if self._ticks_per_beat <= 0:
             raise Unusable("its time is not counted in quarter notes (SMPTE)")
 
