@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
 import os
 import shutil
+import socket
 import subprocess
 import wave
 from collections.abc import Iterator
@@ -189,6 +192,27 @@ def test_a_client_that_leaves_ends_its_renderer(studio: Server, workspace: Path)
     wait_until(lambda: not children(studio))
     assert not [path for path in (workspace / "midi").iterdir() if path.name.startswith(".")]
     assert not (workspace / "midi" / "gone.wav").exists()
+
+
+def nameless_files(server: Server) -> list[str]:
+    folder = Path(f"/proc/{server.status()['pid']}/fd")
+    links = []
+    for one in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(os.fspath(one.readlink()))
+    return [link for link in links if link.endswith("(deleted)") and "memfd" not in link]
+
+
+@needs_fluidsynth
+def test_a_sound_that_nobody_takes_is_closed(studio: Server) -> None:
+    before = len(nameless_files(studio))
+    body = json.dumps({"text": "pi:3c:a t125 t125 t125 t125 t125 pi:3c:0"}).encode()
+    head = "POST /text-to-wav HTTP/1.1\r\nHost: x\r\nAccept: audio/wav\r\nContent-Length: "
+    with socket.create_connection(("127.0.0.1", studio.port), timeout=60) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        assert sock.recv(15) == b"HTTP/1.1 200 OK"
+    wait_until(lambda: len(nameless_files(studio)) == before)
 
 
 def without_the_library(command: list[str]) -> list[str]:

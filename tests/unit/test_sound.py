@@ -9,17 +9,21 @@ it may).
 from __future__ import annotations
 
 import io
+import socket
 import subprocess
 import sys
 import wave
 from pathlib import Path
 
+import gevent
 import mido
 import numpy as np
 import pytest
 from serving import SOAK
 
 from web import errors
+from web.child import Client
+from web.hangup import Hangups
 from web.midi import sound
 from web.midi.sound import Limits, Sound
 
@@ -280,6 +284,32 @@ def test_limits_hold() -> None:
     events = b"\0\x90\x3c\x40" + b"\0\x3c\x40" * 200_000 + b"\0\xff\x2f\0"
     many = NOTE[:14] + b"MTrk" + len(events).to_bytes(4, "big") + events
     assert refusal(many, sound=small).detail == "it needs too much memory"
+
+
+def test_only_so_many_sounds_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is being sent one holds it, until it is closed."""
+    monkeypatch.setattr(sound, "_MOST", 2)
+    font = sound.default_font()
+    held = [SOUND.file(NOTE, font, "midi") for _ in range(2)]
+    with pytest.raises(errors.Refusal) as caught:
+        SOUND.file(NOTE, font, "midi")
+    assert caught.value.status == "429 Too Many Requests"
+    for file in held:
+        file.close()
+        file.close()
+    SOUND.file(NOTE, font, "midi").close()
+    assert SOUND._held == 0
+
+
+def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sound, "_SENDING", 0.05)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        file = SOUND.file(NOTE, sound.default_font(), "midi", Client(Hangups(), ours))
+        next(iter(file))
+        gevent.sleep(0.2)
+        assert theirs.recv(1) == b""
+        file.close()
 
 
 def test_a_time_without_end_is_refused() -> None:
