@@ -81,7 +81,8 @@ def proxy(deploy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1"),
             *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
             *("-keyout", key, "-out", certificate),
         ],

