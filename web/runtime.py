@@ -38,6 +38,7 @@ log = logging.getLogger("gunicorn.error")
 OFFLINE, LOADING, WORKING = 0, 2, 3
 
 _LOOK_EVERY = 0.02  # seconds between two looks at a load
+_FORGETTING = 2.0  # seconds that a running step and those who save more may delay it
 _TELL_EVERY = 2.0  # seconds between two lines about it
 _QUIET = 1.0  # seconds without a request after which a model that has been replaced is freed
 # Seconds that running answers get to end where two models do not fit; a stop gives them as many.
@@ -336,11 +337,11 @@ class Runtime:
         """Puts the present model aside, and out of memory if it must go. Nothing changes before
         what the file's index and the strategy show is right."""
         wanted = in_thread(loading.needed, choice)
-        free = loading.available()
         engines = self._engines()
-        held = sum(
-            serving.info.weight_bytes + serving.engine.cache_stats().bytes for serving in engines
-        )
+        if wanted > loading.available():
+            _forget_states(engines)
+        free = loading.available()
+        held = sum(serving.info.weight_bytes for serving in engines)
         if wanted > free + held:
             raise loading.too_little(wanted, free + held)
         tight = wanted > free and held > 0
@@ -485,6 +486,17 @@ class Runtime:
         in_thread(_end, last)
         if box in self._draining:
             self._draining.remove(box)
+
+
+def _forget_states(engines: list[Serving]) -> None:
+    """Gives back what can be done without, between two steps of each engine."""
+    for serving in engines:
+        serving.engine.clear_cache()
+    end = time.monotonic() + _FORGETTING
+    while any(serving.engine.cache_stats().bytes for serving in engines):
+        if time.monotonic() > end:
+            return
+        gevent.sleep(_LOOK_EVERY)
 
 
 def _end(last: list[Serving]) -> None:

@@ -139,6 +139,7 @@ class Scripted:
         self.fails = False
         self.opened: list[str] = []
         self.freed: list[str] = []
+        self.cleared: list[str] = []
         self.free = 1 << 40
         self.wanted = size
         self.size = size
@@ -166,7 +167,8 @@ class Scripted:
             info=SimpleNamespace(weight_bytes=self.size),
             engine=SimpleNamespace(
                 stats=lambda: stats,
-                cache_stats=lambda: rn.CacheStats(*range(10)),
+                cache_stats=lambda: rn.CacheStats(*[0] * 10),
+                clear_cache=lambda: self.cleared.append(choice.name),
                 close=lambda: self.freed.append(choice.name),
             ),
             bridge=SimpleNamespace(busy=False, detach=lambda: None, close=lambda: None),
@@ -204,6 +206,7 @@ def test_both_models_fit(scripted: Scripted) -> None:
     assert runtime.status == WORKING and runtime.model_name == "second"
     gevent.sleep(0.2)
     assert (runtime.draining, scripted.freed) == (1, [])  # it still answers somebody
+    assert scripted.cleared == []
     first.bridge.busy = False
     until(lambda: runtime.draining == 0)
     assert scripted.freed == ["first"]
@@ -215,6 +218,7 @@ def test_too_little_memory_changes_nothing(scripted: Scripted) -> None:
     with pytest.raises(Refusal, match=r"^failed to load: not enough memory"):
         scripted.switch("second")
     assert scripted.runtime.model_name == "first" and scripted.freed == []
+    assert scripted.cleared == ["first"]  # states of earlier texts are the first to go
 
 
 def test_only_one_model_fits(scripted: Scripted) -> None:
