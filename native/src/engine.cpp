@@ -36,6 +36,7 @@ struct Engine::Core {
     void step();
     void sample();
     bool resume(Sequence &sequence);
+    void keep_prompts() noexcept;
     void keep_prompt(Sequence &sequence, const float *row) noexcept;
     void keep_answer(Sequence &sequence) noexcept;
     void keep(Sequence &sequence, int64_t tokens, const float *state, const float *row);
@@ -100,7 +101,7 @@ struct Engine::Core {
         int32_t draws;  // and how many it has
         bool first;     // its prompt ends in this step
     };
-    std::vector<Drawing> drawing;
+    std::vector<Drawing> drawing, prompts_read;  // read to their end in this step, and going on
     std::vector<Sequence *> speakers;            // those with something to say after this step
 
     std::thread thread;
@@ -147,6 +148,7 @@ void Engine::Core::run() noexcept {
                 step();
                 sample();
                 emit();
+                keep_prompts();
             }
             return;
         } catch (const std::exception &error) {
@@ -304,7 +306,10 @@ void Engine::Core::sample() {
         const size_t slot = static_cast<size_t>(sequence.slot);
         if (sequence.undone) std::swap(states[slot], saved[slot]);
         if (sequence.finish != Finish::error) {
-            if (drawn.first) keep_prompt(sequence, &logits[drawn.row * n_vocab]);
+            if (drawn.first && sequence.finish == Finish::running)
+                prompts_read.push_back(drawn);
+            else if (drawn.first)
+                keep_prompt(sequence, &logits[drawn.row * n_vocab]);
             keep_answer(sequence);
         }
         done.guessed_tokens += sequence.verified;
@@ -346,6 +351,14 @@ bool Engine::Core::resume(Sequence &sequence) {
     scheduler.remove(sequence);
     speakers.push_back(&sequence);
     return true;
+}
+
+// The prompts whose first tokens have just been told: a state of a few MB can take as many milliseconds,
+// where its memory is new.
+void Engine::Core::keep_prompts() noexcept {
+    for (const Drawing &drawn : prompts_read)
+        keep_prompt(*drawn.sequence, &logits[drawn.row * n_vocab]);
+    prompts_read.clear();
 }
 
 // After a step of the prompt: keeps its state at the end, with the logits, and where the request asks for
@@ -470,6 +483,7 @@ void Engine::Core::end_all(const std::exception &error) {
     for (auto &sequence : new_sequences)
         if (sequence) sequences.emplace(sequence->id, std::move(sequence));
     new_sequences.clear();
+    prompts_read.clear();
     speakers.clear();
     for (auto &[id, sequence] : sequences) {
         if (sequence->finish == Finish::running) sequence->fail(error);
