@@ -151,7 +151,7 @@ def test_frames_come_one_by_one_and_a_client_that_leaves_frees_its_slot(proxy: P
         next.request("POST", "/v1/chat/completions", json.dumps(chat))
         queued = next.getresponse()
         assert b'"role":"assistant"' in queued.readline()
-        assert proxy.counts() == (1, 1)
+        wait_until(lambda: proxy.counts() == (1, 1))
         busy.close()
         queued.close()
     wait_until(lambda: proxy.counts() == (0, 0))
