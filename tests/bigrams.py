@@ -20,7 +20,7 @@ def write(path: Path, after: Mapping[int, int], rows: int = 65536) -> None:
     """An RWKV-7 whose blocks add nothing: the embedding of each token that matters has an entry of
     its own, by which the head finds its successor. Of others it says 0, the end."""
     random_checkpoint = _random_checkpoint()
-    shape = random_checkpoint.Shape("7", 1, 1, WIDTH, WIDTH, rows)
+    shape = random_checkpoint.Shape("7", 1, 1, WIDTH, WIDTH, vocab=1)
     tensors = dict(random_checkpoint.tensors(shape, np.random.default_rng(1)))
     for name in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight"):
         tensors[name] = np.zeros_like(tensors[name])
@@ -28,7 +28,7 @@ def write(path: Path, after: Mapping[int, int], rows: int = 65536) -> None:
         tensors[f"{name}.weight"] = np.ones(WIDTH)
         tensors[f"{name}.bias"] = np.zeros(WIDTH)
     assert len(after) < WIDTH
-    emb, head = np.zeros((rows, WIDTH)), np.zeros((rows, WIDTH))
+    emb, head = np.zeros((2, rows, WIDTH), np.float16)
     emb[:, -1] = 1
     head[0, -1] = 10
     for entry, (token, successor) in enumerate(after.items()):
@@ -40,7 +40,7 @@ def write(path: Path, after: Mapping[int, int], rows: int = 65536) -> None:
         kinds = [(name, "F16", array.shape) for name, array in tensors.items()]
         file.write(safetensors.header(kinds, {}))
         for array in tensors.values():
-            file.write(array.astype(np.float16).tobytes())
+            file.write(array.astype(np.float16, copy=False).tobytes())
 
 
 def _random_checkpoint() -> object:
