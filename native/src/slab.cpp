@@ -4,8 +4,9 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdint>
+#include <iterator>
 #include <new>
+#include <utility>
 
 namespace rwkv {
 

@@ -272,7 +272,7 @@ void test_conversations_of_every_version() {
         const auto room = static_cast<int64_t>(6 * 4 * model->state_floats());
         Engine plain(model, vocab, keeping(0)), wide(model, vocab, keeping(plenty)),
             narrow(model, vocab, keeping(room, 8, 3));
-        for (uint64_t seed = 1; seed <= 3; ++seed) {
+        for (uint64_t seed = 1; seed <= 2; ++seed) {
             Talk talk(seed);
             for (int turn = 0; turn < 12; ++turn) {
                 const Event expected = run(plain, talk.request);
@@ -285,7 +285,7 @@ void test_conversations_of_every_version() {
             }
         }
         CHECK(wide.cache_stats().evicted == 0 && narrow.cache_stats().evicted > 0);
-        CHECK(wide.cache_stats().hits > 25 && narrow.cache_stats().hits > 5);
+        CHECK(wide.cache_stats().hits > 16 && narrow.cache_stats().hits > 5);
         CHECK(2 * wide.stats().prompt_tokens < plain.stats().prompt_tokens);
     }
     model = usual;
@@ -293,7 +293,7 @@ void test_conversations_of_every_version() {
 
 // Several threads talk and hang up while another one resizes and clears what is kept.
 void test_storm() {
-    constexpr int threads = 4, turns = 40;
+    constexpr int threads = 4, turns = 25;
     Engine engine(model, vocab, keeping(plenty, 8, 4)), plain(model, vocab, keeping(0));
     struct Turn {
         Request request;
