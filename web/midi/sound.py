@@ -97,7 +97,11 @@ class Sound:
         errors call the music. Raises a Refusal: 400 for the music or the SoundFont, 429 if too many
         are at work, 501 without FluidSynth; and ClientGone."""
         self._enter()
-        file = SoundFile(client, self._leave)
+        try:
+            file = SoundFile(client, self._leave)
+        except OSError:  # no room for temporary files
+            self._leave()
+            raise
         try:
             self._render(midi, font, file.fileno(), field, client)
             return file
