@@ -15,6 +15,7 @@ from web.generation import Limits, Serving
 from web.personas import WORLD
 from web.runtime import Runtime
 
+TOKENIZER = rn.Tokenizer.world_bytes()
 CALL = ' get_weather\n```python\ntool_call("location"="Paris", "days"="3")\n```'
 SECOND = '\nget_weather\n```python\ntool_call("location"="Rome")\n```'
 TOOLS: list[Any] = [
@@ -39,15 +40,8 @@ class Player:
         self.text = ""
         self.prompts: list[str] = []
 
-    def submit(
-        self,
-        prompt: Any,
-        sampling: rn.Sampling,
-        mailbox: Any,
-        state: Any = None,
-        stream: bool = True,
-    ) -> int:
-        self.prompts.append(prompt)
+    def submit(self, prompt: Any, sampling: rn.Sampling, mailbox: Any, *_: Any) -> int:
+        self.prompts.append(prompt if isinstance(prompt, str) else TOKENIZER.decode(prompt))
         parts = [self.text[i : i + 3] for i in range(0, len(self.text), 3)]
         for number, part in enumerate([*parts, ""], 1):
             reason = "stop" if number > len(parts) else None
@@ -65,6 +59,6 @@ def application(player: Player, patch: pytest.MonkeyPatch) -> Application:
     hangups = SimpleNamespace(watch=lambda *_: None, unwatch=lambda *_: None)
     parts: dict[str, Any] = dict.fromkeys(Serving.__dataclass_fields__)
     parts |= {"name": "m", "persona": WORLD, "bridge": player, "hangups": hangups}
-    parts |= {"limits": Limits(1 << 20, 1000)}
+    parts |= {"tokenizer": TOKENIZER, "limits": Limits(1 << 20, 1000)}
     patch.setattr(runtime, "serving", lambda: Serving(**parts))
     return create_app(runtime, config)
