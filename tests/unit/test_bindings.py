@@ -281,7 +281,8 @@ def test_memory_does_not_grow(small_model: rn.Model) -> None:
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(
     tokens=st.lists(st.integers(0, 256), min_size=1, max_size=40),

@@ -63,7 +63,7 @@ def test_same_ids_as_the_library(text: str, opened: rn.Tokenizer, made: Made) ->
     assert opened.decode(ids) == made.decode(ids)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text=st.text(max_size=80))
 def test_any_text(text: str, opened: rn.Tokenizer, made: Made) -> None:
     ids = opened.encode(text)

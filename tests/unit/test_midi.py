@@ -299,7 +299,7 @@ def _pass(words: list[str], ends: dict[str, int], now: int, until: int) -> int:
     return now
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(music())
 def test_pieces_come_back(piece: tuple[str, Vocabulary]) -> None:
     """After one round a text is its own: waits and the order of a chord are settled then."""

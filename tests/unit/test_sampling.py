@@ -265,7 +265,7 @@ def test_seeds() -> None:
     assert draw(-1) == draw(2**64 - 1)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     logits=arrays(np.float32, st.integers(1, 50), elements=st.floats(-50, 50, width=32)),
     temperature=st.floats(0, 5),

@@ -87,7 +87,7 @@ def test_every_token_is_itself(world: rn.Tokenizer, oracle: dict[bytes, int]) ->
         assert world.encode_bytes(raw) == [number]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(max_size=300))
 def test_any_text(text: str) -> None:
     tokenizer = rn.Tokenizer.world()
@@ -97,7 +97,7 @@ def test_any_text(text: str) -> None:
     assert rn.Tokenizer.world_bytes().decode(rn.Tokenizer.world_bytes().encode(text)) == text
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=300))
 def test_any_bytes(raw: bytes) -> None:
     tokenizer = rn.Tokenizer.world()
@@ -106,7 +106,7 @@ def test_any_bytes(raw: bytes) -> None:
     assert ids == longest_match(read_oracle(), raw)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 65529), max_size=60))
 def test_any_ids(ids: list[int]) -> None:
     """Decoding any ids gives bytes that encode to ids of the same bytes."""

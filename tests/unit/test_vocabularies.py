@@ -74,7 +74,7 @@ def test_white_space_and_nothing(midi: rn.Tokenizer) -> None:
     assert midi.encode("") == midi.encode(" \n") == [] and midi.decode([]) == ""
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 20095), max_size=40))
 def test_any_music(ids: list[int]) -> None:
     midi = rn.Tokenizer.named("midi")
