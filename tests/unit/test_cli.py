@@ -449,6 +449,8 @@ def test_the_sound_of_a_text(tmp_path: Path) -> None:
         (["piece.txt", "-o", "a.mp3"], "must end in .mid or .wav"),
         (["piece.txt", "-o", "nowhere/a.wav"], "there is no folder nowhere"),
         (["piece.txt", "-o", "a.wav", "--sound-font", "nowhere.sf2"], "there is no such file"),
+        (["--prompt", "<pad>", "-o", "a.wav", "--sound-font", "b.sf2"], "there is no such file"),
+        (["piece.txt", "-o", "folder.mid"], "--output folder.mid: is a folder"),
         (["piece.txt"], "piece.txt: token 2, 'x' at character 7, is no note"),
         (["--prompt", "<pad>"], "writes no MIDI tokens (world)"),
     ],
@@ -458,6 +460,7 @@ def test_music_that_cannot_be_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "piece.txt").write_text("pi:3c:a" if "--sound-font" in args else "p:24:a x")
+    (tmp_path / "folder.mid").mkdir()
     done = run("music", *args, *([] if "-o" in args else ["-o", "a.mid"]))
     assert done.returncode == 2 and says in done.stderr, done.stderr
-    assert "Traceback" not in done.stderr and len(list(tmp_path.iterdir())) == 1
+    assert "Traceback" not in done.stderr and len(list(tmp_path.iterdir())) == 2

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from web.cli.terminal import LoadLine, Refused, model_flags, opened, sampling_flags, sampling_of
+
+if TYPE_CHECKING:
+    from web.midi.sound import Sound
 
 SUMMARY = "make a MIDI or WAV file of notes in words, or of a music model's prompt"
 EPILOG = """\
@@ -36,6 +41,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from web.files import named
     from web.midi.limits import MidiError
     from web.midi.vocabulary import VOCABULARIES
     from web.midi.writer import text_to_midi
@@ -47,17 +53,20 @@ def run(args: argparse.Namespace) -> int:
         raise Refused(f"--output {out}: its name must end in .mid or .wav")
     if not out.parent.is_dir():
         raise Refused(f"--output {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise Refused(f"--output {out}: is a folder")
+    # A model may compose for minutes: what would lose its piece is refused before.
+    studio = _studio(args.sound_font) if out.suffix.lower() == ".wav" else None
     text, vocabulary = _written(args) if args.prompt is None else _composed(args)
     try:
         midi = text_to_midi(text, VOCABULARIES[vocabulary])
     except MidiError as problem:
         raise Refused(f"{args.text or '--prompt'}: {problem}") from None
-    if out.suffix.lower() == ".wav":
-        _render(midi, out, args.sound_font)
-    else:
-        part = out.with_name(f".{uuid.uuid4().hex}.part")
-        part.write_bytes(midi)
-        part.replace(out)
+    with _refusals():
+        if studio is None:
+            named.save(out.resolve(), "--output", midi)
+        else:
+            _render(midi, out, *studio)
     print(f"{out}: {out.stat().st_size:,} bytes")
     return 0
 
@@ -102,18 +111,36 @@ def _composed(args: argparse.Namespace) -> tuple[str, str]:
     return composed(tokenizer, prompt, "".join(words)), FAMILIES[persona.family]
 
 
-def _render(midi: bytes, out: Path, font: str | None) -> None:
-    from web import errors
+def _studio(font: str | None) -> tuple[Sound, Path]:
+    """FluidSynth, and its SoundFont."""
     from web.config import Config
     from web.midi import sound
 
-    config = Config.from_environment()
-    limits = sound.Limits(config.sound_length, config.sound_seconds, config.sound_memory)
     if font is not None and not Path(font).is_file():
         raise Refused(f"--sound-font {font}: there is no such file")
-    chosen = sound.default_font() if font is None else Path(font).resolve()
+    config = Config.from_environment()
+    limits = sound.Limits(config.sound_length, config.sound_seconds, config.sound_memory)
+    renders = sound.Sound(limits)
+    with _refusals():
+        renders.check()
+        return renders, sound.default_font() if font is None else Path(font).resolve()
+
+
+def _render(midi: bytes, out: Path, renders: Sound, font: Path) -> None:
     with LoadLine(sys.stderr, out.name, "rendering") as line:
         try:
-            sound.Sound(limits).save(midi, chosen, out.resolve(), "the piece", tell=line.show)
-        except errors.Refusal as problem:
-            raise Refused(problem.message.replace(sound.FONT, "--sound-font")) from None
+            renders.save(midi, font, out.resolve(), "the piece", tell=line.show)
+        except OSError as problem:
+            raise Refused(f"--output cannot be written: {problem.strerror}") from None
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """In the words of the command line."""
+    from web import errors
+    from web.midi import sound
+
+    try:
+        yield
+    except errors.Refusal as problem:
+        raise Refused(problem.message.replace(sound.FONT, "--sound-font")) from None
