@@ -125,6 +125,8 @@ def test_help_imports_no_engine() -> None:
         (["serve", "--strategy", "quantum fp3"], "'quantum fp3' is no strategy"),
         (["serve", "--tokenizer", "klingon"], "no tokenizer 'klingon'"),
         (["serve", "--model", ""], "--model needs a path"),
+        (["serve", "--workspace", "/nowhere"], "--workspace /nowhere: there is no such folder"),
+        (["serve", "--model-dir", "/nowhere"], "--model-dir /nowhere: there is no such folder"),
         (["bench", "--tokens", "1"], "--tokens must be at least 2, not 1"),
         (["bench", "--prompt", "0"], "--prompt must be at least 1, not 0"),
         (["generate", "x", "--tokenizer", "world"], "has 65530 ids, the model 257 rows"),

@@ -131,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _SETTINGS}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     config = Config.from_environment(**given)
+    _check_folders(config)
     if config.model != "none":
         import rwkv_native as rn
 
@@ -146,6 +147,15 @@ def run(args: argparse.Namespace) -> int:
     os.environ.update(config.to_environment())
     _serve()
     return 0
+
+
+def _check_folders(config: Config) -> None:
+    """Else a misspelt one would show by the first request that names a file in it."""
+    folders = [("--workspace", config.workspace)]
+    folders += [("--model-dir", name) for name in config.model_dir]
+    for flag, name in folders:
+        if not Path(name).is_dir():
+            raise Refused(f"{flag} {name}: there is no such folder")
 
 
 def _check_port(config: Config) -> None:
