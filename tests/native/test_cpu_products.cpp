@@ -90,6 +90,34 @@ void test_gated_linear_add(DType stored, DType compute) {
     }
 }
 
+// Rows of which most inputs are zero, up to four at a time, are multiplied without them: the bits are those of
+// a batch that is too large for it.
+void test_zeros(DType stored, DType compute) {
+    const auto backend = open_backend("cpu", 2);
+    Random random{14};
+    constexpr int all = 13;
+    for (const int64_t in : {130, 515}) {
+        const Weights w(*backend, random, 150, in, stored, compute);
+        for (const double zeros : {0.0, 0.5, 0.9, 0.97, 1.0}) {
+            Floats x = random.floats(all * in), y(all * 150);
+            uint64_t seed = 1;
+            for (float &value : x) {
+                seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+                if (static_cast<double>(seed >> 11) * 0x1p-53 < zeros) value = 0;
+            }
+            x[1] = -0.0f;
+            backend->linear_add(y.data(), w.matrix, x.data(), Sequences(*backend, {all}, 1).batch());
+            for (const int rows : {1, 2, 3, 4})
+                for (int row = 0; row + rows <= all; row += 3) {
+                    Floats few(static_cast<size_t>(rows * 150));
+                    const Sequences s(*backend, {rows}, 1);
+                    backend->linear_add(few.data(), w.matrix, x.data() + row * in, s.batch());
+                    CHECK(same_bits(few.data(), y.data() + row * 150, rows * 150));
+                }
+        }
+    }
+}
+
 // mix = xn + (prev − xn) ⊙ (mu + delta), with a delta of its own for every row; `keep` leaves the
 // state.
 void test_shift_linear_with_delta(DType stored, DType compute) {
@@ -166,6 +194,7 @@ int main() {
     for (const Types &types : kTypes) {
         test_linear(types.stored, types.compute);
         test_gated_linear_add(types.stored, types.compute);
+        test_zeros(types.stored, types.compute);
         test_shift_linear_with_delta(types.stored, types.compute);
     }
     return report();

@@ -24,40 +24,52 @@ using Block = void (*)(float *, const char *, int64_t, const char *, int64_t, in
 // up to kMaxRows, single panels for what is left over.
 #define RWKV_1(B, S, P) B<S, 1, P>
 #define RWKV_2(B, S, P) RWKV_1(B, S, P), B<S, 2, P>
-#define RWKV_6(B, S, P) RWKV_2(B, S, P), B<S, 3, P>, B<S, 4, P>, B<S, 5, P>, B<S, 6, P>
+#define RWKV_4(B, S, P) RWKV_2(B, S, P), B<S, 3, P>, B<S, 4, P>
+#define RWKV_6(B, S, P) RWKV_4(B, S, P), B<S, 5, P>, B<S, 6, P>
 #define RWKV_12(B, S, P)                                                                          \
     RWKV_6(B, S, P), B<S, 7, P>, B<S, 8, P>, B<S, 9, P>, B<S, 10, P>, B<S, 11, P>, B<S, 12, P>
 #if defined(RWKV_512_BITS)
 constexpr int kWide = 4, kWideRows = 6, kMain = 2, kMaxRows = 12;  // 24 sums in 32 registers
 #define RWKV_WIDE RWKV_6
+#define RWKV_SPARSE RWKV_4
 #define RWKV_MAIN RWKV_12
 #elif defined(__AVX2__)
 constexpr int kWide = 4, kWideRows = 1, kMain = 1, kMaxRows = 6;  // 8 and 12 in 16
 #define RWKV_WIDE RWKV_1
+#define RWKV_SPARSE RWKV_1
 #define RWKV_MAIN RWKV_6
 #elif defined(__aarch64__)
 constexpr int kWide = 2, kWideRows = 2, kMain = 1, kMaxRows = 6;  // 16 and 24 in 32
 #define RWKV_WIDE RWKV_2
+#define RWKV_SPARSE RWKV_2
 #define RWKV_MAIN RWKV_6
 #else
 constexpr int kWide = 2, kWideRows = 1, kMain = 1, kMaxRows = 2;  // 8 in 16
 #define RWKV_WIDE RWKV_1
+#define RWKV_SPARSE RWKV_1
 #define RWKV_MAIN RWKV_2
 #endif
 static_assert(kWide >= kMain);
 
+// Up to so many rows, those of which most inputs are zero take blocks that skip them.
+constexpr int64_t kSparseRows = kWideRows < 4 ? kWideRows : 4;
+using SparseBlock = void (*)(float *, const char *, int64_t, const char *, int64_t, const uint16_t *,
+                             int64_t);
+
 struct Blocks {
     Block wide[kWideRows], main[kMaxRows], single[kMaxRows];
+    SparseBlock sparse[kSparseRows];  // kWide panels
 };
-#define RWKV_BLOCKS(B, S) {{RWKV_WIDE(B, S, kWide)}, {RWKV_MAIN(B, S, kMain)}, {RWKV_MAIN(B, S, 1)}}
+#define RWKV_DENSE(B, S) {RWKV_WIDE(B, S, kWide)}, {RWKV_MAIN(B, S, kMain)}, {RWKV_MAIN(B, S, 1)}
+#define RWKV_WORDS(S) {RWKV_DENSE(block, S), {RWKV_SPARSE(block_sparse, S, kWide)}}
 
-const Blocks kF32Blocks = RWKV_BLOCKS(block, StoredF32);
-const Blocks kF16Blocks = RWKV_BLOCKS(block, StoredF16);
-const Blocks kBf16Blocks = RWKV_BLOCKS(block, StoredBf16);
-const Blocks kInt8Blocks = RWKV_BLOCKS(block_bytes, Int8);
-const Blocks kInt4Blocks = RWKV_BLOCKS(block_bytes, Int4);
+const Blocks kF32Blocks = RWKV_WORDS(StoredF32);
+const Blocks kF16Blocks = RWKV_WORDS(StoredF16);
+const Blocks kBf16Blocks = RWKV_WORDS(StoredBf16);
+const Blocks kInt8Blocks = {RWKV_DENSE(block_bytes, Int8), {}};
+const Blocks kInt4Blocks = {RWKV_DENSE(block_bytes, Int4), {}};
 #if defined(RWKV_PAIRS)
-const Blocks kPairBlocks = RWKV_BLOCKS(block, StoredPairs);
+const Blocks kPairBlocks = RWKV_WORDS(StoredPairs);
 #endif
 
 RWKV_INLINE const Blocks &blocks_of(Type stored, [[maybe_unused]] Type compute) {
@@ -90,6 +102,39 @@ RWKV_INLINE void finish(const LinearTask &task, const float *tile, int64_t width
     }
 }
 
+// Lists the pairs of inputs that are not zero in all rows, and returns how many; or −1 if they are so many that
+// skipping the others does not pay: memory delivers lines that lie apart at less than half the speed. The first
+// pairs tell whether a list is worth making.
+constexpr int64_t kMostListed = 1 << 14, kLooked = 64;
+
+template <class Pair>
+RWKV_INLINE int64_t list_nonzero(uint16_t *list, const LinearTask &task, int64_t pairs) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < pairs; ++i) {
+        Pair any = 0;
+        for (int64_t m = 0; m < task.rows; ++m) {
+            Pair pair;
+            __builtin_memcpy(&pair, task.x + m * task.stride_x + i * static_cast<int64_t>(sizeof pair),
+                             sizeof pair);
+            any |= pair;
+        }
+        list[count] = static_cast<uint16_t>(i);
+        count += any != 0;
+        if (i == kLooked - 1 && count > kLooked / 2) return -1;
+    }
+    if (count > pairs / 3) return -1;
+    for (int64_t i = 0; i < kSparseAhead; ++i) list[count + i] = count ? list[i % count] : 0;
+    return count;
+}
+
+int64_t nonzero_pairs(uint16_t *list, const LinearTask &task, Input form) {
+    const int64_t pairs = (task.w.in + 1) / 2;
+    if (rwkv::cpu::in_groups(form) || task.rows > kSparseRows || pairs < kLooked || pairs > kMostListed)
+        return -1;
+    return form == rwkv::cpu::kPairs ? list_nonzero<uint32_t>(list, task, pairs)
+                                     : list_nonzero<uint64_t>(list, task, pairs);
+}
+
 // How far ahead of its own loads a block fetches weights that no block before it has fetched, in bytes of each
 // panel: what memory takes to answer, in the time that few rows and many take for it.
 constexpr int64_t kAheadOfFew = 1024, kAheadOfMany = 4096;
@@ -102,6 +147,8 @@ void linear(const LinearTask *given) {
     const Blocks &forms = blocks_of(task.w.stored, task.w.compute);
     const int64_t panel_bytes = rwkv::cpu::panel_bytes(task.w.stored, task.w.in);
     alignas(64) float tile[kMaxRows * kWide * kPanel];
+    uint16_t list[kMostListed + kSparseAhead];
+    const int64_t listed = nonzero_pairs(list, task, input(task.w.stored, task.w.compute));
     const int64_t blocks = (task.rows + kMaxRows - 1) / kMaxRows;
     const int64_t fit = kTurnBytes / (kMaxRows * task.stride_x), turn = fit < 1 ? 1 : fit;
 
@@ -135,8 +182,11 @@ void linear(const LinearTask *given) {
                 for (int64_t m = row; m < row + rows; ++m)  // where finish() will write
                     for (int64_t i = 0; i < wide; i += 16)
                         __builtin_prefetch(task.y + m * task.stride_y + output + i, 1, 3);
-                choice[rows - 1](tile, task.x + row * task.stride_x, task.stride_x, w, panel_bytes,
-                                 task.w.in, ahead);
+                if (listed >= 0 && width == kWide)
+                    forms.sparse[rows - 1](tile, task.x, task.stride_x, w, panel_bytes, list, listed);
+                else
+                    choice[rows - 1](tile, task.x + row * task.stride_x, task.stride_x, w, panel_bytes,
+                                     task.w.in, ahead);
                 finish(task, tile, wide, n, row, rows, output);
             }
             panel += width;

@@ -110,4 +110,37 @@ void block(float *tile, const char *x, int64_t stride, const char *w, int64_t pa
         for (int j = 0; j < P * NV; ++j) store(tile + (m * P * NV + j) * V, sums[m][j]);
 }
 
+// The same, bit for bit, for rows of which only the pairs of inputs in the list of `count` numbers are not all zero:
+// +0 times a weight, which is finite, leaves a sum that began at +0 as it is. The weights of the others are not
+// read. After its end the list begins again, for kSparseAhead numbers.
+constexpr int64_t kSparseAhead = 16;
+
+template <class Stored, int M, int P>
+void block_sparse(float *tile, const char *x, int64_t stride, const char *w, int64_t panel_bytes,
+                  const uint16_t *list, int64_t count) {
+    constexpr int64_t step = 2 * kPanel * Stored::bytes;
+    F sums[M][P * NV];
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+        for (int j = 0; j < P * NV; ++j) sums[m][j] = F{};
+    for (int64_t n = 0; n < count; ++n) {
+        const char *const rows[] = {x + list[n] * (Stored::halves * 4)};
+        const char *const weights = w + list[n] * step;
+        const char *const turn = n + kSparseAhead < count ? w : w + P * panel_bytes;
+        const char *const next = turn + list[n + kSparseAhead] * step;
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p)
+#pragma GCC unroll 2
+            for (int64_t i = 0; i < step; i += 64) __builtin_prefetch(next + p * panel_bytes + i, 0, 2);
+        multiply_add<Stored, 0, M, P>(sums, rows, stride, 3 * stride, weights, panel_bytes);
+        if constexpr (Stored::halves == 2)
+            multiply_add<Stored, 1, M, P>(sums, rows, stride, 3 * stride, weights, panel_bytes);
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+        for (int j = 0; j < P * NV; ++j) store(tile + (m * P * NV + j) * V, sums[m][j]);
+}
+
 }  // namespace
