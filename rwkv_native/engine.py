@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ._ffi import check, ffi, id_array, lib
-from .errors import InvalidError, Stopped
+from .errors import InternalError, InvalidError, QueueFull, Stopped
 from .model import Model
 from .sampling import Sampling, fill, stop_texts, token_limit
 from .state import State
@@ -37,6 +37,7 @@ _FINISH: dict[int, FinishReason | None] = {
     lib.RWKV_FINISH_ERROR: "error",
 }
 _DEFAULT = Sampling()
+MOST_DIMENSIONS = 4096  # of an embedding
 
 
 @dataclass(slots=True)
@@ -60,6 +61,8 @@ class Event:
     """Of the prompt: were not computed, because the engine knew the state behind them."""
     error: str | None = None
     """The message where finish_reason is "error"."""
+    embedding: np.ndarray | None = None
+    """float32 [dimensions], of length 1: in the last event of Engine.submit_embedding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,89 @@ class Engine:
         with self._native as handle:
             return _submit(handle, request)
 
+    def submit_embedding(
+        self,
+        prompt: str | Sequence[int] | np.ndarray,
+        dimensions: int | None = None,
+        *,
+        fast: bool = False,
+    ) -> int:
+        """Queues a text to be embedded and returns its id at once; its last event has the vector.
+
+        prompt: as of submit(). dimensions: 1 to 4096; None: the model's width, if
+        that is no more. fast: take the first
+        layer's memory, which costs a fraction and finds less; such vectors are compared with their
+        like only. The vector is a function of the tokens, the model and these; docs/embeddings.md
+        says which. Raises QueueFull, or ValueError that names the field.
+        """
+        request, _keep = self._embedding_request(prompt, dimensions, fast)
+        with self._native as handle:
+            return _submit(handle, request)
+
+    def embed(
+        self,
+        texts: Sequence[str | Sequence[int] | np.ndarray],
+        dimensions: int | None = None,
+        *,
+        fast: bool = False,
+    ) -> np.ndarray:
+        """float32 [texts, dimensions]: one vector of length 1 for each text; waits for them.
+
+        Their products are cosines: `vectors @ vectors.T`. Arguments and errors as of
+        submit_embedding(), except that a full queue is waited for.
+        """
+        if isinstance(texts, (str, bytes)):
+            raise InvalidError("texts must be a list of texts, not one text")
+        vectors = np.empty((len(texts), self._dimensions(dimensions)), np.float32)
+        readers: deque[Generation] = deque()
+        taken = 0
+        with contextlib.ExitStack() as ends:
+            for text in texts:
+                request, _keep = self._embedding_request(text, dimensions, fast)
+                while True:
+                    try:
+                        reader = self._start(request)
+                        break
+                    except QueueFull:
+                        if not readers:
+                            raise
+                    vectors[taken] = _vector(readers.popleft())
+                    taken += 1
+                readers.append(ends.enter_context(reader))
+            for reader in readers:
+                vectors[taken] = _vector(reader)
+                taken += 1
+        return vectors
+
+    def _embedding_request(
+        self, prompt: str | Sequence[int] | np.ndarray, dimensions: int | None, fast: bool
+    ) -> tuple[Any, Any]:
+        """The C form, and what must live until it has been submitted."""
+        request = ffi.new("rwkv_request *")
+        lib.rwkv_request_init(request)
+        ids = self._ids(prompt)
+        request.tokens, request.n_tokens = ids, len(ids)
+        request.dimensions = self._dimensions(dimensions)
+        request.quick = bool(fast)
+        return request, ids
+
+    def _dimensions(self, asked: int | None) -> int:
+        if asked is None:
+            return min(self.model.info.width, MOST_DIMENSIONS)
+        number = _whole("dimensions", asked)
+        if not 1 <= number <= MOST_DIMENSIONS:
+            raise InvalidError(f"dimensions must be 1 to {MOST_DIMENSIONS}, not {number}")
+        return number
+
+    def _ids(self, prompt: str | Sequence[int] | np.ndarray) -> Any:
+        """`int32_t[]` of a text or of ids, at least one of which there must be."""
+        if isinstance(prompt, str):
+            prompt = self.tokenizer.encode_array(prompt)
+        ids = id_array("prompt", prompt, self.model.info.vocab)
+        if not len(ids):
+            raise InvalidError("prompt is empty; give at least one token")
+        return ids
+
     def _request(
         self,
         prompt: str | Sequence[int] | np.ndarray,
@@ -201,11 +287,7 @@ class Engine:
         lib.rwkv_request_init(request)
         vocab = self.model.info.vocab
         fill(request.sampling, s, vocab, keep)
-        if isinstance(prompt, str):
-            prompt = self.tokenizer.encode_array(prompt)
-        ids = id_array("prompt", prompt, vocab)
-        if not len(ids):
-            raise InvalidError("prompt is empty; give at least one token")
+        ids = self._ids(prompt)
         request.tokens, request.n_tokens = ids, len(ids)
         request.max_tokens = token_limit(s)
         if stops := stop_texts(s):
@@ -262,6 +344,9 @@ class Engine:
         events of iterators. Arguments and errors as of submit().
         """
         request, _keep = self._request(prompt, sampling, state, speculate, save_at)
+        return self._start(request)
+
+    def _start(self, request: Any) -> Generation:
         with self._native as handle:
             outer, self._draining = self._draining, True
             try:
@@ -573,21 +658,34 @@ _STATS = tuple(f.name for f in fields(EngineStats))
 
 
 def _guesses(value: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidError(f"speculate must be a whole number, not {value!r:.80}")
-    number = value.__index__()
+    number = _whole("speculate", value)
     if not 0 <= number <= 64:
         raise InvalidError(f"speculate must be 0 to 64, not {number}")
     return number
 
 
 def _size(value: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidError(f"cache_bytes must be a whole number, not {value!r:.80}")
-    number = value.__index__()
+    number = _whole("cache_bytes", value)
     if not 0 <= number < 1 << 63:
         raise InvalidError(f"cache_bytes must be at least 0, and below 2^63, not {number}")
     return number
+
+
+def _whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidError(f"{name} must be a whole number, not {value!r:.80}")
+    return value.__index__()
+
+
+def _vector(reader: Generation) -> np.ndarray:
+    """Waits for the end of one text. Raises Stopped or InternalError where it has no vector."""
+    for event in reader:
+        if event.embedding is not None:
+            return event.embedding
+        if event.finish_reason == "cancelled":
+            raise Stopped("the request was cancelled")
+        raise InternalError(event.error or "there is no embedding")
+    raise Stopped("the request was closed")
 
 
 def _submit(handle: Any, request: Any) -> int:
@@ -616,6 +714,9 @@ def _event(c: Any) -> Event:
         c.completion_tokens,
         c.cached_tokens,
         said if failed else None,
+        np.frombuffer(ffi.buffer(c.embedding, 4 * c.n_embedding), np.float32).copy()
+        if c.n_embedding
+        else None,
     )
 
 

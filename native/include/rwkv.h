@@ -256,6 +256,9 @@ typedef struct {
     const int64_t *save_at;     /* ascending numbers of prompt tokens after which other texts may go on
                                  * differently: the state there is kept, too */
     size_t n_save_at;
+    int32_t dimensions;         /* 1 to 4096: draw nothing, and end with an embedding of the prompt of so many
+                                 * numbers and RWKV_FINISH_STOP; what is above about answers has no effect */
+    int32_t quick;              /* 1: an embedding of the first layer, at a fraction of the cost */
 } rwkv_request;
 
 typedef enum {
@@ -282,6 +285,8 @@ typedef struct {
     int64_t prompt_tokens;
     int64_t completion_tokens;  /* so far */
     int64_t cached_tokens;      /* of the prompt: were not computed */
+    const float *embedding;     /* [n_embedding], of length 1; NULL unless asked for and finished */
+    size_t n_embedding;
 } rwkv_event;
 
 typedef struct {

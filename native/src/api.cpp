@@ -210,6 +210,8 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
     request.speculate = r.speculate;
     request.quiet = r.quiet != 0;
     request.save_at = list(r.save_at, r.n_save_at, "save_at");
+    request.dimensions = r.dimensions;
+    request.quick = r.quick != 0;
     return request;
 }
 
@@ -575,7 +577,9 @@ int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine) 
                                 logprobs ? event.logprob_ids.data() : nullptr,
                                 logprobs ? event.logprobs.data() : nullptr, event.logprob_width,
                                 event.prompt_tokens, event.completion_tokens,
-                                event.cached_tokens});
+                                event.cached_tokens,
+                                event.embedding.empty() ? nullptr : event.embedding.data(),
+                                event.embedding.size()});
         }
         *events = e.events.data();
         *n = e.events.size();

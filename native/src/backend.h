@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -57,6 +58,8 @@ struct Batch {
     std::span<const int32_t> tokens;      // [rows]
     std::span<const Span> spans;
     std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
+    // Layers whose states are moved on; fewer than all where nothing above them is wanted.
+    int64_t depth = std::numeric_limits<int64_t>::max();
 
     int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
 };

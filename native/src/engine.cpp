@@ -3,6 +3,7 @@
 // holds no lock during one. Called by api.cpp. Never knows what a token means: see sequence.cpp.
 #include "engine.h"
 
+#include "embedding.h"
 #include "error.h"
 #include "pace.h"
 #include "scheduler.h"
@@ -42,6 +43,7 @@ struct Engine::Core {
     void keep(Sequence &sequence, int64_t tokens, const float *state, const float *row);
     void set_aside(Sequence &sequence, int64_t tokens, const float *state);
     void in_slices(const std::function<void(size_t, size_t)> &copy);
+    void embed(Sequence &sequence) const noexcept;
     void emit();
     void tell(Sequence &sequence);
     void end_all(const std::exception &error);
@@ -102,6 +104,8 @@ struct Engine::Core {
         bool first;     // its prompt ends in this step
     };
     std::vector<Drawing> drawing, prompts_read;  // read to their end in this step, and going on
+    std::vector<Sequence *> embedded;            // those whose text ends with this step
+    int64_t depth = 0;                           // layers that this step needs
     std::vector<Sequence *> speakers;            // those with something to say after this step
 
     std::thread thread;
@@ -208,7 +212,7 @@ void Engine::Core::admit() {
             Buffer &state = states[slot];
             const bool is_new = !state.data;
             if (is_new) state = model->new_state();
-            if (resume(*sequence)) continue;
+            if (!sequence->embeds() && resume(*sequence)) continue;
             if (is_new && !start) continue;
             const auto from = start ? std::span<const float>(*start) : model->initial_state();
             in_slices([&](size_t at, size_t n) {
@@ -225,9 +229,10 @@ void Engine::Core::admit() {
 }
 
 void Engine::Core::plan() {
-    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear();
+    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear();
+    depth = 0;
     const int64_t running = scheduler.running();
-    const int64_t later = running + scheduler.prefilling();
+    const int64_t later = running + scheduler.prefilling() - scheduler.embedding();
     shares = running ? scheduler.plan(pace.rows_beside(running, later) - running) : scheduler.plan();
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
@@ -235,6 +240,10 @@ void Engine::Core::plan() {
                          states[static_cast<size_t>(sequence->slot)].data,
                          &sequence->request.cache});
         tokens.insert(tokens.end(), input.begin(), input.end());
+        const Request &request = sequence->request;
+        depth = std::max(depth, sequence->embeds() ? embedding_layer(*model, request.quick) + 1
+                                                   : model->info().layers);
+        if (sequence->embeds() && sequence->ends_with(rows)) embedded.push_back(sequence);
         const int32_t draws = sequence->draws_after(rows);
         if (draws > 0)
             drawing.push_back({sequence, logit_rows.size(), draws, !sequence->decoding()});
@@ -273,7 +282,7 @@ void Engine::Core::step() {
     try {
         logits.resize(std::max(logits.size(), logit_rows.size() * n_vocab));
         back_up();
-        model->forward({tokens, spans, logit_rows}, logits.data());
+        model->forward({tokens, spans, logit_rows, depth}, logits.data());
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
         for (auto [sequence, rows] : shares) {
@@ -281,7 +290,7 @@ void Engine::Core::step() {
             scheduler.remove(*sequence);
             speakers.push_back(sequence);
         }
-        drawing.clear();
+        drawing.clear(), embedded.clear();
         return;
     }
     ++done.steps;
@@ -295,12 +304,19 @@ void Engine::Core::step() {
 
 void Engine::Core::sample() {
     for (const Drawing &drawn : drawing) done.completion_tokens -= drawn.sequence->completion;
-    // Each draw touches its own sequence and the memory of its thread only.
+    // Each draw and each embedding touches its own sequence and the memory of its thread only.
     model->backend().spread(static_cast<int64_t>(drawing.size()), [this](int64_t i) {
         const auto [sequence, row, draws, first] = drawing[static_cast<size_t>(i)];
         const size_t size = static_cast<size_t>(draws) * n_vocab;
         sequence->draw(std::span(logits).subspan(row * n_vocab, size), draws, *vocab);
     });
+    model->backend().spread(static_cast<int64_t>(embedded.size()), [this](int64_t i) {
+        embed(*embedded[static_cast<size_t>(i)]);
+    });
+    for (Sequence *sequence : embedded) {
+        scheduler.remove(*sequence);
+        speakers.push_back(sequence);
+    }
     for (const Drawing &drawn : drawing) {
         Sequence &sequence = *drawn.sequence;
         const size_t slot = static_cast<size_t>(sequence.slot);
@@ -318,7 +334,7 @@ void Engine::Core::sample() {
         if (sequence.finish != Finish::running) scheduler.remove(sequence);
         speakers.push_back(&sequence);
     }
-    if (shares.empty()) return;
+    if (shares.empty() || depth < model->info().layers) return;  // the pace is that of whole steps
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
     pace.saw(static_cast<int64_t>(tokens.size()), took.count());
 }
@@ -435,6 +451,18 @@ void Engine::Core::in_slices(const std::function<void(size_t, size_t)> &copy) {
     });
 }
 
+// Its whole text has been read: ends it with the vector of the state.
+void Engine::Core::embed(Sequence &sequence) const noexcept {
+    const Request &request = sequence.request;
+    const float *state = states[static_cast<size_t>(sequence.slot)].data;
+    try {
+        sequence.event.embedding = embedding(*model, state, request.quick, request.dimensions);
+        sequence.finish = Finish::stop;
+    } catch (const std::exception &error) {
+        sequence.fail(error);
+    }
+}
+
 // Makes the step's events visible, then rings, unless that was done since the last poll.
 void Engine::Core::emit() {
     std::vector<std::unique_ptr<Sequence>> ended;  // freed after the locks
@@ -548,6 +576,7 @@ uint64_t Engine::submit(Request request) {
     Core &core = *core_;
     check(request, core.n_vocab, core.model->state_floats());
     if (request.speculate < 0) request.speculate = core.options.speculate;
+    if (request.dimensions > 0) request.speculate = 0;
     core.refuse_speculation(request.speculate);
     core.forbid_undecodable(request);
     auto sequence = std::make_unique<Sequence>(std::move(request));

@@ -77,4 +77,9 @@ int64_t Scheduler::prefilling() const {
                          [](const Sequence *sequence) { return !sequence->decoding(); });
 }
 
+int64_t Scheduler::embedding() const {
+    return std::count_if(active_.begin(), active_.end(),
+                         [](const Sequence *sequence) { return sequence->embeds(); });
+}
+
 }  // namespace rwkv

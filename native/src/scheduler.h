@@ -49,6 +49,7 @@ public:
     bool idle() const { return waiting_.empty() && active_.empty(); }
     int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
     int64_t prefilling() const;
+    int64_t embedding() const;  // of these: those that will draw nothing
     int64_t running() const { return static_cast<int64_t>(active_.size()) - prefilling(); }
 
 private:

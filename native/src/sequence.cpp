@@ -29,7 +29,10 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     check_ids(request.prompt, "prompt token", vocab);
     check_ids(request.stop_ids, "stop id", vocab);
     check_ids(request.end_ids, "end id", vocab);
-    if (request.max_tokens < 1)
+    if (request.dimensions < 0 || request.dimensions > most_dimensions)
+        throw invalid("dimensions is " + std::to_string(request.dimensions) + ", outside [1, " +
+                      std::to_string(most_dimensions) + "]");
+    if (request.dimensions == 0 && request.max_tokens < 1)
         throw invalid("max_tokens is " + std::to_string(request.max_tokens) +
                       ", it must be at least 1");
     if (request.state && request.state->size() != state_floats)
@@ -56,6 +59,7 @@ void Event::append(const Event &later) {
     logprob_ids.insert(logprob_ids.end(), later.logprob_ids.begin(), later.logprob_ids.end());
     logprobs.insert(logprobs.end(), later.logprobs.begin(), later.logprobs.end());
     logprob_width = std::max(logprob_width, later.logprob_width);
+    embedding = later.embedding;
     completion_tokens = later.completion_tokens;
     cached_tokens = later.cached_tokens;
 }

@@ -31,10 +31,14 @@ struct Request {
     bool quiet = false;        // says nothing between its first token and its end
     // Numbers of prompt tokens, ascending, after which others may go on differently.
     std::vector<int64_t> save_at;
+    int32_t dimensions = 0;    // above 0: an embedding of so many numbers is wanted, and no token
+    bool quick = false;        // of the first layer's memory
 };
 
 // The most that Request::speculate may be.
 constexpr int32_t most_speculation = 64;
+// And Request::dimensions.
+constexpr int32_t most_dimensions = 4096;
 
 // Throws Error (RWKV_INVALID) naming the field. Stop strings are checked by Output.
 void check(const Request &request, size_t vocab, size_t state_floats);
@@ -50,6 +54,7 @@ struct Event {
     std::vector<int32_t> logprob_ids;  // [tokens][logprob_width]
     std::vector<float> logprobs;
     size_t logprob_width = 0;
+    std::vector<float> embedding;      // of the last event, where one is wanted
     int64_t prompt_tokens = 0, completion_tokens = 0;
     int64_t cached_tokens = 0;         // of the prompt: were not computed
 
@@ -88,16 +93,19 @@ struct Sequence {
     uint64_t told_in = 0;      // the poll period in which it last spoke ...
     size_t told_at = 0;        // ... and the place of its event in that period's outbox
 
+    bool embeds() const { return request.dimensions > 0; }
     bool decoding() const { return prefilled == prompt_size(); }
     // At most `most` rows up to the prompt's end, the next of `save_at` or a multiple of `grain`, counted
     // from the prompt's own start; 0 if that many do not reach one.
     int32_t prompt_rows(int32_t grain, int32_t most) const;
+    // Whether so many rows more are the end of the prompt.
+    bool ends_with(int32_t rows) const { return prefilled + rows >= prompt_size(); }
     // The tokens of the next `rows` rows.
     std::span<const int32_t> input(int32_t rows) const;
     // How many of the last of them need logits, because a token may be drawn there.
     int32_t draws_after(int32_t rows) const {
         if (decoding()) return rows - known + 1;
-        return prefilled + rows >= static_cast<int64_t>(request.prompt.size());
+        return !embeds() && ends_with(rows);
     }
     // The first tokens of prompt and answer, in place where they can be.
     std::span<const int32_t> first(int64_t tokens, std::vector<int32_t> &scratch) const;

@@ -18,6 +18,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -45,6 +46,7 @@ struct Answer {
     std::vector<int32_t> logprob_ids;
     std::vector<float> logprobs;
     size_t logprob_width = 0;
+    std::vector<float> embedding;
     Finish finish = Finish::running;
     int finals = 0;
     size_t order = 0;  // 1: the first of all requests that said anything
@@ -138,6 +140,7 @@ private:
         add(answer.tokens, event.tokens);
         add(answer.logprob_ids, event.logprob_ids);
         add(answer.logprobs, event.logprobs);
+        add(answer.embedding, event.embedding);
         if (event.logprob_width) answer.logprob_width = event.logprob_width;
         CHECK(event.logprobs.size() == event.logprob_ids.size());
         CHECK(event.logprob_ids.size() == event.tokens.size() * event.logprob_width);
@@ -183,6 +186,12 @@ Request request_of(int64_t prompt, int64_t max_tokens, uint64_t seed = 1) {
         request.prompt.push_back(static_cast<int32_t>(1 + random.below(256)));
     request.max_tokens = max_tokens;
     request.sampling.seed = seed;
+    return request;
+}
+
+Request embedding_of(int64_t prompt, int32_t dimensions, uint64_t seed = 1) {
+    Request request = request_of(prompt, 0, seed);
+    request.dimensions = dimensions;
     return request;
 }
 
@@ -854,6 +863,84 @@ void test_storm() {
 
 }  // namespace
 
+void test_embeddings() {
+    Client alone(options_of(1)), full(options_of(64)), small(options_of(8, 5));
+    full.close();  // admitted together, beside streams
+    const uint64_t first = full.submit(request_of(1, 5));
+    full.wait_until_held();
+    std::vector<Request> requests;
+    std::vector<uint64_t> ids, streams;
+    for (int i = 0; i < 24; ++i) {
+        requests.push_back(embedding_of(1 + 9 * i, i % 2 ? 32 : 3000, static_cast<uint64_t>(i)));
+        requests.back().quick = i % 3 == 0;
+        ids.push_back(full.submit(requests.back()));
+        streams.push_back(full.submit(request_of(7, 30, static_cast<uint64_t>(i))));
+    }
+    full.open();
+    full.wait(first);
+    for (size_t i = 0; i < requests.size(); ++i) {
+        const Answer beside = full.wait(ids[i]), by_itself = alone.run(requests[i]);
+        CHECK(beside.finish == Finish::stop && beside.finals == 1);
+        CHECK(beside.tokens.empty() && beside.text.empty() && beside.completion_tokens == 0);
+        CHECK(beside.prompt_tokens == static_cast<int64_t>(requests[i].prompt.size()));
+        CHECK(beside.embedding.size() == static_cast<size_t>(requests[i].dimensions));
+        double squares = 0, product = 0;
+        const Answer in_small_chunks = small.run(requests[i]);
+        for (size_t j = 0; j < beside.embedding.size(); ++j) {
+            squares += beside.embedding[j] * beside.embedding[j];
+            product += beside.embedding[j] * in_small_chunks.embedding[j];
+            CHECK(std::abs(beside.embedding[j] - by_itself.embedding[j]) < 1e-5);
+        }
+        CHECK(std::abs(squares - 1) < 1e-5 && std::abs(product - 1) < 1e-5);
+        CHECK(full.wait(streams[i]).completion_tokens == 30);
+    }
+    int64_t tokens = 0;
+    for (const Request &request : requests) tokens += static_cast<int64_t>(request.prompt.size());
+    CHECK(alone.stats().prompt_tokens == tokens && alone.stats().completion_tokens == 0);
+
+    // The layers above the one that is asked for are left out.
+    const auto usual = std::exchange(model, tiny_model({.layers = 4}));
+    Client deep(options_of(1));
+    const auto barriers_of = [&deep](bool quick) {
+        Request request = embedding_of(16, 8);
+        request.quick = quick;
+        const uint64_t before = model->backend().barriers();
+        deep.run(request);
+        return model->backend().barriers() - before;
+    };
+    CHECK(barriers_of(true) < barriers_of(false));
+    model = usual;
+}
+
+void test_embeddings_in_every_phase() {
+    Client client(options_of(1, 16));
+    client.close();
+    const uint64_t first = client.submit(request_of(1, 2));
+    client.wait_until_held();
+    const uint64_t prefilling = client.submit(embedding_of(100'000, 8));
+    const uint64_t waiting = client.submit(embedding_of(10, 8));
+    client.open();
+    client.wait(first);
+    wait_until([&] { return client.stats().prompt_tokens > 100; });
+    client.engine().cancel(waiting);
+    client.engine().cancel(prefilling);
+    for (const uint64_t id : {prefilling, waiting}) {
+        const Answer answer = client.wait(id);
+        CHECK(answer.finish == Finish::cancel && answer.embedding.empty());
+    }
+    CHECK(client.stats().prompt_tokens < 100'000);
+    CHECK(client.run(embedding_of(10, 8)).embedding.size() == 8);
+    for (const int32_t wrong : {-1, 4097}) {
+        bool refused = false;
+        try {
+            client.submit(embedding_of(3, wrong));
+        } catch (const rwkv::Error &error) {
+            refused = error.status == RWKV_INVALID && std::string(error.what()).starts_with("dimensions");
+        }
+        CHECK(refused);
+    }
+}
+
 int main() {
     skip_unless_isa_usable();
     model = tiny_model();
@@ -882,6 +969,8 @@ int main() {
     test_destroyed_at_work();
     test_idle_costs_nothing();
     test_speculation();
+    test_embeddings_in_every_phase();
+    test_embeddings();
     test_storm();
     return report();
 }

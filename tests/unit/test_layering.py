@@ -43,6 +43,7 @@ INCLUDES: dict[str, set[str]] = {
     "output": set(),
     "load": {"model", "quant", "strategy"},
     "draft": set(),
+    "embedding": {"backend", "model"},
     "sequence": {"backend", "draft", "output", "sampler", "vocab"},
     "slab": set(),
     "state_cache": {"slab", "vocab"},
@@ -50,6 +51,7 @@ INCLUDES: dict[str, set[str]] = {
     "scheduler": {"backend", "model", "sequence", "state_cache"},
     "engine": {
         "backend",
+        "embedding",
         "model",
         "output",
         "pace",

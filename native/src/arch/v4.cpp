@@ -15,6 +15,7 @@
 
 #include "error.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace rwkv::v4 {
@@ -93,7 +94,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     float *h = carve(s.ffn);  // [rows, F]
 
     backend.embed(x, weights.emb, weights.ln0, batch);
-    for (int64_t i = 0; i < s.layers; ++i) {
+    for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
         const Product products[] = {
             {&l.receptance, l.x_r, r, Activation::sigmoid},

@@ -16,6 +16,8 @@
 
 #include "error.h"
 
+#include <algorithm>
+
 namespace rwkv::v6 {
 
 namespace {
@@ -138,7 +140,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     float *h = carve(s.ffn);  // [rows, F]
 
     backend.embed(x, weights.emb, weights.ln0, batch);
-    for (int64_t i = 0; i < s.layers; ++i) {
+    for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
         const Shift shift{x, l.ln1, weights.att_x.at(i)};
 

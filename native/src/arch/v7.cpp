@@ -159,7 +159,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
 
     backend.embed(x, weights.emb, weights.ln0, batch);
     if (x0) backend.embed(x0, weights.emb, weights.ln0, batch);
-    for (int64_t i = 0; i < s.layers; ++i) {
+    for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
 
         Product products[] = {
