@@ -24,6 +24,7 @@ from web.paths import Roots
 from web.resources.billing import BillingResource
 from web.resources.chat import ChatCompletionsResource
 from web.resources.completions import CompletionsResource
+from web.resources.embeddings import EmbeddingsResource
 from web.resources.exit import ExitResource
 from web.resources.file_to_text import FileToTextResource
 from web.resources.metrics import MetricsResource
@@ -69,6 +70,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     roots = Roots(config)
     starts = StartStates(runtime, roots)
     chat = ChatCompletionsResource(runtime, starts)
+    embeddings = EmbeddingsResource(runtime, config)
     models = ModelsResource(runtime)
     model = ModelResource(runtime)
     billing = BillingResource()
@@ -118,6 +120,8 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     for prefix in ("", "/v1"):
         app.add_route(f"{prefix}/chat/completions", chat)
         app.add_route(f"{prefix}/completions", completions)
+        app.add_route(f"{prefix}/embeddings", embeddings)
+        app.add_route(f"{prefix}/engines/text-embedding-ada-002/embeddings", embeddings)
         app.add_route(f"{prefix}/models", models)
         app.add_route(f"{prefix}/models/{{model_id:path}}", model)
     return app

@@ -21,6 +21,7 @@ from gevent.event import Event as Flag
 import rwkv_native as rn
 from web.metrics import Meter, ModelMetrics
 from web.schemas.completions import Prompt
+from web.schemas.embeddings import EmbeddingFields
 
 log = logging.getLogger("gunicorn.error")
 
@@ -81,18 +82,26 @@ class Bridge:
     def submit(
         self,
         prompt: Prompt,
-        sampling: rn.Sampling,
+        wanted: rn.Sampling | EmbeddingFields,
         mailbox: Mailbox,
         state: rn.State | None = None,
         stream: bool = True,
         save_at: Sequence[int] = (),
     ) -> int:
-        """Queues one prompt and returns its id. Raises what the engine raises."""
+        """Queues one prompt, to be continued or embedded, and returns its id. Raises what the
+        engine raises."""
         # Events cannot arrive before the route is there: only the hub polls, and nothing switches
         # here.
         meter = Meter(self._metrics)
         try:
-            id = self._engine.submit(prompt, sampling, state=state, stream=stream, save_at=save_at)
+            if isinstance(wanted, EmbeddingFields):
+                id = self._engine.submit_embedding(
+                    prompt, wanted.dimensions, fast=bool(wanted.fast_mode)
+                )
+            else:
+                id = self._engine.submit(
+                    prompt, wanted, state=state, stream=stream, save_at=save_at
+                )
         except rn.QueueFull:
             self._metrics.rejected["queue_full"] += 1
             raise

@@ -134,6 +134,11 @@ def no_messages() -> Refusal:
     return Refusal(falcon.HTTP_400, "messages not found", param="messages", code="invalid_value")
 
 
+def no_input() -> Refusal:
+    """400 in RWKV Runner's words."""
+    return Refusal(falcon.HTTP_400, "input not found", param="input", code="invalid_value")
+
+
 def no_chat(family: str) -> Refusal:
     """400: nothing that a client sends makes a music model talk."""
     return Refusal(

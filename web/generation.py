@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gevent
+import numpy as np
 
 import rwkv_native as rn
 from web import errors
@@ -19,6 +20,7 @@ from web.hangup import Hangups
 from web.offload import in_thread
 from web.personas import Persona, effective
 from web.schemas.completions import Prompt
+from web.schemas.embeddings import EmbeddingFields
 from web.schemas.sampling import SamplingFields
 from web.tuned import TunedStates
 
@@ -67,6 +69,7 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    embedding: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +112,13 @@ def sampling_for(
 
 
 class Generation:
-    """The prompts of one HTTP request, running side by side in the engine."""
+    """The prompts of one HTTP request, continued or embedded side by side in the engine."""
 
     def __init__(
         self,
         serving: Serving,
         prompts: Sequence[Prompt],
-        sampling: rn.Sampling,
+        wanted: rn.Sampling | EmbeddingFields,
         sock: Any,
         state: rn.State | None = None,
         field: str = "prompt",
@@ -128,7 +131,8 @@ class Generation:
         is what errors call a prompt; without `stream` pieces come at the first token and the end
         only, for collect(); `marks` are numbers of characters of each prompt after which others may
         go on differently; `tells_cached`: whether usage() says how much was known."""
-        serving.limits.check(sampling.max_tokens)
+        if isinstance(wanted, rn.Sampling):
+            serving.limits.check(wanted.max_tokens)
         self._bridge = serving.bridge
         self._hangups = serving.hangups
         self._mailbox = Mailbox()
@@ -142,14 +146,14 @@ class Generation:
                 if index:
                     gevent.sleep(0)  # a thousand prompts, each with a large bias, take a minute
                 ids, save_at = _encode(serving, prompt, field, marks)
-                id = self._bridge.submit(ids, sampling, self._mailbox, state, stream, save_at)
+                id = self._bridge.submit(ids, wanted, self._mailbox, state, stream, save_at)
                 self._index[id] = index
         except rn.QueueFull:
             self.close()
             raise errors.queue_full() from None
         except ValueError as problem:
             self.close()
-            raise _refused(problem) from None
+            raise _refused(problem, field) from None
         except rn.Stopped:  # the model was replaced while its prompts were encoded
             self.close()
             raise errors.stopping() from None
@@ -187,6 +191,7 @@ class Generation:
             answer.prompt_tokens = event.prompt_tokens
             answer.completion_tokens = event.completion_tokens
             answer.cached_tokens = event.cached_tokens
+            answer.embedding = event.embedding
             before = pieces.get(index)
             text = event.text if before is None else before.text + event.text
             pieces[index] = Piece(index, text, event.finish_reason)
@@ -253,9 +258,10 @@ def _encode(
     return prompt, save_at
 
 
-def _refused(problem: ValueError) -> errors.Refusal:
-    """The engine's messages begin with the name of the field."""
+def _refused(problem: ValueError, field: str) -> errors.Refusal:
+    """The engine's messages begin with the name of the field; a prompt is called `field`."""
     text = str(problem)
-    return errors.Refusal(
-        "400 Bad Request", text, param=text.partition(" ")[0].rstrip(":"), code="invalid_value"
-    )
+    name = text.partition(" ")[0].rstrip(":")
+    if name == "prompt":
+        text, name = field + text.removeprefix(name), field
+    return errors.Refusal("400 Bad Request", text, param=name, code="invalid_value")

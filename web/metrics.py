@@ -90,6 +90,8 @@ class Meter:
                 metrics.tokens_in += event.prompt_tokens
             metrics.tokens_out += count
             self._last = now
+        if event.embedding is not None:
+            metrics.tokens_in += event.prompt_tokens
         if event.finish_reason is not None:
             metrics.finished[event.finish_reason] += 1
             metrics.whole.add(now - self._begun)
@@ -120,7 +122,7 @@ class Metrics:
         yield from self._histograms()
         taken = CounterMetricFamily(
             "rwkv:prompt_tokens",
-            "Prompt tokens of requests that got a token.",
+            "Prompt tokens of requests that got a token or a vector.",
             labels=["model_name"],
         )
         drawn = CounterMetricFamily(

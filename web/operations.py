@@ -15,6 +15,7 @@ from web.resources.billing import CREDIT_GRANTS, SUBSCRIPTION
 from web.schemas.answers import ChatCompletion, Completion, Model, Models, Status
 from web.schemas.chat import ChatRequest
 from web.schemas.completions import FORMS, PROMPT
+from web.schemas.embeddings import INPUT, EmbeddingFields, Embeddings
 from web.schemas.fields import TOKEN_ID
 from web.schemas.midi import MusicFilesRequest, MusicRequest, Score
 from web.schemas.sampling import DEFAULTS, SamplingFields
@@ -136,7 +137,7 @@ def shapes() -> Shapes:
     """The schemas of all requests and answers."""
     made = Shapes(
         (
-            *(ChatRequest, SwitchRequest, SamplingFields),
+            *(ChatRequest, SwitchRequest, SamplingFields, EmbeddingFields, Embeddings),
             *(ChatCompletion, Completion, Models, Model, Status, Tokens, Text, ErrorAnswer),
             *(MusicRequest, MusicFilesRequest, Score, MidiToWavRequest, TextToWavRequest),
         )
@@ -157,8 +158,13 @@ def shapes() -> Shapes:
         "SwitchRequest": ({**switch, **_CUSTOM_CUDA}, ["model"]),
         "TokenizeRequest": ({"prompt": _TEXT, **chat, **generation}, []),
         "DetokenizeRequest": ({"tokens": _TOKENS}, ["tokens"]),
+        "EmbeddingRequest": (
+            {"input": INPUT, **made.properties(EmbeddingFields), **_MODEL},
+            ["input"],
+        ),
     }
-    for unused in ("SamplingFields", "StreamFields", "ToolFields", "Function", "Call"):
+    parts = ("SamplingFields", "EmbeddingFields", "StreamFields", "ToolFields", "Function", "Call")
+    for unused in parts:
         del made.components[unused]
     for name, (properties, required) in wire.items():
         made.components[name] = {
@@ -222,6 +228,19 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
             | _stream("text_completion")
             | {kind: {"schema": _FILE} for kind in ("audio/midi", "audio/wav")},
             errors=(*generating, 501),
+        ),
+        Operation(
+            method="post",
+            paths=_both("/embeddings", "/engines/text-embedding-ada-002/embeddings"),
+            tag="Embeddings",
+            said="Vectors of length 1, by which texts are compared. 文本向量（单位长度）。",
+            takes=_body(
+                "EmbeddingRequest",
+                text={"input": "a big apple"},
+                packed={"input": ["one", "two"], "encoding_format": "base64", "dimensions": 256},
+            ),
+            gives=_json(made.of(Embeddings)),
+            errors=generating,
         ),
         Operation(
             method="get",

@@ -131,6 +131,21 @@ def test_models(client: openai.OpenAI) -> None:
     assert client.models.retrieve("demo") == models[0]
 
 
+def test_embeddings(client: openai.OpenAI) -> None:
+    """The client asks for base64 by itself, and decodes it."""
+    texts = ["What is the capital of France?", "Spell banana."]
+    packed = client.embeddings.create(model="any", input=texts)
+    plain = client.embeddings.create(model="any", input=texts, encoding_format="float")
+    assert len(packed.data[0].embedding) == 128 and packed.model == "demo"
+    for one, other in zip(packed.data, plain.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding, abs=1e-7)
+    assert packed.usage.prompt_tokens == packed.usage.total_tokens == sum(map(len, texts))
+    short = client.embeddings.create(model="any", input=texts[0], dimensions=16)
+    assert len(short.data[0].embedding) == 16
+    ids = [[byte + 1 for byte in text.encode()] for text in texts]
+    assert client.embeddings.create(model="any", input=ids).data == packed.data
+
+
 def test_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model="any", messages=MESSAGES, temperature=5)
@@ -141,8 +156,11 @@ def test_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.models.retrieve("nope")
     assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.embeddings.create(model="any", input="x", dimensions=5000)
+    assert wrong.value.param == "dimensions"
     with pytest.raises(openai.NotFoundError):
-        client.embeddings.create(model="any", input="x")
+        client.images.generate(prompt="x")
 
 
 def test_a_stream_that_is_closed_frees_its_slot(client: openai.OpenAI, server: Server) -> None:

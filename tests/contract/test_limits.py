@@ -24,6 +24,8 @@ def test_prompts_that_are_too_long(limited: Server, prompt: object, tokens: int)
     answer = limited.post("/completions", {"prompt": prompt}, expect=400)
     assert answer["error"]["code"] == "context_length_exceeded"
     assert answer["detail"] == f"prompt has {tokens} tokens, and this server takes at most 50"
+    answer = limited.post("/embeddings", {"input": [prompt]}, expect=400)
+    assert answer["detail"] == f"input has {tokens} tokens, and this server takes at most 50"
     chat = {"messages": [{"role": "user", "content": prompt}]}
     if isinstance(prompt, str):
         answer = limited.post("/chat/completions", chat, expect=400)

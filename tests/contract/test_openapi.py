@@ -107,7 +107,7 @@ def test_examples_are_answered_as_described(server: Server, document: dict[str, 
             document, operation["responses"]["200"]["content"]["application/json"]["schema"], answer
         )
         seen += 1
-    assert seen == 9
+    assert seen == 17
 
 
 def test_reading_is_answered_as_described(server: Server, document: dict[str, Any]) -> None:
