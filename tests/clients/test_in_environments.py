@@ -102,6 +102,17 @@ def test_models_and_completions(report: dict[str, Any]) -> None:
     assert report.get("completed", "ZZZZZ") == "ZZZZZ"
 
 
+def test_embeddings(report: dict[str, Any]) -> None:
+    """Flat unit vectors, the same in both codings."""
+    hello, goodbye = report["embedded"]
+    assert len(hello) == len(goodbye) > 1
+    for vector in (hello, goodbye):
+        assert sum(x * x for x in vector) == pytest.approx(1, abs=1e-4)
+    assert hello != goodbye
+    for one, other in zip(report["embedded"], report.get("embedded_plain", []), strict=False):
+        assert one == pytest.approx(other, abs=1e-6)
+
+
 def test_errors(report: dict[str, Any]) -> None:
     bad, missing, unknown = report["bad"], report["missing"], report["unknown"]
     assert (bad["kind"], bad["status"]) == ("BadRequestError", 400)

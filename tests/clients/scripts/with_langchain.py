@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import version
 
 import openai
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 TOLD = json.loads(sys.argv[1])
 ASK = [(message["role"], message["content"]) for message in TOLD["messages"]]
@@ -54,6 +54,14 @@ report["streamed_usage"] = usage_of(whole)
 report["bad"] = error_of(model_of("plain", temperature=5))
 report["missing"] = error_of(model_of("plain", path="/nope"))
 report["unknown"] = error_of(model_of("keyed", key="wrong"))
+
+embeddings = OpenAIEmbeddings(
+    base_url=TOLD["plain"] + "/v1",
+    api_key="any",
+    model="any",
+    check_embedding_ctx_length=False,  # else it sends the tokens of an OpenAI model
+)
+report["embedded"] = embeddings.embed_documents(["hello", "goodbye"])
 
 tools = model_of("scripted").bind_tools(TOLD["tools"])
 report["tools"] = calls_of(tools.invoke(ASK))

@@ -63,6 +63,10 @@ where = {"model": "text-completion-openai/any", "api_base": TOLD["plain"] + "/v1
 answer = litellm.text_completion(**where, prompt="x", max_tokens=5, logit_bias={"91": 100})
 report["completed"] = answer.choices[0].text
 
+where = {"model": "openai/any", "api_base": TOLD["plain"] + "/v1", "api_key": "any"}
+answer = litellm.embedding(**where, input=["hello", "goodbye"])
+report["embedded"] = [one["embedding"] for one in answer.data]
+
 report["bad"] = error_of("plain", temperature=5)
 report["missing"] = error_of("plain", path="/nope")
 report["unknown"] = error_of("keyed", key="wrong")

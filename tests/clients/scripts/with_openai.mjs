@@ -59,6 +59,12 @@ report.bad = await errorOf(() => client.chat.completions.create({ ...ask, temper
 report.missing = await errorOf(() => client.models.retrieve("nope"));
 report.unknown = await errorOf(() => keyed.models.list());
 
+const texts = { model: "any", input: ["hello", "goodbye"] };
+const coded = await client.embeddings.create(texts); // asks for base64, and decodes it
+const plain = await client.embeddings.create({ ...texts, encoding_format: "float" });
+report.embedded = coded.data.map((one) => one.embedding);
+report.embedded_plain = plain.data.map((one) => one.embedding);
+
 const tools = { ...ask, tools: told.tools };
 report.tools = callsOf((await scripted.chat.completions.create(tools)).choices[0].message);
 const final = await scripted.chat.completions.stream(tools).finalChatCompletion();

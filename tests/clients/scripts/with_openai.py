@@ -61,6 +61,12 @@ report["bad"] = error_of(lambda: client.chat.completions.create(**{**ASK, "tempe
 report["missing"] = error_of(lambda: client.models.retrieve("nope"))
 report["unknown"] = error_of(lambda: keyed.models.list())
 
+texts = ["hello", "goodbye"]
+coded = client.embeddings.create(model="any", input=texts)  # asks for base64, and decodes it
+plain = client.embeddings.create(model="any", input=texts, encoding_format="float")
+report["embedded"] = [one.embedding for one in coded.data]
+report["embedded_plain"] = [one.embedding for one in plain.data]
+
 tools = {**ASK, "tools": TOLD["tools"]}
 report["tools"] = calls_of(scripted.chat.completions.create(**tools).choices[0].message)
 pieces = {}
