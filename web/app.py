@@ -105,7 +105,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_route("/dashboard/billing/subscription", billing, suffix="subscription")
     app.add_route("/tokenize", tokenize)
     app.add_route("/detokenize", tokenize, suffix="back")
-    app.add_route("/file-to-text", FileToTextResource(documents))
+    app.add_route("/file-to-text", FileToTextResource(runtime, documents))
     app.add_route("/text-to-midi", TextToMidiResource(conversions))
     app.add_route("/midi-to-text", MidiToTextResource(conversions))
     app.add_route("/txt-to-midi", TxtToMidiResource(conversions, roots))

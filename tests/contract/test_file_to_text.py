@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import documents
 import pytest
-from serving import Server
+from serving import Server, wait_until
 
 
 def form(data: bytes, name: str | None, field: str = "file_data") -> bytes:
@@ -147,3 +149,26 @@ def test_many_at_once(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda i: texts(server, "", form(b"%d" % i, "a.txt")), range(24)))
     assert got == [[str(i)] for i in range(24)]
+
+
+def readers(server: Server) -> int:
+    """The processes that read documents for this server now."""
+    parent, count = f"PPid:\t{server.status()['pid']}\n", 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = parent in (process / "status").read_text()
+            count += ours and b"document_reader" in (process / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+    return count
+
+
+def test_a_client_that_leaves_ends_its_reader(server: Server) -> None:
+    """Else those who send and run would take all turns, each for the whole 30 s."""
+    raw = b"9" * 3_000_000  # as punycode, which takes the square of the length
+    query = "file_name=a.txt&file_encoding=punycode"
+    head = f"POST /file-to-text?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
+        sock.sendall(head.encode() + raw)
+        wait_until(lambda: readers(server) == 1)
+    wait_until(lambda: readers(server) == 0, 15)

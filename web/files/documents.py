@@ -40,9 +40,11 @@ class Documents:
         self._turn = BoundedSemaphore(_AT_WORK)
         self._waiting = 0
 
-    def read(self, file: Upload, kind: str, encoding: str) -> bytes:
+    def read(
+        self, file: Upload, kind: str, encoding: str, client: child.Client | None = None
+    ) -> bytes:
         """The answer of /file-to-text as JSON. kind: "txt" or "pdf". Raises a Refusal: 400 for the
-        document, 429 if too many wait."""
+        document, 429 if too many wait; and ClientGone."""
         if self._waiting >= _MOST_WAITING:
             raise errors.queue_full()
         self._waiting += 1
@@ -51,11 +53,11 @@ class Documents:
         finally:
             self._waiting -= 1
         try:
-            return self._read(file, kind, encoding)
+            return self._read(file, kind, encoding, client)
         finally:
             self._turn.release()
 
-    def _read(self, file: Upload, kind: str, encoding: str) -> bytes:
+    def _read(self, file: Upload, kind: str, encoding: str, client: child.Client | None) -> bytes:
         task = {
             "kind": kind,
             "name": file.name,
@@ -68,7 +70,7 @@ class Documents:
             child.fill(given, msgspec.json.encode(task) + b"\n")
             child.fill(given, file.data)
             os.lseek(given, 0, os.SEEK_SET)
-            code = child.run(_READER, (), given, got, allowance)
+            code = child.run(_READER, (), given, got, allowance, client)
             told = child.contents(got) if code in (0, *_FIELDS) else b""
         if code == 0:
             return told

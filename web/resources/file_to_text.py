@@ -6,8 +6,10 @@ import falcon
 import msgspec
 
 from web import errors
+from web.child import Client
 from web.files.documents import Documents
 from web.files.uploads import uploaded
+from web.runtime import Runtime
 
 _KINDS = ("txt", "pdf")
 _LONGEST_ENCODING = 64
@@ -16,7 +18,8 @@ _LONGEST_ENCODING = 64
 class FileToTextResource:
     """The name of the form's part, or `file_name`, says by its end what the file is."""
 
-    def __init__(self, documents: Documents) -> None:
+    def __init__(self, runtime: Runtime, documents: Documents) -> None:
+        self._runtime = runtime
         self._documents = documents
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -36,6 +39,8 @@ class FileToTextResource:
                 code="unsupported_value",
                 detail="file type not supported",
             )
-        answer = self._documents.read(msgspec.structs.replace(file, name=name), kind, encoding)
+        file = msgspec.structs.replace(file, name=name)
+        client = Client(self._runtime.hangups, req.env.get("gunicorn.socket"))
+        answer = self._documents.read(file, kind, encoding, client)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = answer
