@@ -40,8 +40,8 @@ struct Engine::Core {
     void keep_prompts() noexcept;
     void keep_prompt(Sequence &sequence, const float *row) noexcept;
     void keep_answer(Sequence &sequence) noexcept;
-    void keep(Sequence &sequence, int64_t tokens, const float *state, const float *row);
-    void set_aside(Sequence &sequence, int64_t tokens, const float *state);
+    void keep(Sequence &sequence, int64_t read, const float *state, const float *row);
+    void set_aside(Sequence &sequence, int64_t read, const float *state);
     void in_slices(const std::function<void(size_t, size_t)> &copy);
     void embed(Sequence &sequence) const noexcept;
     void emit();
@@ -404,42 +404,42 @@ void Engine::Core::keep_answer(Sequence &sequence) noexcept {
     }
     const size_t slot = static_cast<size_t>(sequence.slot);
     const int64_t shown = sequence.shown();
-    const auto better = [&](int64_t read) { return read <= shown && read > sequence.aside_read; };
+    const auto better = [&](int64_t by) { return by <= shown && by > sequence.aside_read; };
     const float *state = nullptr;
-    int64_t tokens = sequence.aside_read;
+    int64_t read = sequence.aside_read;
     if (better(sequence.read))
-        state = states[slot].data, tokens = sequence.read;
+        state = states[slot].data, read = sequence.read;
     else if (sequence.verified > 0 && better(sequence.read_before))
-        state = saved[slot].data, tokens = sequence.read_before;
+        state = saved[slot].data, read = sequence.read_before;
     try {
-        if (!running && tokens > sequence.saved)
-            keep(sequence, tokens, state ? state : aside[slot].data, nullptr);
+        if (!running && read > sequence.saved)
+            keep(sequence, read, state ? state : aside[slot].data, nullptr);
         else if (running && state)
-            set_aside(sequence, tokens, state);
+            set_aside(sequence, read, state);
     } catch (const std::exception &) {
         cache.clear();
     }
 }
 
-void Engine::Core::keep(Sequence &sequence, int64_t tokens, const float *state,
+void Engine::Core::keep(Sequence &sequence, int64_t read, const float *state,
                         const float *row) {
-    const auto room = cache.insert(sequence.request.state, sequence.first(tokens, path), row);
+    const auto room = cache.insert(sequence.request.state, sequence.first(read, path), row);
     if (room.state)
         in_slices([&](size_t at, size_t n) {
             model->backend().download({room.state + at, n}, state + at);
         });
     if (room.logits) std::copy_n(row, n_vocab, room.logits);
-    sequence.saved = tokens;
+    sequence.saved = read;
 }
 
-void Engine::Core::set_aside(Sequence &sequence, int64_t tokens, const float *state) {
+void Engine::Core::set_aside(Sequence &sequence, int64_t read, const float *state) {
     const size_t slot = static_cast<size_t>(sequence.slot);
     aside.resize(std::max(aside.size(), states.size()));
     if (!aside[slot].data) aside[slot] = model->new_state();
     in_slices([&](size_t at, size_t n) {
         model->backend().copy(aside[slot].data + at, state + at, n);
     });
-    sequence.aside_read = tokens;
+    sequence.aside_read = read;
 }
 
 // One state, on all threads.
