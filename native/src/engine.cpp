@@ -7,13 +7,11 @@
 #include "error.h"
 #include "pace.h"
 #include "scheduler.h"
-#include "state_cache.h"
 
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
-#include <functional>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -21,9 +19,6 @@
 #include <utility>
 
 namespace rwkv {
-
-// Floats that one thread copies at a time.
-constexpr size_t slice = size_t{1} << 16;
 
 struct Engine::Core {
     Core(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
@@ -38,11 +33,8 @@ struct Engine::Core {
     void sample();
     bool resume(Sequence &sequence);
     void keep_prompts() noexcept;
-    void keep_prompt(Sequence &sequence, const float *row) noexcept;
-    void keep_answer(Sequence &sequence) noexcept;
-    void keep(Sequence &sequence, int64_t read, const float *state, const float *row);
-    void set_aside(Sequence &sequence, int64_t read, const float *state);
-    void in_slices(const std::function<void(size_t, size_t)> &copy);
+    float *state_of(const Sequence &sequence) const;
+    const float *before_of(const Sequence &sequence) const;
     void embed(Sequence &sequence) const noexcept;
     void emit();
     void tell(Sequence &sequence);
@@ -87,10 +79,7 @@ struct Engine::Core {
     EngineStats done;                            // counts of what has been done
     std::vector<Buffer> states;                  // by slot, made when a slot is first used
     std::vector<Buffer> saved;                   // the same: before a step with guesses
-    std::vector<Buffer> aside;                   // the same: before text that is held back
-    StateCache cache;
-    CacheStats asked;                            // counts of what it was asked
-    std::vector<int32_t> path;                   // scratch: the tokens of a state
+    Keeper keeper;
     std::vector<std::unique_ptr<Sequence>> new_sequences;
     std::vector<uint64_t> new_cancelled;
     std::span<const Share> shares;               // of this step
@@ -125,7 +114,7 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
       scheduler(at_least_1("max_batch", options.max_batch),
                 at_least_1("prefill_chunk", options.prefill_chunk)),
       pace(options.step_ms / 1000),
-      cache(model->state_floats(), n_vocab) {
+      keeper(*model) {
     if (!(options.step_ms >= 0 && options.step_ms <= 60e3)) {
         char text[64];
         std::snprintf(text, sizeof text, "step_ms is %g, outside [0, 60000]", options.step_ms);
@@ -136,7 +125,7 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
         throw invalid("speculate is " + std::to_string(options.speculate) + ", outside [0, " +
                       std::to_string(most_speculation) + "]");
     refuse_speculation(options.speculate);
-    cache.set_limit(keepable(options.cache_bytes));
+    keeper.set_limit(keepable(options.cache_bytes));
     show_stats();
     for (size_t id = 0; id < n_vocab; ++id)
         if (!vocab->has(static_cast<int32_t>(id))) undecodable.push_back(static_cast<int32_t>(id));
@@ -180,8 +169,8 @@ bool Engine::Core::receive() {
     new_sequences.swap(inbox);
     new_cancelled.swap(cancelled);
     lock.unlock();
-    if (clears || cache_bytes == size_t{0}) cache.clear();
-    if (cache_bytes) cache.set_limit(*cache_bytes);
+    if (clears) keeper.clear();
+    if (cache_bytes) keeper.set_limit(*cache_bytes);
     for (auto &sequence : new_sequences) {
         scheduler.add(*sequence);
         sequences.emplace(sequence->id, std::move(sequence));
@@ -214,10 +203,8 @@ void Engine::Core::admit() {
             if (is_new) state = model->new_state();
             if (!sequence->embeds() && resume(*sequence)) continue;
             if (is_new && !start) continue;
-            const auto from = start ? std::span<const float>(*start) : model->initial_state();
-            in_slices([&](size_t at, size_t n) {
-                model->backend().upload(state.data + at, from.subspan(at, n));
-            });
+            model->write_state(state.data, start ? std::span<const float>(*start)
+                                                 : model->initial_state());
         } catch (const std::exception &error) {
             sequence->fail(error);
             scheduler.remove(*sequence);
@@ -237,8 +224,7 @@ void Engine::Core::plan() {
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
         spans.push_back({static_cast<int32_t>(tokens.size()), rows,
-                         states[static_cast<size_t>(sequence->slot)].data,
-                         &sequence->request.cache});
+                         state_of(*sequence), &sequence->request.cache});
         tokens.insert(tokens.end(), input.begin(), input.end());
         const Request &request = sequence->request;
         depth = std::max(depth, sequence->embeds() ? embedding_layer(*model, request.quick) + 1
@@ -254,26 +240,13 @@ void Engine::Core::plan() {
 
 // Copies the states that a step with guesses may have to go back to.
 void Engine::Core::back_up() {
-    struct Copy {
-        float *to;
-        const float *from;
-        size_t count;
-    };
-    std::vector<Copy> copies;
     for (auto [sequence, rows] : shares) {
         if (!sequence->decoding() || rows == sequence->known) continue;
         const size_t slot = static_cast<size_t>(sequence->slot);
         saved.resize(std::max(saved.size(), states.size()));
         if (!saved[slot].data) saved[slot] = model->new_state();
-        const size_t size = model->state_floats();
-        for (size_t at = 0; at < size; at += slice)
-            copies.push_back({saved[slot].data + at, states[slot].data + at,
-                              std::min(slice, size - at)});
+        model->copy_state(saved[slot].data, state_of(*sequence));
     }
-    model->backend().spread(static_cast<int64_t>(copies.size()), [&](int64_t i) {
-        const Copy &copy = copies[static_cast<size_t>(i)];
-        model->backend().copy(copy.to, copy.from, copy.count);
-    });
 }
 
 void Engine::Core::step() {
@@ -298,7 +271,7 @@ void Engine::Core::step() {
         if (sequence->decoding()) continue;
         sequence->prefilled += rows;
         done.prompt_tokens += rows;
-        if (!sequence->decoding()) keep_prompt(*sequence, nullptr);
+        if (!sequence->decoding()) keeper.keep_prompt(*sequence, state_of(*sequence), nullptr);
     }
 }
 
@@ -325,8 +298,8 @@ void Engine::Core::sample() {
             if (drawn.first && sequence.finish == Finish::running)
                 prompts_read.push_back(drawn);
             else if (drawn.first)
-                keep_prompt(sequence, &logits[drawn.row * n_vocab]);
-            keep_answer(sequence);
+                keeper.keep_prompt(sequence, state_of(sequence), &logits[drawn.row * n_vocab]);
+            keeper.keep_answer(sequence, state_of(sequence), before_of(sequence));
         }
         done.guessed_tokens += sequence.verified;
         done.accepted_tokens += sequence.accepted;
@@ -339,124 +312,45 @@ void Engine::Core::sample() {
     pace.saw(static_cast<int64_t>(tokens.size()), took.count());
 }
 
-// Puts a sequence that has just got its slot behind the part of its prompt that is known. False: none is.
+// Goes on from what is known of a sequence's prompt. False: nothing is.
 bool Engine::Core::resume(Sequence &sequence) {
-    if (cache.limit() == 0) {
-        sequence.request.save_at.clear();  // no need to cut there
-        return false;
-    }
-    const std::span<const int32_t> prompt = sequence.request.prompt;
-    const auto known = cache.find(sequence.request.state, prompt);
-    ++(known.state ? asked.hits : asked.misses);
-    asked.asked_tokens += static_cast<int64_t>(prompt.size());
-    asked.cached_tokens += static_cast<int64_t>(known.tokens);
-    asked.reworded += known.tokens < prompt.size() &&
-                      cache.rewords(sequence.request.state, prompt, *vocab);
+    const auto known = keeper.resume(sequence, state_of(sequence), *vocab);
     if (!known.state) return false;
-    float *state = states[static_cast<size_t>(sequence.slot)].data;
-    in_slices([&](size_t at, size_t n) {
-        model->backend().upload(state + at, {known.state + at, n});
-    });
-    sequence.prefilled = sequence.cached = sequence.saved = static_cast<int64_t>(known.tokens);
     if (!sequence.decoding()) return true;
     // All of it: the first token is drawn at once, and told with that of the step to come.
     sequence.draw({known.logits, n_vocab}, 1, *vocab);
     done.completion_tokens += sequence.completion;
-    if (sequence.finish != Finish::error) keep_answer(sequence);
+    if (sequence.finish != Finish::error)
+        keeper.keep_answer(sequence, state_of(sequence), before_of(sequence));
     if (sequence.finish == Finish::running) return true;
     scheduler.remove(sequence);
     speakers.push_back(&sequence);
     return true;
 }
 
+float *Engine::Core::state_of(const Sequence &sequence) const {
+    return states[static_cast<size_t>(sequence.slot)].data;
+}
+
+// The state before its last step, if that had guesses.
+const float *Engine::Core::before_of(const Sequence &sequence) const {
+    const size_t slot = static_cast<size_t>(sequence.slot);
+    return slot < saved.size() ? saved[slot].data : nullptr;
+}
+
 // The prompts whose first tokens have just been told: a state of a few MB can take as many milliseconds,
 // where its memory is new.
 void Engine::Core::keep_prompts() noexcept {
     for (const Drawing &drawn : prompts_read)
-        keep_prompt(*drawn.sequence, &logits[drawn.row * n_vocab]);
+        keeper.keep_prompt(*drawn.sequence, state_of(*drawn.sequence), &logits[drawn.row * n_vocab]);
     prompts_read.clear();
-}
-
-// After a step of the prompt: keeps its state at the end, with the logits, and where the request asks for
-// it, unless a few tokens before one is kept: those are read again sooner than a state is copied.
-void Engine::Core::keep_prompt(Sequence &sequence, const float *row) noexcept {
-    const int64_t at = sequence.prefilled;
-    const auto &marks = sequence.request.save_at;
-    if (!row && (at - sequence.saved < Scheduler::largest_grain ||
-                 !std::binary_search(marks.begin(), marks.end(), at)))
-        return;
-    try {
-        keep(sequence, at, states[static_cast<size_t>(sequence.slot)].data, row);
-    } catch (const std::exception &) {
-        cache.clear();  // only memory can run out, and this is what can be done without
-    }
-}
-
-// After a draw: keeps the state of an answer that has ended, or sets one aside while text is held back.
-// Of the states at hand it is the one that has read most of what is shown: an answer that ends before a
-// stop string goes on from there, whatever tokens the rest becomes in the next prompt.
-void Engine::Core::keep_answer(Sequence &sequence) noexcept {
-    const bool running = sequence.finish == Finish::running;
-    if (cache.limit() == 0) return;
-    if (running && sequence.held_from < 0) {
-        sequence.aside_read = -1;
-        return;
-    }
-    const size_t slot = static_cast<size_t>(sequence.slot);
-    const int64_t shown = sequence.shown();
-    const auto better = [&](int64_t by) { return by <= shown && by > sequence.aside_read; };
-    const float *state = nullptr;
-    int64_t read = sequence.aside_read;
-    if (better(sequence.read))
-        state = states[slot].data, read = sequence.read;
-    else if (sequence.verified > 0 && better(sequence.read_before))
-        state = saved[slot].data, read = sequence.read_before;
-    try {
-        if (!running && read > sequence.saved)
-            keep(sequence, read, state ? state : aside[slot].data, nullptr);
-        else if (running && state)
-            set_aside(sequence, read, state);
-    } catch (const std::exception &) {
-        cache.clear();
-    }
-}
-
-void Engine::Core::keep(Sequence &sequence, int64_t read, const float *state,
-                        const float *row) {
-    const auto room = cache.insert(sequence.request.state, sequence.first(read, path), row);
-    if (room.state)
-        in_slices([&](size_t at, size_t n) {
-            model->backend().download({room.state + at, n}, state + at);
-        });
-    if (room.logits) std::copy_n(row, n_vocab, room.logits);
-    sequence.saved = read;
-}
-
-void Engine::Core::set_aside(Sequence &sequence, int64_t read, const float *state) {
-    const size_t slot = static_cast<size_t>(sequence.slot);
-    aside.resize(std::max(aside.size(), states.size()));
-    if (!aside[slot].data) aside[slot] = model->new_state();
-    in_slices([&](size_t at, size_t n) {
-        model->backend().copy(aside[slot].data + at, state + at, n);
-    });
-    sequence.aside_read = read;
-}
-
-// One state, on all threads.
-void Engine::Core::in_slices(const std::function<void(size_t, size_t)> &copy) {
-    const size_t size = model->state_floats();
-    model->backend().spread(static_cast<int64_t>((size + slice - 1) / slice), [&](int64_t i) {
-        const size_t at = static_cast<size_t>(i) * slice;
-        copy(at, std::min(slice, size - at));
-    });
 }
 
 // Its whole text has been read: ends it with the vector of the state.
 void Engine::Core::embed(Sequence &sequence) const noexcept {
     const Request &request = sequence.request;
-    const float *state = states[static_cast<size_t>(sequence.slot)].data;
     try {
-        sequence.event.embedding = embedding(*model, state, request.quick, request.dimensions);
+        sequence.event.embedding = embedding(*model, state_of(sequence), request.quick, request.dimensions);
         sequence.finish = Finish::stop;
     } catch (const std::exception &error) {
         sequence.fail(error);
@@ -527,12 +421,7 @@ void Engine::Core::show_stats() {
     stats.waiting = static_cast<int64_t>(inbox.size()) + scheduler.waiting();
     stats.prefilling = scheduler.prefilling();
     stats.running = scheduler.running();
-    cache_stats = asked;
-    cache_stats.limit = static_cast<int64_t>(cache.limit());
-    cache_stats.bytes = static_cast<int64_t>(cache.bytes());
-    cache_stats.entries = static_cast<int64_t>(cache.entries());
-    cache_stats.saved = cache.saved();
-    cache_stats.evicted = cache.evicted();
+    cache_stats = keeper.stats();
 }
 
 // What cannot become text must not be drawn; ids that end the answer need no text.

@@ -2,6 +2,7 @@
 // only place where requests of different callers meet. Never knows about HTTP, Python or chat.
 #pragma once
 
+#include "keeper.h"
 #include "model.h"
 #include "sequence.h"
 #include "vocab.h"
@@ -20,7 +21,7 @@ struct EngineOptions {
     int32_t max_queue = 1024;     // requests beyond the free slots
     int32_t speculate = 0;        // of requests that do not say: tokens to guess ahead at most
     double step_ms = 20;          // of a step beside running streams; see pace.h
-    int64_t cache_bytes = 0;      // of states that are kept for texts to come; see state_cache.h
+    int64_t cache_bytes = 0;      // of states that are kept for texts to come; see keeper.h
     void (*ring)(void *payload) = nullptr;
     void *payload = nullptr;
 };
@@ -35,15 +36,6 @@ struct EngineStats {
     int64_t completion_tokens = 0;  // tokens drawn that count
     int64_t guessed_tokens = 0;     // guesses that went through the model
     int64_t accepted_tokens = 0;    // of these: were then drawn
-};
-
-// Of the cache of states. A request that finds a part of its prompt there is a hit.
-struct CacheStats {
-    int64_t limit = 0, bytes = 0, entries = 0;  // now
-    int64_t hits = 0, misses = 0;
-    int64_t asked_tokens = 0, cached_tokens = 0;  // of their prompts: in all; not computed
-    int64_t saved = 0, evicted = 0;               // states
-    int64_t reworded = 0;  // requests that found less than the text of a state, for it was cut otherwise
 };
 
 class Engine {

@@ -44,6 +44,10 @@ public:
     // A state at its initial values, and these values.
     Buffer new_state() const;
     std::span<const float> initial_state() const { return initial_; }
+    // Whole states, copied on all threads: from and to host memory, and one to another.
+    void write_state(float *state, std::span<const float> from) const;
+    void read_state(std::span<float> to, const float *state) const;
+    void copy_state(float *to, const float *from) const;
     Backend &backend() const { return *backend_; }
 
     // Moves every span's state on and writes logits [batch.logit_rows, vocab] to host memory. Calls of
@@ -53,6 +57,7 @@ public:
 private:
     struct Architecture;  // the weights of one version
     Model();
+    void in_slices(const std::function<void(size_t at, size_t count)> &copy) const;
 
     ModelInfo info_;
     StateLayout state_;
