@@ -16,7 +16,6 @@ NATIVE := CMakeLists.txt rwkv_native/_build.py $(shell find native -type d -o -n
 
 # Tests look for cmake and ninja on the path, and for the objects that the build has left.
 export PATH := $(abspath $(BIN)):$(PATH)
-test soak: export RWKV_ISA_OBJECTS = $(firstword $(wildcard build/cp311-abi3-*))
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
