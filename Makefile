@@ -14,7 +14,7 @@ PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 NATIVE := CMakeLists.txt rwkv_native/_build.py $(shell find native -type d -o -name '*.h' -o \
 	-name '*.cpp' -o -name '*.inl' -o -name CMakeLists.txt)
 
-# Tests look for cmake and ninja on the path, and for the objects that the build has left.
+# Tests look for cmake and ninja on the path.
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := build
