@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -133,17 +134,19 @@ def test_20b_prompts(like_20b: rn.Tokenizer) -> None:
         assert like_20b.encode_prompt(text) == like_20b.encode(text)
 
 
-def test_the_engine_takes_prompts_so(like_20b: rn.Tokenizer) -> None:
+def test_the_engine_takes_prompts_so(
+    monkeypatch: pytest.MonkeyPatch, small_model: rn.Model, byte_tokenizer: rn.Tokenizer
+) -> None:
     calls: list[str] = []
+    encode = rn.Tokenizer.encode_array
 
-    class Fake:
-        tokenizer = type(
-            "T", (), {"encode_array": staticmethod(lambda text: calls.append(text) or [1])}
-        )
-        model = type("M", (), {"info": type("I", (), {"vocab": 5})})
-        _end_ids = rn.engine.id_array("end_ids", [0])
+    def spy(self: rn.Tokenizer, text: str) -> np.ndarray:
+        calls.append(text)
+        return encode(self, text)
 
-    rn.Engine._request(Fake(), "a\n\n", rn.Sampling(), None)
+    monkeypatch.setattr(rn.Tokenizer, "encode_array", spy)
+    with rn.Engine(small_model, byte_tokenizer) as engine:
+        engine.submit("a\n\n", rn.Sampling(max_tokens=1))
     assert calls == ["a\n\n"]
 
 
