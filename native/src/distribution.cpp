@@ -357,7 +357,7 @@ std::optional<Distribution::Cut> Distribution::find_cut_by_sample(const Limits &
             break;
         }
     }
-    ids_.resize(most + 8);
+    ids_.resize(most + LogitRow::widest);
     LogitRow::Above above;
     const size_t found = passes.bracket(ids_.data(), most, above, x_.data(), x_.size(),
                                         block_max_.data(), to, from, max_x_);

@@ -26,6 +26,7 @@ struct QuickLaw {
 
 struct LogitRow {
     static constexpr size_t block = 64;
+    static constexpr size_t widest = 16;  // lanes of the widest form
 
     // Of the values above a bracket: how many, and the sum of their e^(x - max).
     struct Above {
@@ -41,7 +42,7 @@ struct LogitRow {
     // x and residual (or null: zeros) point at the 64 values of one block.
     BlockSum (*weigh)(const float *x, const float *residual, const QuickLaw &law);
     // Writes the ids of low <= x <= high in order and returns their number; gives up with a number
-    // beyond `most` once there are more than that. ids has room for most + 8; low is finite.
+    // beyond `most` once there are more than that. ids has room for most + widest; low is finite.
     size_t (*bracket)(int32_t *ids, size_t most, Above &above, const float *x, size_t n,
                       const float *block_max, float low, float high, float max);
 };

@@ -263,7 +263,7 @@ void test_passes() {
             CHECK_NEAR(form->sum_exp(x.data(), n, max), sum, 1e-6 * sum);
 
             LogitRow::Above above, narrow_above;
-            std::vector<int32_t> ids(n + 8), unused(n + 8);
+            std::vector<int32_t> ids(n + LogitRow::widest), unused(n + LogitRow::widest);
             ids.resize(form->bracket(ids.data(), n, above, x.data(), n, block_max.data(), low, high,
                                      max));
             CHECK(ids == inside);
@@ -271,10 +271,11 @@ void test_passes() {
                            max);
             CHECK(above.count == above_count && above.weight == narrow_above.weight);
             CHECK_NEAR(above.weight, above_sum, 1e-6 * sum);
-            if (inside.size() > 1) {
-                std::vector<int32_t> few(inside.size() - 1 + 8);
-                CHECK(form->bracket(few.data(), inside.size() - 1, above, x.data(), n,
-                                    block_max.data(), low, high, max) >= inside.size());
+            for (const size_t most : {inside.size() / 2, inside.size() - 1}) {
+                if (most >= inside.size()) continue;
+                std::vector<int32_t> few(most + LogitRow::widest);
+                CHECK(form->bracket(few.data(), most, above, x.data(), n, block_max.data(), low,
+                                    high, max) > most);
             }
             for (const bool with_residual : {false, true}) {
                 if (n < LogitRow::block) continue;
@@ -444,6 +445,13 @@ void test_many_blocks() {
             CHECK_NEAR(q[i], lives ? std::exp(ties[i]) / sum : 0, 1e-9);
         }
     }
+
+    Floats level(65536, 1.f);  // more equals than a bracket holds, without a gap
+    level[17] = 0;
+    const auto q = probabilities(law(1, 0.3, 0), level);
+    CHECK(q[17] == 0);
+    CHECK_NEAR(q[0], 1. / 65535, 1e-11);
+    CHECK_NEAR(q[65535], 1. / 65535, 1e-11);
 }
 
 void test_bans() {
