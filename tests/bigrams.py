@@ -8,6 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,11 +17,18 @@ from rwkv_native.formats import safetensors
 WIDTH = 64
 
 
-def write(path: Path, after: Mapping[int, int], rows: int = 65536) -> None:
-    """An RWKV-7 whose blocks add nothing: the embedding of each token that matters has an entry of
-    its own, by which the head finds its successor. Of others it says 0, the end."""
+def write(
+    path: Path,
+    after: Mapping[int, int],
+    rows: int = 65536,
+    version: str = "7",
+    second: Mapping[int, int] = MappingProxyType({}),
+) -> None:
+    """A model whose blocks add nothing: the embedding of each token that matters has an entry of
+    its own, by which the head finds its successor, and its `second` choice where it has one. Of
+    others it says 0, the end."""
     random_checkpoint = _random_checkpoint()
-    shape = random_checkpoint.Shape("7", 1, 1, WIDTH, WIDTH, vocab=1)
+    shape = random_checkpoint.Shape(version, 1, 1, WIDTH, WIDTH, vocab=1)
     tensors = dict(random_checkpoint.tensors(shape, np.random.default_rng(1)))
     for name in ("blocks.0.att.output.weight", "blocks.0.ffn.value.weight"):
         tensors[name] = np.zeros_like(tensors[name])
@@ -35,6 +43,8 @@ def write(path: Path, after: Mapping[int, int], rows: int = 65536) -> None:
         emb[token] = 0
         emb[token, entry] = 1
         head[successor, entry] = 10
+        if token in second:
+            head[second[token], entry] = 5
     tensors |= {"emb.weight": emb, "head.weight": head}
     with path.open("wb") as file:
         kinds = [(name, "F16", array.shape) for name, array in tensors.items()]
