@@ -1,13 +1,18 @@
-"""What every test may ask for: the golden files, ../shared where it lies beside the checkout, and
-models that are opened once per run."""
+"""What every test may ask for: the golden files, ../shared where it lies beside the checkout,
+models that are opened once per run, and native tests, compiled while other tests run."""
 
 from __future__ import annotations
 
+import shutil
 import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from native_builds import Kind, build, reason_to_skip
 
 import rwkv_native as rn
 
@@ -46,3 +51,46 @@ def small_model() -> rn.Model:
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> rn.Tokenizer:
     return rn.Tokenizer.world_bytes()
+
+
+# -- native tests: compiled one kind after the other, with the least claim on the processor, while
+# the other tests mostly wait. Those that need them come last.
+
+_compiled: dict[str, Future[None]] = {}
+
+
+def _kinds(item: pytest.Item) -> list[Kind]:
+    marker = item.get_closest_marker("compiled")
+    return list(marker.args) if marker else []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: bool(_kinds(item)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    kinds = {kind.name: kind for item in session.items for kind in _kinds(item)}
+    if session.config.option.collectonly or not kinds:
+        return
+    _compiled.update((name, Future()) for name in kinds)
+    threading.Thread(target=_compile, args=(list(kinds.values()),), daemon=True).start()
+
+
+def _compile(kinds: list[Kind]) -> None:
+    nice = shutil.which("nice")
+    for kind in kinds:
+        try:
+            if reason_to_skip(kind) is None:
+                build(kind, *((nice, "-n", "19") if nice else ()))
+        except BaseException as problem:
+            _compiled[kind.name].set_exception(problem)
+        else:
+            _compiled[kind.name].set_result(None)
+
+
+@pytest.fixture(scope="session")
+def compiled() -> Callable[[Kind], None]:
+    """Waits until a kind has been compiled; raises what its compiler said. The test names the kind
+    by a marker of the same name."""
+    return lambda kind: _compiled[kind.name].result()

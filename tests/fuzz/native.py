@@ -1,7 +1,7 @@
-"""Builds the fuzz targets in C++: for replay by the compiler at hand, for a search by clang.
+"""Builds the fuzz targets in C++ for a search, by clang, and runs them. For replay they are
+compiled with the native tests.
 
-Called by test_replay.py and test_fuzz.py. The replay shares its folder, and so the compiled engine,
-with the native tests that run under the same sanitizers.
+Called by test_replay.py and test_fuzz.py.
 """
 
 from __future__ import annotations

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import parsers
 import pytest
+from native_builds import KINDS, Kind, reason_to_skip
 
 import native
 import rwkv_native as rn
 from rwkv_native import checkpoint
+
+FOR_FUZZING = [kind for kind in KINDS if kind.fuzz]  # plain, and under sanitizers
 
 
 def inputs(target: str) -> list[Path]:
@@ -34,22 +38,14 @@ def test_parsers_in_python(target: str) -> None:
     assert grown < 512 << 10, f"{grown} KiB"
 
 
-@pytest.fixture(scope="session")
-def programs() -> Path:
-    """The folder of the native targets, built under AddressSanitizer if the compiler can."""
-    compiler = os.environ.get("CXX") or "c++"
-    folder = native.ROOT / "build" / "native-address"
-    if native.links(compiler, native.SANITIZERS, folder):
-        native.build(folder, f"-DRWKV_SANITIZE={native.SANITIZERS}", "-DRWKV_TESTS=ON")
-    else:
-        folder = native.ROOT / "build" / "native-fuzz"
-        native.build(folder)
-    return folder / "tests" / "fuzz"
-
-
 @pytest.mark.timeout(1500)
+@pytest.mark.compiled(*FOR_FUZZING)
 @pytest.mark.parametrize("target", native.TARGETS)
-def test_parsers_in_cpp(target: str, programs: Path) -> None:
+def test_parsers_in_cpp(target: str, compiled: Callable[[Kind], None]) -> None:
+    """Under AddressSanitizer, if the compiler has it."""
+    kind = next(kind for kind in reversed(FOR_FUZZING) if reason_to_skip(kind) is None)
+    compiled(kind)
+    programs = kind.folder / "tests" / "fuzz"
     paths = inputs(target)
     assert paths
     done = native.run([str(programs / target), *map(str, paths)], 300)

@@ -5,7 +5,7 @@ built with. address: the same under AddressSanitizer and UndefinedBehaviorSaniti
 soak runs is what all instruction sets share run more than once. thread: the tests of units that
 share data between threads, under ThreadSanitizer. aarch64: the tests of the kernels (in soak runs,
 all) for 64-bit ARM, where a cross compiler and qemu-user are installed; they show that the numbers
-are right, and nothing of how fast they come. `conftest.py` has all compiled beside the other tests.
+are right, and nothing of how fast they come. `native_builds.py` says how they are compiled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builds import KINDS, SOAK, Kind, reason_to_skip, run, tool
+from native_builds import KINDS, SOAK, Kind, reason_to_skip, run, tool
 
 
 def world_vocabulary() -> str:
@@ -28,7 +28,9 @@ def world_vocabulary() -> str:
 
 
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, id=kind.name, marks=pytest.mark.compiled(kind)) for kind in KINDS]
+)
 def test_native(kind: Kind, compiled: Callable[[Kind], None]) -> None:
     if reason := reason_to_skip(kind):
         pytest.skip(reason)

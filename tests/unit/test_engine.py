@@ -544,7 +544,8 @@ def test_dropping_an_engine_ends_its_thread(
 def test_a_process_may_end_with_an_open_engine() -> None:
     code = """
 import rwkv_native as rn
-from tests.conftest import GOLDEN
+from pathlib import Path
+GOLDEN = Path("tests/golden/data")
 model = rn.Model.open(GOLDEN / "v70_L3_D32_fp32.pth")
 engine = rn.Engine(model, rn.Tokenizer.world_bytes())
 ids = [engine.submit("x", rn.Sampling(end_token_ids=())) for _ in range(5)]
@@ -563,7 +564,8 @@ def runs(code: str) -> subprocess.CompletedProcess[str]:
     start = """
 import gc, os, select, signal, sys, threading, time
 import rwkv_native as rn
-from tests.conftest import GOLDEN
+from pathlib import Path
+GOLDEN = Path("tests/golden/data")
 model = rn.Model.open(GOLDEN / "v70_L3_D32_fp32.pth")
 engine = rn.Engine(model, rn.Tokenizer.world_bytes())
 ENDLESS = rn.Sampling(end_token_ids=())
@@ -701,7 +703,8 @@ def test_ctrl_c_reaches_a_waiting_iterator() -> None:
     code = """
 import os, signal, threading, time
 import rwkv_native as rn
-from tests.conftest import GOLDEN
+from pathlib import Path
+GOLDEN = Path("tests/golden/data")
 model = rn.Model.open(GOLDEN / "v70_L3_D32_fp32.pth")
 engine = rn.Engine(model, rn.Tokenizer.world_bytes(), max_batch=1)
 engine.submit("x", rn.Sampling(end_token_ids=()))  # holds the only slot: nothing else will come
@@ -735,7 +738,8 @@ def test_it_works_under_gevent() -> None:
 import gevent.monkey; gevent.monkey.patch_all()
 import gevent
 import rwkv_native as rn
-from tests.conftest import GOLDEN
+from pathlib import Path
+GOLDEN = Path("tests/golden/data")
 model = rn.Model.open(GOLDEN / "v70_L3_D32_fp32.pth")
 engine = rn.Engine(model, rn.Tokenizer.world_bytes())
 def run(seed):

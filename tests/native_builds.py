@@ -1,5 +1,8 @@
-"""How the native tests are compiled: the four kinds of build that `test_native.py` lists, each in a
-folder of its own that stays, so that a second run only compiles what changed."""
+"""How native tests are compiled: the four kinds of build that `native/test_native.py` lists, each
+in a folder of its own (build/native-*) that stays, so that a second run only compiles what changed.
+
+`conftest.py` has them compiled beside the tests that need none.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from pathlib import Path
 
 import rwkv_native as rn
 
-ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / "tests" / "native"
+FUZZ = ROOT / "tests" / "fuzz"
 # Tests of code that several threads run at once; the others would only make the build longer.
 THREADED = re.compile(r"test_(engine|pool|scheduler|api)")
 # Tests of what differs between instruction sets.
@@ -36,13 +40,15 @@ class Kind:
     environment: dict[str, str] = field(default_factory=dict)
     tests: re.Pattern[str] = re.compile("test_")
     toolchain: Path | None = None
+    fuzz: bool = False  # with the fuzz targets, for their corpus
 
     @property
     def folder(self) -> Path:
         return ROOT / "build" / f"native-{self.name}"
 
     def targets(self) -> list[str]:
-        stems = sorted(path.stem for path in HERE.glob("test_*.cpp"))
+        """The programs that ctest runs."""
+        stems = sorted(path.stem for path in TESTS.glob("test_*.cpp"))
         return [stem for stem in stems if self.tests.match(stem)]
 
     def chosen(self) -> str:
@@ -58,11 +64,12 @@ class Kind:
 
 
 KINDS = [
-    Kind("plain"),
+    Kind("plain", fuzz=True),
     Kind(
         "address",
         "address,undefined",
         {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_stack_use_after_return=1"},
+        fuzz=True,
     ),
     Kind("thread", "thread", {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}, THREADED),
     Kind("aarch64", tests=re.compile("test_") if SOAK else EMULATED, toolchain=TOOLCHAIN),
@@ -136,9 +143,12 @@ def build(kind: Kind, *niceness: str) -> None:
             *niceness,
             *(cmake, "-S", str(ROOT), "-B", str(kind.folder), *flags),
             *("-DRWKV_TESTS=ON", "-DRWKV_PYTHON=OFF", f"-DRWKV_SANITIZE={kind.sanitize}"),
+            f"-DRWKV_FUZZ={'ON' if kind.fuzz else 'OFF'}",
         ]
     )
     jobs = str(len(os.sched_getaffinity(0)))
     targets = kind.targets()
     assert targets
+    if kind.fuzz:
+        targets += [path.stem for path in FUZZ.glob("fuzz_*.cpp")]
     run([*niceness, cmake, "--build", str(kind.folder), "--parallel", jobs, "--target", *targets])
