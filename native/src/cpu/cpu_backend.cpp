@@ -141,7 +141,8 @@ bool CpuBackend::same_input(const Matrix &a, const Matrix &b) const {
     return a.compute == b.compute && form_of(a) == form_of(b);
 }
 
-void CpuBackend::run_piece(const Piece &piece, const Slot &slot, const char *x) {
+// `next` is the piece that this thread will probably take then, or null.
+void CpuBackend::run_piece(const Piece &piece, const Piece *next, const Slot &slot, const char *x) {
     const Work &work = *piece.work;
     LinearTask task;
     task.w = work.w;
@@ -156,6 +157,8 @@ void CpuBackend::run_piece(const Piece &piece, const Slot &slot, const char *x) 
     task.add = work.add;
     task.bias = work.bias;
     task.gate = work.gate ? work.gate + piece.row * work.stride_y : nullptr;
+    task.next_bytes = next ? panel_bytes(next->work->w.stored, next->work->w.in) : 0;
+    task.next = next ? next->work->w.data + next->panel * task.next_bytes : nullptr;
     kernels_.linear(&task);
 }
 
@@ -178,12 +181,15 @@ void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
             return reinterpret_cast<char *>(base) + s.offset + row * s.stride;
         };
     };
-    const auto run_in = [this](auto area, const Piece &piece) {
-        const int slot = piece.work->slot;
-        run_piece(piece, slots_[static_cast<size_t>(slot)], area(slot, 0));
-    };
     plan(rows);
     const int64_t pieces = static_cast<int64_t>(pieces_.size());
+    const auto run_in = [&, this](auto area, int64_t i) {
+        const Piece &piece = pieces_[static_cast<size_t>(i)];
+        const int64_t then = i + pool_.threads();
+        const Piece *next = then < pieces ? &pieces_[static_cast<size_t>(then)] : nullptr;
+        const int slot = piece.work->slot;
+        run_piece(piece, next, slots_[static_cast<size_t>(slot)], area(slot, 0));
+    };
     if (rows <= kFewRows) {
         ++serial_;
         for (Worker &worker : workers_) worker.scratch.reserve(size);
@@ -201,7 +207,7 @@ void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
                 fill(area, slot, int64_t{0}, rows);
                 worker.ready |= uint64_t{1} << slot;
             }
-            run_in(area, piece);
+            run_in(area, i);
         });
         for (Worker &worker : workers_)
             if (worker.serial == serial_) {
@@ -219,7 +225,7 @@ void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
         if (i == 0)
             store(area);
         else
-            run_in(area, pieces_[static_cast<size_t>(i - 1)]);
+            run_in(area, i - 1);
     });
 }
 

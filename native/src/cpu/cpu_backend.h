@@ -100,7 +100,7 @@ private:
     template <class Fill, class Store>
     void multiply(int64_t rows, Fill fill, Store store);
     void plan(int64_t rows);
-    void run_piece(const Piece &piece, const Slot &slot, const char *x);
+    void run_piece(const Piece &piece, const Piece *next, const Slot &slot, const char *x);
     void table_row(float *to, const Matrix &table, int32_t token);
     void group_spans(const Batch &batch, int64_t tasks);
 

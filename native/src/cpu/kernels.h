@@ -79,6 +79,8 @@ struct LinearTask {
     bool add;
     const float *bias;  // [out], or null
     const float *gate;  // laid out as y, or null
+    const char *next;   // panels that will be wanted after these, or null
+    int64_t next_bytes;  // of one of them
 };
 
 // The recurrence of version 4 for `rows` rows of `channels` channels; see wkv4.inl. All pointers but the

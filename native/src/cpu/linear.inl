@@ -18,7 +18,7 @@ Input input(Type stored, [[maybe_unused]] Type compute) {
     return rwkv::cpu::kFloats;
 }
 
-using Block = void (*)(float *, const char *, int64_t, const char *, int64_t, int64_t, int64_t);
+using Block = void (*)(float *, const char *, int64_t, const char *, int64_t, int64_t, Fetch);
 
 // The blocks that fit the register file: kWide panels at once for up to kWideRows rows, kMain for
 // up to kMaxRows, single panels for what is left over.
@@ -135,8 +135,9 @@ int64_t nonzero_pairs(uint16_t *list, const LinearTask &task, Input form) {
                                      : list_nonzero<uint64_t>(list, task, pairs);
 }
 
-// How far ahead of its own loads a block fetches weights that no block before it has fetched, in bytes of each
-// panel: what memory takes to answer, in the time that few rows and many take for it.
+// How far ahead of its own loads the only block of rows fetches weights, in bytes of each panel: what memory takes to
+// answer, in the time that few rows and many take for it. Of several blocks each fetches one of the panels that
+// follow, so that memory has the time of all to bring them: the first alone would wait for it.
 constexpr int64_t kAheadOfFew = 1024, kAheadOfMany = 4096;
 // Rows are taken in turns of so many that their inputs stay in the second-level cache while all panels
 // pass.
@@ -173,12 +174,13 @@ void linear(const LinearTask *given) {
             for (int64_t b = first; b < last; ++b) {  // rows in equal parts, as far as that goes
                 const int64_t row = task.rows * b / blocks;
                 const int64_t rows = task.rows * (b + 1) / blocks - row;
-                // While the first of several blocks is multiplied, the next panels come from memory.
-                int64_t ahead = 0;
+                Fetch fetch = {task.x, 0, 0};
                 if (last - first == 1)
-                    ahead = choice == forms.wide ? kAheadOfFew : kAheadOfMany;
-                else if (b == first && panel + width < end)
-                    ahead = width * panel_bytes;
+                    fetch = {w + (choice == forms.wide ? kAheadOfFew : kAheadOfMany), panel_bytes, 64};
+                else if (b - first < width && panel + width < end)
+                    fetch = {w + (width + b - first) * panel_bytes, 0, 64};
+                else if (b - first < width && task.next)
+                    fetch = {task.next + (b - first) * task.next_bytes, 0, 64};
                 for (int64_t m = row; m < row + rows; ++m)  // where finish() will write
                     for (int64_t i = 0; i < wide; i += 16)
                         __builtin_prefetch(task.y + m * task.stride_y + output + i, 1, 3);
@@ -186,7 +188,7 @@ void linear(const LinearTask *given) {
                     forms.sparse[rows - 1](tile, task.x, task.stride_x, w, panel_bytes, list, listed);
                 else
                     choice[rows - 1](tile, task.x + row * task.stride_x, task.stride_x, w, panel_bytes,
-                                     task.w.in, ahead);
+                                     task.w.in, fetch);
                 finish(task, tile, wide, n, row, rows, output);
             }
             panel += width;

@@ -153,10 +153,11 @@ RWKV_INLINE void add_words(I (&sums)[M][P * NV], const U (&words)[P * NV],
 // they are needed once per group. Rows are addressed and weights fetched as in linear_words.inl.
 template <class Stored, int M, int P>
 void block_bytes(float *tile, const char *x, int64_t stride, const char *w, int64_t panel_bytes,
-                 int64_t in, int64_t ahead) {
+                 int64_t in, Fetch fetch) {
     const char *scales = w;
     constexpr int64_t inputs = rwkv::cpu::group_of(Stored::type);
     w += rwkv::cpu::scale_bytes(Stored::type, in);
+    fetch.from += w - scales;
     for (int i = 0; i < M * P * NV; ++i) store(tile + i * V, F{});
     const char *rows[(M + 3) / 4];
 #pragma GCC unroll 4
@@ -178,7 +179,8 @@ void block_bytes(float *tile, const char *x, int64_t stride, const char *w, int6
 #pragma GCC unroll 8  // one row takes 1.15 times as long in a loop
         for (int64_t at = 0; w != end; w += 4 * kPanel, at += 4 * Stored::halves) {
 #pragma GCC unroll 4
-            for (int p = 0; p < P; ++p) __builtin_prefetch(w + ahead + p * panel_bytes, 0, 2);
+            for (int p = 0; p < P; ++p) __builtin_prefetch(fetch.from + p * fetch.panel_bytes, 0, 2);
+            fetch.from += fetch.step;
             U words[P * NV];
 #pragma GCC unroll 16
             for (int j = 0; j < P * NV; ++j)

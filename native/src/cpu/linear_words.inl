@@ -71,13 +71,21 @@ RWKV_INLINE void multiply_add(F (&sums)[M][P * NV], const char *const (&x)[(M + 
     }
 }
 
-// tile[m][p · 16 ..] = Σ_k W[k] x[m][k]. Fetches what lies `ahead` bytes beyond the weights that it loads.
+// What a block fetches from memory while it multiplies: for each of its panels a line at every step of 64 bytes. Without
+// branches, which few rows would feel.
+struct Fetch {
+    const char *from;
+    int64_t panel_bytes;  // 0: the same line for every panel
+    int64_t step;         // 64, or 0: always this line
+};
+
+// tile[m][p · 16 ..] = Σ_k W[k] x[m][k].
 //
 // The empty asm keeps the compiler from giving each of the M rows a pointer of its own: with 12 of
 // them it runs out of general registers and reloads one for every broadcast.
 template <class Stored, int M, int P>
 void block(float *tile, const char *x, int64_t stride, const char *w, int64_t panel_bytes,
-           int64_t in, int64_t ahead) {
+           int64_t in, Fetch fetch) {
     constexpr int64_t step = 2 * kPanel * Stored::bytes;
     F sums[M][P * NV];
 #pragma GCC unroll 16
@@ -93,7 +101,8 @@ void block(float *tile, const char *x, int64_t stride, const char *w, int64_t pa
         for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
             for (int64_t i = 0; i < step; i += 64)
-                __builtin_prefetch(w + ahead + p * panel_bytes + i, 0, 2);
+                __builtin_prefetch(fetch.from + p * fetch.panel_bytes + i, 0, 2);
+        fetch.from += step / 64 * fetch.step;
         multiply_add<Stored, 0, M, P>(sums, rows, stride, stride3, w, panel_bytes);
         if constexpr (Stored::halves == 2)
             multiply_add<Stored, 1, M, P>(sums, rows, stride, stride3, w, panel_bytes);
