@@ -248,8 +248,28 @@ void test_refusals() {
     const float one = 1;
     const Tensor vector{"v", reinterpret_cast<const std::byte *>(&one), DType::f32, {1}, {1}};
     CHECK_THROWS(backend->matrix(vector, DType::f32, false), "two dimensions");
-    const Buffer zeros = backend->floats(1000);
-    CHECK(std::all_of(zeros.data, zeros.data + 1000, [](float x) { return x == 0; }));
+}
+
+// Small ones, large ones of one size, which lie together, and one too large for that.
+void test_buffers() {
+    auto backend = open_backend("cpu", 1);
+    for (const size_t count : {size_t{1000}, size_t{300'001}, size_t{5'000'000}}) {
+        std::vector<Buffer> buffers;
+        for (int round = 0; round < 3; ++round) {
+            while (buffers.size() < 4) buffers.push_back(backend->floats(count));
+            for (const Buffer &made : buffers) {
+                CHECK(reinterpret_cast<uintptr_t>(made.data) % 64 == 0 && made.count == count);
+                const float own = made.data[0];
+                CHECK(std::all_of(made.data, made.data + count, [&](float x) { return x == own; }));
+            }
+            buffers.erase(buffers.begin(), buffers.begin() + (round == 1 ? 4 : 2));
+            float mark = static_cast<float>(round);
+            for (const Buffer &kept : buffers) std::fill_n(kept.data, count, mark += 0.25f);
+        }
+    }
+    const Buffer longer_lived = backend->floats(300'001);
+    backend.reset();
+    longer_lived.data[300'000] = 1;
 }
 
 }  // namespace
@@ -263,5 +283,6 @@ int main() {
     test_not_finite();
     test_packing_that_is_ended();
     test_refusals();
+    test_buffers();
     return report();
 }

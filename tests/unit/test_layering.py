@@ -31,7 +31,7 @@ INCLUDES: dict[str, set[str]] = {
     "vocab": set(),
     "quant": set(),
     "backend": {"quant", "cpu"},  # open_backend() alone names the machines
-    "cpu": {"backend", "quant"},
+    "cpu": {"backend", "quant", "slab"},
     "cuda": {"backend", "quant"},
     "tensor_table": set(),
     "strategy": set(),

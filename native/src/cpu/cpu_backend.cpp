@@ -40,10 +40,10 @@ CpuBackend::CpuBackend(const Kernels &kernels, int threads)
 Buffer CpuBackend::floats(size_t count) {
     const size_t bytes = (std::max<size_t>(count, 1) * sizeof(float) + 63) / 64 * 64;
     if (count > SIZE_MAX / 8) throw std::bad_alloc();
-    void *data = ::operator new(bytes, kLine);
-    std::shared_ptr<void> owner(data, [](void *p) { ::operator delete(p, kLine); });
-    std::memset(data, 0, bytes);
-    return {static_cast<float *>(data), count, std::move(owner)};
+    std::shared_ptr<void> owner = shelves_.take(bytes);
+    std::memset(owner.get(), 0, bytes);
+    float *const data = static_cast<float *>(owner.get());
+    return {data, count, std::move(owner)};
 }
 
 void CpuBackend::upload(float *to, std::span<const float> from) {

@@ -8,6 +8,7 @@
 #include "cpu/arena.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
+#include "cpu/shelves.h"
 
 #include <functional>
 #include <memory>
@@ -107,6 +108,7 @@ private:
     const Kernels &kernels_;
     Pool pool_;
     Arena arena_;
+    Shelves shelves_;
     std::function<void()> alive_ = [] {};
     std::vector<Worker> workers_;
     uint64_t serial_ = 0;
