@@ -76,7 +76,7 @@ def cost_of(model: rn.Model) -> Cost:
     info = model.info
     return Cost(
         weights=info.token_bytes,
-        state=speed.state_bytes(model),
+        state=info.state_bytes,
         token=info.token_flops,
         head=2 * info.vocab * info.width,
     )

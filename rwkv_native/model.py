@@ -60,6 +60,8 @@ class ModelInfo:
     token_flops: int  #: floating-point operations per token
     int8_weights: int  #: parameters that are kept in int8, in groups of 64 with a scale
     int4_weights: int  #: the same in int4
+    state_type: str  #: "fp32", "fp16", "bf16": how states keep the matrices of versions 5 to 7
+    state_bytes: int  #: memory that one state takes
     strategy: str  #: what was chosen, e.g. "cpu bf16"
     file_dtype: str  #: "fp32", "fp16", "bf16", "Q4_K"...: the type of most weights in the file
     isa: str  #: instruction set of the CPU kernels, e.g. "avx2"
@@ -71,7 +73,13 @@ class ModelInfo:
 class Loading:
     """A load in progress on native threads; made by Model.load."""
 
-    def __init__(self, path: str | os.PathLike[str], strategy: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        strategy: str,
+        threads: int | None,
+        state_type: str,
+    ) -> None:
         found = checkpoint.read(path)
         self._path = found.path
         self._metadata = found.metadata
@@ -79,16 +87,13 @@ class Loading:
         self._handle: Any = None
         self._model: Model | None = None
         self._lock = threading.Lock()
-        if not isinstance(strategy, str) or "\0" in strategy:
-            raise InvalidError("strategy must be a text such as 'cpu fp32' or 'auto'")
-        try:
-            chosen = ffi.new("char[]", strategy.encode())
-        except UnicodeEncodeError:
-            raise InvalidError("strategy holds a lone surrogate, which is no character") from None
+        chosen = _word("strategy", strategy, "'cpu fp32' or 'auto'")
+        kept = _word("state_type", state_type, "'fp32' or 'bf16'")
         options = ffi.new("rwkv_model_options *")
         options.size = ffi.sizeof("rwkv_model_options")
         options.strategy = chosen
         options.threads = _thread_count(threads)
+        options.state_type = kept
         rows, keep = _rows(found)
         out = ffi.new("rwkv_load **")
         check(lib.rwkv_load_start(out, rows, len(rows), options))
@@ -176,6 +181,15 @@ def _rows(found: checkpoint.Checkpoint) -> tuple[Any, list[Any]]:
     return rows, keep
 
 
+def _word(name: str, value: str, examples: str) -> Any:
+    if not isinstance(value, str) or "\0" in value:
+        raise InvalidError(f"{name} must be a text such as {examples}")
+    try:
+        return ffi.new("char[]", value.encode())
+    except UnicodeEncodeError:
+        raise InvalidError(f"{name} holds a lone surrogate, which is no character") from None
+
+
 def _thread_count(threads: int | None) -> int:
     if threads is None:
         return 0
@@ -215,6 +229,8 @@ class Model:
             token_flops=c.token_flops,
             int8_weights=c.int8_weights,
             int4_weights=c.int4_weights,
+            state_type=text(c.state_type),
+            state_bytes=c.state_bytes,
             strategy=text(c.strategy),
             file_dtype=text(c.file_dtype),
             isa=text(c.isa),
@@ -232,14 +248,18 @@ class Model:
 
     @staticmethod
     def load(
-        path: str | os.PathLike[str], strategy: str = "auto", threads: int | None = None
+        path: str | os.PathLike[str],
+        strategy: str = "auto",
+        threads: int | None = None,
+        *,
+        state_type: str = "fp32",
     ) -> Loading:
         """Starts a load on native threads and returns at once.
 
         Raises as `open` does for what the file's index and the arguments show; what the weights
         show is raised by Loading.result().
         """
-        return Loading(path, strategy, threads)
+        return Loading(path, strategy, threads, state_type)
 
     @classmethod
     def open(
@@ -249,6 +269,7 @@ class Model:
         threads: int | None = None,
         *,
         progress: Callable[[int, int], None] | None = None,
+        state_type: str = "fp32",
     ) -> Model:
         """Opens a checkpoint: .pth, .safetensors, .st, .gguf, or a folder or index of several.
 
@@ -256,11 +277,14 @@ class Model:
         "i8" or "i4" behind a type quantises the large matrices ("cpu bf16i4").
         threads: None for the least of physical cores, affinity and the cgroup's CPU quota.
         progress: called now and then with (done, total) bytes.
+        state_type: "fp32", "fp16" or "bf16": how states keep the matrices of versions 5 to 7.
+        Arithmetic stays fp32; 16 bits halve the memory that a state takes and that many
+        sequences move, and cost accuracy (README).
 
         Raises FileNotFoundError, CheckpointError (a ValueError: damaged, hostile or no RWKV),
         UnsupportedError (a ValueError that names an alternative) or MemoryError.
         """
-        loading = cls.load(path, strategy, threads)
+        loading = cls.load(path, strategy, threads, state_type=state_type)
         try:
             while progress is not None and not loading.finished:
                 progress(*loading.progress)

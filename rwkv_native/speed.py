@@ -19,7 +19,6 @@ import numpy as np
 from ._ffi import check, ffi, float_pointer, id_array, lib
 from .engine import Engine, Event
 from .errors import InternalError
-from .model import Model
 from .sampling import Sampling, fill
 from .tokenizer import Tokenizer
 
@@ -123,11 +122,6 @@ def _median(work: Callable[[], object], rounds: int = 5) -> float:
         work()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def state_bytes(model: Model) -> int:
-    """Bytes of one sequence's state, which a step reads and writes."""
-    return sum(part.nbytes for part in model.zero_state().to_numpy().values())
 
 
 def memory() -> dict[str, int]:

@@ -27,7 +27,7 @@ class Runner:
         info = self._model.info
         return {
             "weights": info.token_bytes,
-            "state": speed.state_bytes(self._model),
+            "state": info.state_bytes,
             "token": info.token_flops,
             "head": 2 * info.vocab * info.width,
         }

@@ -93,6 +93,8 @@ typedef struct {
     size_t size;
     const char *strategy;   /* "cpu fp32", "cpu bf16 *10 -> cpu fp32", "auto" (or NULL) ... */
     int32_t threads;        /* 0: the least of physical cores, affinity and CPU quota */
+    const char *state_type; /* "fp32" (or NULL), "fp16", "bf16": how states keep the matrices of versions 5 to
+                             * 7; computed is in fp32, and rounded after every token */
 } rwkv_model_options;
 
 typedef struct {
@@ -108,6 +110,8 @@ typedef struct {
     int64_t token_bytes;    /* weight bytes read to decode one token at batch 1 */
     int64_t token_flops;    /* floating-point operations to decode one token (2 per multiply-add) */
     int64_t int8_weights, int4_weights;   /* parameters kept in groups of 32 with a scale */
+    char state_type[8];     /* how states keep their matrices; "fp32" in version 4, which has none */
+    int64_t state_bytes;    /* memory that one state takes */
 } rwkv_model_info;
 
 /* Starts a load on native threads and returns at once. */
@@ -153,7 +157,7 @@ RWKV_API int rwkv_state_clone(rwkv_state **out, const rwkv_state *state);
 RWKV_API void rwkv_state_free(rwkv_state *state);
 /* Part number i of the model's states; RWKV_INVALID past the last. */
 RWKV_API int rwkv_state_describe(rwkv_state_part *out, const rwkv_model *model, int32_t i);
-/* Copies part i out or in, `count` float32 in C order. */
+/* Copies part i out or in, `count` float32 in C order, however the state keeps them. */
 RWKV_API int rwkv_state_read(float *out, const rwkv_state *state, int32_t i, size_t count);
 RWKV_API int rwkv_state_write(rwkv_state *state, int32_t i, const float *values, size_t count);
 

@@ -215,6 +215,12 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
     return request;
 }
 
+rwkv::DType state_type(const std::string &name) {
+    for (const rwkv::DType type : {rwkv::DType::f32, rwkv::DType::f16, rwkv::DType::bf16})
+        if (name == rwkv::name_of(type)) return type;
+    throw invalid("state_type is '" + name + "'; use fp32, fp16 or bf16");
+}
+
 const rwkv::StatePart &part(const rwkv::Model &model, int32_t i) {
     if (i < 0 || static_cast<size_t>(i) >= model.state_parts().size()) {
         throw invalid("a state has no part " + std::to_string(i));
@@ -267,7 +273,8 @@ int rwkv_load_start(rwkv_load **out, const rwkv_tensor *tensors, size_t n_tensor
         }
         if (n_tensors > 0) required(tensors, "tensors");
         auto load = std::make_unique<rwkv::Load>(std::span(tensors, n_tensors),
-                                                 o.strategy ? o.strategy : "", o.threads);
+                                                 o.strategy ? o.strategy : "", o.threads,
+                                                 state_type(o.state_type ? o.state_type : "fp32"));
         *out = new rwkv_load{std::move(load)};
     });
 }
@@ -328,6 +335,8 @@ int rwkv_model_describe(rwkv_model_info *out, const rwkv_model *model) {
         o.token_flops = info.token_flops;
         o.int8_weights = info.int8_weights;
         o.int4_weights = info.int4_weights;
+        put(o.state_type, info.state_type);
+        o.state_bytes = info.state_bytes;
         fill(out, o, "out");
     });
 }
@@ -404,7 +413,11 @@ int rwkv_state_read(float *out, const rwkv_state *state, int32_t i, size_t count
         const rwkv_state &s = required(state, "state");
         const rwkv::StatePart &p = part(*s.model, i);
         check_count(p, count);
-        s.model->backend().download({&required(out, "out"), count}, s.buffer.data + p.offset);
+        const auto size = static_cast<size_t>(p.layer_count());
+        const std::span values(&required(out, "out"), count);
+        for (int64_t layer = 0; layer < p.shape[0]; ++layer)
+            s.model->read_layer(values.subspan(static_cast<size_t>(layer) * size, size),
+                                s.buffer.data, p, layer);
     });
 }
 
@@ -415,7 +428,10 @@ int rwkv_state_write(rwkv_state *state, int32_t i, const float *values, size_t c
         check_count(p, count);
         required(values, "values");
         s.unshare();
-        s.model->backend().upload(s.buffer.data + p.offset, {values, count});
+        const auto size = static_cast<size_t>(p.layer_count());
+        for (int64_t layer = 0; layer < p.shape[0]; ++layer)
+            s.model->write_layer(s.buffer.data, p, layer,
+                                 {values + static_cast<size_t>(layer) * size, size});
     });
 }
 

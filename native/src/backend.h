@@ -110,6 +110,7 @@ struct Wkv7 {
     Norm ln_x;                                              // per head, eps 64e-5
     float *v_first = nullptr;                               // [rows, D]; written by layer 0, read by the others
     int64_t wkv = 0;                                        // offset of S [H][value][key] in the state
+    DType kept = DType::f32;                                // or f16 or bf16: how S lies there
     float *y = nullptr;                                     // [rows, D]: GroupNorm(S·r) + bonus, times g
 };
 
@@ -125,6 +126,7 @@ struct Wkv6 {
     const float *bonus = nullptr;  // [A]: U
     Norm ln_x;                     // per head, eps 64e-5
     int64_t wkv = 0;               // offset of s [H][key][value] in the state
+    DType kept = DType::f32;       // as in Wkv7
     float *y = nullptr;            // [rows, A]: GroupNorm(y) ⊙ g
 };
 

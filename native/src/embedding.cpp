@@ -18,8 +18,8 @@ std::vector<double> layer_of(const Model &model, const float *state, std::string
     const auto &parts = model.state_parts();
     const auto part = std::find_if(parts.begin(), parts.end(),
                                    [name](const StatePart &p) { return p.name == name; });
-    std::vector<float> values(static_cast<size_t>(part->count / part->shape[0]));
-    model.backend().download(values, state + part->at(layer));
+    std::vector<float> values(static_cast<size_t>(part->layer_count()));
+    model.read_layer(values, state, *part, layer);
     return {values.begin(), values.end()};
 }
 

@@ -142,8 +142,8 @@ MappedFile::~MappedFile() {
     close(fd_);
 }
 
-Load::Load(std::span<const rwkv_tensor> index, std::string strategy, int threads)
-    : strategy_(std::move(strategy)), threads_(threads) {
+Load::Load(std::span<const rwkv_tensor> index, std::string strategy, int threads, DType state)
+    : strategy_(std::move(strategy)), threads_(threads), state_(state) {
     parse_strategy(strategy_);  // what is wrong with it is the caller's mistake, not the file's
     if (index.empty()) throw invalid("the index holds no tensors");
     rows_.reserve(index.size());
@@ -203,9 +203,10 @@ std::shared_ptr<Model> Load::load() {
     const std::jthread ahead([&files](std::stop_token stop) {
         for (const auto &[path, file] : files) file->fetch(stop);
     });
-    return Model::load(std::move(tensors), strategy_, threads_, progress_, [&files] {
+    const auto forget = [&files] {
         for (const auto &[path, file] : files) file->forget();
-    });
+    };
+    return Model::load(std::move(tensors), strategy_, threads_, progress_, forget, state_);
 }
 
 }  // namespace rwkv

@@ -54,7 +54,7 @@ private:
 class Load {
 public:
     // Copies the index and starts the thread. Throws Error if a row is wrong in itself.
-    Load(std::span<const rwkv_tensor> index, std::string strategy, int threads);
+    Load(std::span<const rwkv_tensor> index, std::string strategy, int threads, DType state);
     ~Load();  // asks the load to end early and waits
 
     bool finished() const { return finished_; }
@@ -75,6 +75,7 @@ private:
     std::vector<Row> rows_;
     std::string strategy_;
     int threads_;
+    DType state_;
     LoadProgress progress_;
     std::atomic<bool> finished_{false};
     std::shared_ptr<Model> model_;

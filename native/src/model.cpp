@@ -93,7 +93,7 @@ Model::~Model() = default;
 
 std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::string &strategy,
                                    int threads, LoadProgress &progress,
-                                   const std::function<void()> &forget) {
+                                   const std::function<void()> &forget, DType state) {
     TensorTable table(std::move(tensors));
     refuse_lookalikes(table);
     const std::vector<Precision> precisions =
@@ -124,6 +124,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
         }
         progress.done += static_cast<uint64_t>(bytes_of(t.dtype, t.count()));
     });
+    model->state_.matrices = state;
     model->architecture_ =
         std::make_unique<Architecture>(Architecture{load_weights(reader, model->state_)});
     const auto &weights = model->architecture_->weights;
@@ -132,18 +133,21 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     ModelInfo &info = model->info_;
     const char *const versions[] = {"4", "5", "6.0", "7"};
     info.version = versions[weights.index()];
+    info.state_type = name_of(DType::f32);
     if (const auto *v5 = std::get_if<v5::Weights>(&weights)) info.version = v5->version;
     if (const auto *v7 = std::get_if<v7::Weights>(&weights)) info.version = v7->version;
     const bool key_first = info.version[0] == '5' || info.version[0] == '6';
 
     model->initial_.assign(static_cast<size_t>(model->state_.size), 0.0f);
     for (const StatePart &part : model->state_.parts) {
-        std::fill_n(model->initial_.begin() + part.offset, part.count, part.initial);
+        if (part.initial != 0)
+            std::fill_n(model->initial_.begin() + part.offset, part.count, part.initial);
         for (int64_t i = 0; part.name == "wkv" && i < s.layers; ++i) {
             if (!table.has(block(i, "att.time_state"))) continue;
             const std::vector<float> tuned = tuned_state(table, i, s, key_first);
-            std::copy(tuned.begin(), tuned.end(), model->initial_.begin() + part.at(i));
+            narrow(model->initial_.data() + part.at(i), tuned.data(), part.layer_count(), part.kept);
         }
+        if (part.name == "wkv") info.state_type = name_of(part.kept);
     }
     backend.while_packing([] {});  // `progress` goes with the load
     refuse_untaken(table, info.version);
@@ -161,6 +165,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     info.weight_bytes = reader.bytes() + static_cast<int64_t>(emb.bytes);
     info.int8_weights = reader.quantised(DType::i8);
     info.int4_weights = reader.quantised(DType::i4);
+    info.state_bytes = static_cast<int64_t>(model->initial_.size() * sizeof(float));
     info.token_flops = 2 * reader.elements() + recurrence_flops(info.version, s);
     return model;
 }
@@ -196,6 +201,20 @@ void Model::read_state(std::span<float> to, const float *state) const {
 
 void Model::copy_state(float *to, const float *from) const {
     in_slices([&](size_t at, size_t n) { backend_->copy(to + at, from + at, n); });
+}
+
+void Model::write_layer(float *state, const StatePart &part, int64_t layer,
+                        std::span<const float> from) const {
+    std::vector<float> kept(static_cast<size_t>(floats_for(part.kept, part.layer_count())));
+    narrow(kept.data(), from.data(), part.layer_count(), part.kept);
+    backend_->upload(state + part.at(layer), kept);
+}
+
+void Model::read_layer(std::span<float> to, const float *state, const StatePart &part,
+                       int64_t layer) const {
+    std::vector<float> kept(static_cast<size_t>(floats_for(part.kept, part.layer_count())));
+    backend_->download(kept, state + part.at(layer));
+    widen(to.data(), kept.data(), part.layer_count(), part.kept);
 }
 
 void Model::forward(const Batch &batch, float *logits) {

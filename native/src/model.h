@@ -15,11 +15,12 @@
 namespace rwkv {
 
 struct ModelInfo {
-    std::string version, strategy, file_dtype, isa;
+    std::string version, strategy, file_dtype, isa, state_type;
     int64_t layers = 0, width = 0, heads = 0, head_size = 0, ffn = 0, vocab = 0;
     int threads = 0;
     int64_t parameters = 0, weight_bytes = 0, token_bytes = 0, token_flops = 0;
     int64_t int8_weights = 0, int4_weights = 0;
+    int64_t state_bytes = 0;
 };
 
 struct LoadProgress {
@@ -31,15 +32,17 @@ class Model {
 public:
     // Throws Error. `tensors` are checked views; nothing of them is used afterwards but what a packed
     // file holds. forget() is called between tensors whenever some more have been read, so that file
-    // and model need not be in memory together.
+    // and model need not be in memory together. `state` is how the matrices of a state are kept: f32, f16
+    // or bf16.
     static std::shared_ptr<Model> load(std::vector<Tensor> tensors, const std::string &strategy,
                                        int threads, LoadProgress &progress,
-                                       const std::function<void()> &forget = [] {});
+                                       const std::function<void()> &forget = [] {},
+                                       DType state = DType::f32);
     ~Model();
 
     const ModelInfo &info() const { return info_; }
     const std::vector<StatePart> &state_parts() const { return state_.parts; }
-    size_t state_floats() const;  // floats of one state
+    size_t state_floats() const;  // floats of memory that one state takes
 
     // A state at its initial values, and these values.
     Buffer new_state() const;
@@ -48,6 +51,11 @@ public:
     void write_state(float *state, std::span<const float> from) const;
     void read_state(std::span<float> to, const float *state) const;
     void copy_state(float *to, const float *from) const;
+    // The numbers of one layer of a part, in fp32 however they are kept.
+    void write_layer(float *state, const StatePart &part, int64_t layer,
+                     std::span<const float> from) const;
+    void read_layer(std::span<float> to, const float *state, const StatePart &part,
+                    int64_t layer) const;
     Backend &backend() const { return *backend_; }
 
     // Moves every span's state on and writes logits [batch.logit_rows, vocab] to host memory. Calls of

@@ -199,6 +199,19 @@ def test_whole_sequence(case: Case, strategy: str) -> None:
     case.check(f"{strategy}, last only,", last[None], TOLERANCE[strategy], slice(-1, None))
 
 
+@pytest.mark.parametrize(("state_type", "tolerance"), [("fp16", 2e-3), ("bf16", 2e-2)])
+def test_states_in_16_bits(case: Case, state_type: str, tolerance: float) -> None:
+    model = rn.Model.open(case.path, "cpu fp32", state_type=state_type)
+    steps, state = run(model, case, [1] * len(case.tokens))
+    whole, same = run(model, case, [len(case.tokens)])
+    exact = case.version == "4"  # whose state has no matrices
+    case.check(f"{state_type} states", steps, 1e-5 if exact else tolerance)
+    check_state(case, f"{state_type} states", state, 1e-5 if exact else tolerance)
+    assert np.array_equal(steps, whole)
+    for name, array in same.to_numpy().items():
+        assert np.array_equal(state.to_numpy()[name], array), name
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_any_pieces(case: Case, seed: int) -> None:
     model = rn.Model.open(case.path, strategy="cpu fp32")

@@ -1,6 +1,8 @@
 // The recurrences of versions 4, 5 and 6 against plain double loops: odd sizes, batches of many
-// sequences, and exponents at the ends of what a float holds.
+// sequences, and exponents at the ends of what a float holds. And those of 5 to 7 with states that
+// are kept in 16 bits.
 #include "oracle.h"
+#include "state_layout.h"
 
 using namespace rwkv;
 using namespace oracle;
@@ -170,10 +172,93 @@ void test_wkv6(DType stored, DType compute, bool low_rank, bool gated) {
         }
 }
 
+// Whole batches with states kept in 16 bits, against their rows one at a time on fp32 states that
+// scalar code rounds after each: the same bits. op_at(row) is the operation from that row on.
+template <class OpAt, class Run>
+void test_kept(Backend &backend, Random &random, DType kept, const std::vector<int> &lengths,
+               int64_t width, int64_t head_size, double scale, Floats &y, OpAt op_at, Run run) {
+    const int64_t size = width * head_size, floats = floats_for(kept, size), before = 3;
+    Sequences s(backend, lengths, before + floats + 1);
+    Floats wanted_y(y.size());
+    std::vector<Floats> states;
+    for (Buffer &state : s.states) {
+        Floats start = random.floats(size, scale);
+        for (float &x : start) x = static_cast<float>(rounded(x, kept));
+        narrow(state.data + before, start.data(), size, kept);
+        states.push_back(start);
+    }
+    for (size_t q = 0; q < s.spans.size(); ++q)
+        for (int64_t row = s.spans[q].first; row < s.spans[q].first + s.spans[q].rows; ++row) {
+            Sequences one(backend, {1}, before + size);
+            float *state = one.states[0].data + before;
+            std::copy(states[q].begin(), states[q].end(), state);
+            auto op = op_at(row);
+            op.wkv = before;
+            run(op, one.batch());
+            for (int64_t i = 0; i < size; ++i)
+                states[q][static_cast<size_t>(i)] = static_cast<float>(rounded(state[i], kept));
+            std::copy_n(y.begin() + row * width, width, wanted_y.begin() + row * width);
+        }
+    auto op = op_at(0);
+    op.wkv = before, op.kept = kept;
+    run(op, s.batch());
+    CHECK(same_bits(y.data(), wanted_y.data(), static_cast<int64_t>(y.size())));
+    for (size_t q = 0; q < s.states.size(); ++q) {
+        const float *state = s.states[q].data;
+        Floats found(static_cast<size_t>(size));
+        widen(found.data(), state + before, size, kept);
+        CHECK(found == states[q]);
+        CHECK(state[before - 1] == 0 && state[before + floats] == 0);
+    }
+}
+
+// `scale` takes fp16 to its subnormal numbers and to where it saturates.
+void test_kept_states(DType kept, double scale) {
+    const auto backend = open_backend("cpu", 3);
+    Random random{23};
+    for (const auto &[H, N] : {std::pair<int64_t, int64_t>{2, 64}, {3, 24}, {1, 10}, {1, 3}})
+        for (const std::vector<int> &lengths : kBatches) {
+            const int64_t A = H * N, rows = Sequences(*backend, lengths, 1).rows();
+            const Floats r = random.floats(rows * A), k = random.floats(rows * A);
+            const Floats v = random.floats(rows * A, scale), bonus = random.floats(A);
+            const Floats ln_weight = random.floats(A, 0.3, 1), ln_bias = random.floats(A, 0.3);
+            Floats decay = random.floats(A, 2), y(static_cast<size_t>(rows * A));
+            for (float &d : decay) d = std::exp(-std::exp(d));
+            const auto wkv6_at = [&](int64_t row) {
+                Wkv6 op;
+                op.heads = H, op.head_size = N;
+                op.r = r.data() + row * A, op.k = k.data() + row * A, op.v = v.data() + row * A;
+                op.decay = decay.data(), op.bonus = bonus.data();
+                op.ln_x = {ln_weight.data(), ln_bias.data()};
+                op.y = y.data() + row * A;
+                return op;
+            };
+            test_kept(*backend, random, kept, lengths, A, N, scale, y, wkv6_at,
+                      [&](const Wkv6 &op, const Batch &batch) { backend->wkv6(op, batch); });
+
+            const Wkv7Case c(*backend, random, H, N, DType::f32, DType::f32);
+            const Floats zw = random.floats(rows * 12), za = random.floats(rows * 7);
+            const Floats zv = random.floats(rows * 16), zg = random.floats(rows * 33);
+            Floats v_first = random.floats(rows * A, scale);
+            const auto wkv7_at = [&](int64_t row) {
+                Wkv7 op = c.op(true);
+                op.r = r.data() + row * A, op.k = k.data() + row * A, op.v = v.data() + row * A;
+                op.zw = zw.data() + row * 12, op.za = za.data() + row * 7;
+                op.zv = zv.data() + row * 16, op.zg = zg.data() + row * 33;
+                op.v_first = v_first.data() + row * A, op.y = y.data() + row * A;
+                return op;
+            };
+            test_kept(*backend, random, kept, lengths, A, N, scale, y, wkv7_at,
+                      [&](const Wkv7 &op, const Batch &batch) { backend->wkv7(op, batch); });
+        }
+}
+
 }  // namespace
 
 int main() {
     skip_unless_isa_usable();
+    test_kept_states(DType::bf16, 1);
+    for (const double scale : {1.0, 1e-6, 3e4}) test_kept_states(DType::f16, scale);
     test_wkv4();
     test_wkv6(DType::f32, DType::f32, false, false);  // 5.0
     test_wkv6(DType::f32, DType::f32, false, true);   // 5.1, 5.2

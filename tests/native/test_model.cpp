@@ -82,9 +82,10 @@ TinyShape shape_of(const std::string &version, int64_t layers = 2) {
     return shape;
 }
 
-void test_identity(const std::string &version, const std::string &strategy) {
+void test_identity(const std::string &version, const std::string &strategy,
+                   DType state = DType::f32) {
     const std::vector<int> lengths = {9, 1, 20, 3, 1, 1, 7, 1, 1, 1, 12};
-    const auto model = tiny_model(shape_of(version), strategy, 2);
+    const auto model = tiny_model(shape_of(version), strategy, 2, state);
     CHECK(model->info().version == version);
     const Outcome expected = run(*model, lengths, 1, 1);
     for (const float x : expected.logits[2]) CHECK(std::isfinite(x));
@@ -92,7 +93,7 @@ void test_identity(const std::string &version, const std::string &strategy) {
          {std::pair<size_t, size_t>{1, 11}, {1, 3}, {100, 1}, {4, 1}, {100, 11}, {5, 11}, {16, 4}})
         CHECK(run(*model, lengths, chunk, width) == expected);
     for (const int threads : {1, 3}) {
-        const auto other = tiny_model(shape_of(version), strategy, threads);
+        const auto other = tiny_model(shape_of(version), strategy, threads, state);
         CHECK(run(*other, lengths, 1, 11) == expected);
         CHECK(run(*other, lengths, 100, 11) == expected);
     }
@@ -152,6 +153,8 @@ int main() {
         test_wanted_rows(version);
         for (const char *strategy : {"cpu fp32", "cpu bf16", "cpu fp32 *1 -> cpu fp16"})
             test_identity(version, strategy);
+        test_identity(version, "cpu bf16", DType::f16);
+        test_identity(version, "cpu bf16", DType::bf16);
     }
     return report();
 }

@@ -181,10 +181,11 @@ private:
 
 inline std::shared_ptr<rwkv::Model> tiny_model(const TinyShape &shape = {},
                                                const std::string &strategy = "cpu fp32",
-                                               int threads = 2) {
+                                               int threads = 2,
+                                               rwkv::DType state = rwkv::DType::f32) {
     const TinyTensors tiny(shape);
     rwkv::LoadProgress progress;
-    return rwkv::Model::load(tiny.tensors(), strategy, threads, progress);
+    return rwkv::Model::load(tiny.tensors(), strategy, threads, progress, [] {}, state);
 }
 
 // Id 0 has no bytes, id 1 + b is the byte b: the first 257 ids of the World vocabulary.

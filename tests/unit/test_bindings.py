@@ -341,8 +341,8 @@ def test_every_public_name_is_documented_and_annotated(name: str, thing: object)
 @pytest.mark.parametrize(
     ("call", "parameters"),
     [
-        (rn.Model.open, ["path", "strategy", "threads", "progress"]),
-        (rn.Model.load, ["path", "strategy", "threads"]),
+        (rn.Model.open, ["path", "strategy", "threads", "progress", "state_type"]),
+        (rn.Model.load, ["path", "strategy", "threads", "state_type"]),
         (rn.Model.forward, ["self", "tokens", "state", "full"]),
         (rn.Model.load_tuned_state, ["self", "path"]),
         (rn.State.to_numpy, ["self"]),

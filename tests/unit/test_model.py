@@ -145,6 +145,12 @@ def test_strategies_that_are_no_text(strategy: object, golden: Path) -> None:
         rn.Model.open(golden / SOURCE, strategy=strategy)
 
 
+@pytest.mark.parametrize("state_type", [None, 16, "", "fp8", "bf16\0", "\ud800"])
+def test_wrong_state_types(state_type: object, golden: Path) -> None:
+    with pytest.raises(rn.InvalidError, match="state_type"):
+        rn.Model.open(golden / SOURCE, state_type=state_type)
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", 5000])
 def test_wrong_threads(threads: object, golden: Path) -> None:
     with pytest.raises(ValueError, match="threads"):

@@ -251,3 +251,89 @@ def test_states_keep_their_model(golden: Path) -> None:
 def test_states_are_made_by_models() -> None:
     with pytest.raises(TypeError, match=r"model\.forward"):
         rn.State()
+
+
+KEPT = {"fp16": 2**-11, "bf16": 2**-8}  # half a unit in the last place of a number near 1
+
+
+def open_with(state_type: str, golden: Path) -> rn.Model:
+    return rn.Model.open(
+        golden / "v70_L3_D32_fp32.pth", "cpu fp32", threads=2, state_type=state_type
+    )
+
+
+@pytest.mark.parametrize("state_type", KEPT)
+def test_states_in_16_bits(state_type: str, model: rn.Model, golden: Path, tmp_path: Path) -> None:
+    """The matrices take half the room; their numbers come and go as fp32, and in files."""
+    small = open_with(state_type, golden)
+    wkv = model.zero_state().to_numpy()["wkv"]
+    assert (model.info.state_type, small.info.state_type) == ("fp32", state_type)
+    assert model.info.state_bytes - small.info.state_bytes == wkv.nbytes // 2
+    exact, state = model.forward(range(20))
+    found, kept = small.forward(range(20))
+    assert 0 < np.abs(found - exact).max() / np.abs(exact).max() < 3 * KEPT[state_type]
+    arrays = kept.to_numpy()
+    assert all(a.dtype == np.float32 for a in arrays.values())
+    if state_type == "fp16":
+        assert np.array_equal(arrays["wkv"], arrays["wkv"].astype(np.float16))
+    else:
+        assert not (arrays["wkv"].view(np.uint32) & 0xFFFF).any()
+
+    again = rn.State.from_numpy(small, arrays)
+    kept.save(tmp_path / "kept")
+    loaded = rn.State.load(small, tmp_path / "kept")
+    wanted = small.forward([4, 5], kept)[0]
+    for one in (again, loaded, kept.clone()):
+        assert equal(one, kept) and np.array_equal(small.forward([4, 5], one)[0], wanted)
+    assert equal(rn.State.load(model, tmp_path / "kept"), kept)  # 16 bits fit into 32
+
+    state.save(tmp_path / "exact")
+    rounded = rn.State.load(small, tmp_path / "exact").to_numpy()
+    wkv = state.to_numpy()["wkv"]
+    assert np.abs(rounded["wkv"] - wkv).max() <= np.abs(wkv).max() * KEPT[state_type]
+    assert np.array_equal(rounded["att_x"], state.to_numpy()["att_x"])
+
+
+def test_a_large_state_does_not_become_infinite(model: rn.Model, golden: Path) -> None:
+    arrays = model.zero_state().to_numpy()
+    arrays["wkv"][:] = 1e6
+    small = open_with("fp16", golden)
+    assert (rn.State.from_numpy(small, arrays).to_numpy()["wkv"] == 65504).all()
+    logits, state = small.forward([1, 2, 3], rn.State.from_numpy(small, arrays))
+    assert np.isfinite(logits).all() and np.abs(state.to_numpy()["wkv"]).max() <= 65504
+
+
+def test_version_4_has_no_matrices(shared: Path) -> None:
+    path = shared / "golden" / "v4_L2_D64_bf16.pth"
+    info = rn.Model.open(path, state_type="bf16").info
+    assert info.state_type == "fp32" and info.state_bytes == rn.Model.open(path).info.state_bytes
+
+
+@pytest.mark.parametrize("state_type", KEPT)
+def test_an_engine_with_states_in_16_bits(state_type: str, byte_tokenizer: rn.Tokenizer) -> None:
+    """Batches, guesses and kept states change no token; embeddings stay near those of fp32."""
+    model = rn.Model.open(rn.demo_model(), "cpu fp32", threads=2, state_type=state_type)
+    sampling = rn.Sampling(temperature=1, seed=3, max_tokens=30, end_token_ids=(), logprobs=2)
+    prompts = [f"User: Count to {n}.\n\nAssistant: 1, 2, 3, 4, 5, 1, 2," for n in "56789"]
+
+    def tokens(engine: rn.Engine, speculate: int) -> list[tuple[int, list]]:
+        ids = [engine.submit(p, sampling, speculate=speculate) for p in prompts]
+        found: dict[int, list] = {i: [] for i in ids}
+        left = set(ids)
+        while left:
+            for event in engine.poll():
+                found[event.id] += zip(event.token_ids, event.logprobs, strict=True)
+                if event.finish_reason is not None:
+                    left.discard(event.id)
+        return [found[i] for i in ids]
+
+    with rn.Engine(model, byte_tokenizer, max_batch=1) as engine:
+        alone = tokens(engine, 0)
+    with rn.Engine(model, byte_tokenizer, cache_bytes=64 << 20) as engine:
+        assert tokens(engine, 0) == alone
+        assert tokens(engine, 8) == alone  # goes on from kept states
+        assert engine.stats().guessed_tokens > 0 and engine.cache_stats().hits == len(prompts)
+        vectors = engine.embed(["some text"])
+    exact = rn.Model.open(rn.demo_model(), "cpu fp32", threads=2)
+    with rn.Engine(exact, byte_tokenizer) as engine:
+        assert np.abs(vectors - engine.embed(["some text"])).max() < 1e-2

@@ -92,7 +92,7 @@ def _table(model: rn.Model, tokenizer: rn.Tokenizer, tokens: int, prompt: int) -
     with _doing("memory"):
         limit = speed.read_bandwidth(info.threads)
     for batch, rate in decoded.items():
-        step = info.token_bytes + 2 * batch * speed.state_bytes(model)
+        step = info.token_bytes + 2 * batch * info.state_bytes
         moved = step * rate / batch / 1e9
         _row(
             f"decode, batch {batch}",

@@ -73,7 +73,7 @@ Weights load(WeightReader &reader, StateLayout &state) {
     w.version = !gated ? "5.0" : channels ? "5.2" : "5.1";
     w.att_x = state.parts[state.add("att_x", {L, D})];
     w.ffn_x = state.parts[state.add("ffn_x", {L, D})];
-    w.wkv = state.parts[state.add("wkv", {L, H, A / H, A / H})];
+    w.wkv = state.parts[state.add("wkv", {L, H, A / H, A / H}, 0, state.matrices)];
 
     w.emb = reader.lookup("emb.weight", V, D);
     w.ln0 = reader.norm("blocks.0.ln0", D);
@@ -143,7 +143,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         if (l.gate) wkv.g = g;
         wkv.decay = l.decay, wkv.bonus = l.bonus;
         wkv.ln_x = l.ln_x;
-        wkv.wkv = weights.wkv.at(i);
+        wkv.wkv = weights.wkv.at(i), wkv.kept = weights.wkv.kept;
         wkv.y = y;
         backend.wkv6(wkv, batch);
         backend.linear_add(x, l.output, y, batch);

@@ -76,7 +76,7 @@ Weights load(WeightReader &reader, StateLayout &state) {
     w.mix_rank = R, w.decay_rank = Q;
     w.att_x = state.parts[state.add("att_x", {L, D})];
     w.ffn_x = state.parts[state.add("ffn_x", {L, D})];
-    w.wkv = state.parts[state.add("wkv", {L, H, A / H, A / H})];
+    w.wkv = state.parts[state.add("wkv", {L, H, A / H, A / H}, 0, state.matrices)];
 
     w.emb = reader.lookup("emb.weight", V, D);
     w.ln0 = reader.norm("blocks.0.ln0", D);
@@ -170,7 +170,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         wkv.zw = zw, wkv.w2 = &l.decay_w2;
         wkv.decay = l.decay, wkv.bonus = l.bonus;
         wkv.ln_x = l.ln_x;
-        wkv.wkv = weights.wkv.at(i);
+        wkv.wkv = weights.wkv.at(i), wkv.kept = weights.wkv.kept;
         wkv.y = y;
         backend.wkv6(wkv, batch);
         backend.linear_add(x, l.output, y, batch);

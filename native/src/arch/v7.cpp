@@ -64,7 +64,7 @@ Weights load(WeightReader &reader, StateLayout &state) {
     const int64_t H = w.size.heads, N = w.size.head_size;
     w.att_x = state.parts[state.add("att_x", {L, D})];
     w.ffn_x = state.parts[state.add("ffn_x", {L, D})];
-    w.wkv = state.parts[state.add("wkv", {L, H, N, N})];
+    w.wkv = state.parts[state.add("wkv", {L, H, N, N}, 0, state.matrices)];
 
     const bool deep_embed = table.has("blocks.0.ffn.s_emb.weight");
     const bool dea = table.has("blocks.0.qkv.qq.weight"), enn = table.has("blocks.0.ffn.enn.weight");
@@ -191,7 +191,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         wkv.k_k = l.k_k, wkv.k_a = l.k_a, wkv.r_k = l.r_k;
         wkv.ln_x = l.ln_x;
         wkv.v_first = v_first;
-        wkv.wkv = weights.wkv.at(i);
+        wkv.wkv = weights.wkv.at(i), wkv.kept = weights.wkv.kept;
         wkv.y = y;
         backend.wkv7(wkv, batch);
         backend.linear_add(x, l.output, y, batch);

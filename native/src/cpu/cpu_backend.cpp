@@ -384,6 +384,7 @@ void CpuBackend::wkv6(const Wkv6 &op, const Batch &batch) {
         task.decay = op.decay + channel, task.bonus = op.bonus + channel;
         task.ln_weight = op.ln_x.weight + channel, task.ln_bias = op.ln_x.bias + channel;
         task.state = row_states_.data() + first;
+        task.kept = static_cast<Type>(op.kept);
         task.scratch = workers_[static_cast<size_t>(thread)].scratch.data();
         kernels_.wkv6(&task);
     });
@@ -428,6 +429,7 @@ void CpuBackend::wkv7(const Wkv7 &op, const Batch &batch) {
         task.ln_weight = op.ln_x.weight + channel, task.ln_bias = op.ln_x.bias + channel;
         task.v_first = op.v_first + at, task.y = op.y + at;
         task.state = row_states_.data() + first;
+        task.kept = static_cast<Type>(op.kept);
         task.scratch = workers_[static_cast<size_t>(thread)].scratch.data();
         kernels_.wkv7(&task);
     });

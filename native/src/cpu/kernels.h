@@ -100,7 +100,8 @@ struct Wkv6Task {
     Panels w2;                   // w2.data null in version 5
     const float *decay, *bonus, *ln_weight, *ln_bias;
     float *y;
-    float *const *state;         // [rows]: s [H][key][value] of the row's sequence
+    float *const *state;         // [rows]: s [H][key][value] of the row's sequence, in `kept`
+    Type kept;                   // kF32, kF16 or kBf16
     float *scratch;              // wkv6_scratch(...) floats
 };
 
@@ -113,7 +114,8 @@ struct Wkv7Task {
     Panels w2, a2, v2, g2;              // v2.data null in layer 0
     const float *w0, *a0, *v0, *k_k, *k_a, *r_k, *ln_weight, *ln_bias;
     float *v_first, *y;
-    float *const *state;                // [rows]: S [H][value][key] of the row's sequence
+    float *const *state;                // [rows]: S [H][value][key] of the row's sequence, in `kept`
+    Type kept;                          // as above
     float *scratch;                     // wkv7_scratch(...) floats
 };
 

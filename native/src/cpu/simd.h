@@ -313,4 +313,70 @@ RWKV_INLINE F round_f16(F x) {
 #endif
 }
 
+// Elements of a state that is kept in 16 bits, by type, so that what moves a state is written once.
+struct Bf16 {
+    uint16_t bits;
+};
+struct Half {
+    uint16_t bits;
+};
+typedef uint16_t H __attribute__((vector_size(V * 2)));
+typedef uint16_t Hu __attribute__((vector_size(V * 2), aligned(2), may_alias));
+
+// V elements of a state, widened to fp32.
+RWKV_INLINE F load_state(const float *p) { return load(p); }
+RWKV_INLINE F load_state(const Half *p) { return widen_f16(&p->bits); }
+RWKV_INLINE F load_state(const Bf16 *p) {
+    const H h = *reinterpret_cast<const Hu *>(p);
+    return floats(__builtin_convertvector(h, U) << 16);
+}
+
+// The other way, to the nearest, ties to even; fp16 saturates, so that no state becomes infinite.
+RWKV_INLINE void store_state(float *p, F x) { store(p, x); }
+RWKV_INLINE void store_state(Half *p, F x) {
+    x = at_least(at_most(x, splat(65504.0f)), splat(-65504.0f));
+#if defined(RWKV_512_BITS)
+    const __m256i h = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(__F16C__)
+    const __m128i h = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__aarch64__)
+    const float16x4_t h = vcvt_f16_f32(x);
+#else
+    // 2^-112 moves the exponent of a half into place; subnormal ones stay exact.
+    const F f = round_f16(x);
+    const F small = absolute(f) * splat(0x1p-112f);
+    const U magnitude = bits(select(f == f, small, splat(0x1.8p-96f))) >> 13;
+    const U sign = (bits(f) >> 16) & 0x8000u;
+    const H h = __builtin_convertvector(magnitude | sign, H);
+#endif
+    __builtin_memcpy(p, &h, sizeof h);
+}
+RWKV_INLINE void store_state(Bf16 *p, F x) {
+#if defined(RWKV_PAIRS)
+    store_bf16(reinterpret_cast<char *>(p), x);
+#else
+    const H h = __builtin_convertvector(bits(round_bf16(x)) >> 16, H);
+    __builtin_memcpy(p, &h, sizeof h);
+#endif
+}
+
+// The first n elements, the other lanes 0.
+template <class T>
+RWKV_INLINE F load_state_upto(const T *p, int64_t n) {
+    if (n >= V) return load_state(p);
+    T part[V] = {};
+    __builtin_memcpy(part, p, static_cast<size_t>(n) * sizeof(T));
+    return load_state(part);
+}
+template <class T>
+RWKV_INLINE void store_state_upto(T *p, F x, int64_t n) {
+    if (n >= V) {
+        store_state(p, x);
+        return;
+    }
+    T part[V];
+    store_state(part, x);
+    __builtin_memcpy(p, part, static_cast<size_t>(n) * sizeof(T));
+}
+
 }  // namespace

@@ -15,8 +15,8 @@ using rwkv::cpu::kWkv7Rows;
 using rwkv::cpu::Wkv6Task;
 
 // One step for the `lanes` · V values from column j on; y += rᵀ s before the update.
-template <int lanes>
-RWKV_INLINE void columns_step(float *s, float *y, const float *w, const float *r, const float *k,
+template <int lanes, class T>
+RWKV_INLINE void columns_step(T *s, float *y, const float *w, const float *r, const float *k,
                               const float *v, float bonus, int64_t n, int64_t left) {
     F sums[lanes], values[lanes];
 #pragma GCC unroll 4
@@ -25,21 +25,21 @@ RWKV_INLINE void columns_step(float *s, float *y, const float *w, const float *r
         sums[j] = values[j] * splat(bonus);
     }
     for (int64_t i = 0; i < n; ++i) {
-        float *row = s + i * n;
+        T *row = s + i * n;
         const F ri = splat(r[i]), wi = splat(w[i]), ki = splat(k[i]);
 #pragma GCC unroll 4
         for (int j = 0; j < lanes; ++j) {
-            const F old = load_upto(row + j * V, left - j * V);
+            const F old = load_state_upto(row + j * V, left - j * V);
             sums[j] = fma(old, ri, sums[j]);
-            store_upto(row + j * V, fma(ki, values[j], old * wi), left - j * V);
+            store_state_upto(row + j * V, fma(ki, values[j], old * wi), left - j * V);
         }
     }
 #pragma GCC unroll 4
     for (int j = 0; j < lanes; ++j) store_upto(y + j * V, sums[j], left - j * V);
 }
 
-void wkv6(const Wkv6Task *given) {
-    const Wkv6Task &t = *given;
+template <class T>
+void wkv6_with(const Wkv6Task &t) {
     const int64_t N = t.head_size, padded = (N + 15) / 16 * 16, channel = t.head * N;
     const int64_t wide = padded + 2 * kPanel;
     float *w = t.scratch, *y = w + padded, *out_w = y + padded, *rounded = out_w + kWkv7Rows * wide;
@@ -64,7 +64,7 @@ void wkv6(const Wkv6Task *given) {
                 }
             }
             const float total = sum(bonus);
-            float *s = t.state[first + m] + t.head * N * N;
+            T *s = reinterpret_cast<T *>(t.state[first + m]) + t.head * N * N;
             int64_t j = 0;
             for (; j + 4 * V <= N; j += 4 * V)
                 columns_step<4>(s + j, y + j, w, r, k, v + j, total, N, N - j);
@@ -79,6 +79,15 @@ void wkv6(const Wkv6Task *given) {
             }
         }
     }
+}
+
+void wkv6(const Wkv6Task *task) {
+    if (task->kept == rwkv::cpu::kBf16)
+        wkv6_with<Bf16>(*task);
+    else if (task->kept == rwkv::cpu::kF16)
+        wkv6_with<Half>(*task);
+    else
+        wkv6_with<float>(*task);
 }
 
 }  // namespace

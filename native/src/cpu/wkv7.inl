@@ -7,8 +7,9 @@
 //   y = (GroupNorm(S r) + (Σ r ⊙ k ⊙ r_k) v) ⊙ g           eps 64e-5
 //
 // The low-rank products are computed for up to kWkv7Rows rows at a time, so that their weights are
-// read once; the recurrence then runs row by row. The head's S (16 KiB for N = 64) stays in the
-// first level.
+// read once; the recurrence then runs row by row. The head's S (16 KiB for N = 64 in fp32) stays in
+// the first level. It is rounded to the type that it is kept in after every row, so that it does not
+// matter which rows come together.
 #pragma once
 
 #include "cpu/low_rank.inl"
@@ -47,23 +48,24 @@ RWKV_INLINE void sum4(float *out, F a, F b, F c, F d) {
 // One step of the recurrence on S [n][stride]: y = S r after the update. stride is J · V, or any
 // multiple of V if J is 0. Fetches the S of the next row, if that is another sequence's, on the
 // way: 16 KiB that nobody has touched since the last token.
-template <int J>
-void step(float *S, float *y, const float *w, const float *nk, const float *b, const float *k,
-          const float *v, const float *r, int64_t n, int64_t any_stride, const float *next) {
+template <int J, class T>
+void step(T *S, float *y, const float *w, const float *nk, const float *b, const float *k,
+          const float *v, const float *r, int64_t n, int64_t any_stride, const T *next) {
     const int64_t stride = J ? J * V : any_stride;
+    constexpr int64_t in_line = 64 / sizeof(T);
     for (int64_t i = 0; i < n; i += 4) {
-        float *s0 = S + i * stride, *s1 = s0 + stride, *s2 = s1 + stride, *s3 = s2 + stride;
+        T *s0 = S + i * stride, *s1 = s0 + stride, *s2 = s1 + stride, *s3 = s2 + stride;
         if (next)
-            for (int64_t j = 0; j < 4 * stride; j += 16)
+            for (int64_t j = 0; j < 4 * stride; j += in_line)
                 __builtin_prefetch(next + i * stride + j, 0, 2);
         F d0 = {}, d1 = {}, d2 = {}, d3 = {};
 #pragma GCC unroll 8
         for (int64_t j = 0; j < stride; j += V) {
             const F x = load(nk + j);
-            accumulate(d0, load(s0 + j), x);
-            accumulate(d1, load(s1 + j), x);
-            accumulate(d2, load(s2 + j), x);
-            accumulate(d3, load(s3 + j), x);
+            accumulate(d0, load_state(s0 + j), x);
+            accumulate(d1, load_state(s1 + j), x);
+            accumulate(d2, load_state(s2 + j), x);
+            accumulate(d3, load_state(s3 + j), x);
         }
         float sa[4];
         sum4(sa, d0, d1, d2, d3);
@@ -73,13 +75,14 @@ void step(float *S, float *y, const float *w, const float *nk, const float *b, c
 #pragma GCC unroll 8
         for (int64_t j = 0; j < stride; j += V) {
             const F wj = load(w + j), bj = load(b + j), kj = load(k + j), rj = load(r + j);
-            F t0 = load(s0 + j) * wj, t1 = load(s1 + j) * wj;
-            F t2 = load(s2 + j) * wj, t3 = load(s3 + j) * wj;
+            F t0 = load_state(s0 + j) * wj, t1 = load_state(s1 + j) * wj;
+            F t2 = load_state(s2 + j) * wj, t3 = load_state(s3 + j) * wj;
             accumulate(t0, a0, bj), accumulate(t1, a1, bj);
             accumulate(t2, a2, bj), accumulate(t3, a3, bj);
             accumulate(t0, v0, kj), accumulate(t1, v1, kj);
             accumulate(t2, v2, kj), accumulate(t3, v3, kj);
-            store(s0 + j, t0), store(s1 + j, t1), store(s2 + j, t2), store(s3 + j, t3);
+            store_state(s0 + j, t0), store_state(s1 + j, t1);
+            store_state(s2 + j, t2), store_state(s3 + j, t3);
             accumulate(d0, t0, rj), accumulate(d1, t1, rj);
             accumulate(d2, t2, rj), accumulate(d3, t3, rj);
         }
@@ -87,15 +90,22 @@ void step(float *S, float *y, const float *w, const float *nk, const float *b, c
     }
 }
 
-// Copies S between the state [n][n] and a padded square [..][stride].
-void copy_square(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t n) {
+// Copies S from the state [n][n] to a padded square [..][stride], and back.
+template <class T>
+void copy_in(float *square, int64_t stride, const T *S, int64_t n) {
     for (int64_t i = 0; i < n; ++i)
-        __builtin_memcpy(to + i * to_stride, from + i * from_stride,
-                         static_cast<size_t>(n) * sizeof(float));
+        for (int64_t j = 0; j < n; j += V)
+            store_upto(square + i * stride + j, load_state_upto(S + i * n + j, n - j), n - j);
+}
+template <class T>
+void copy_out(T *S, const float *square, int64_t stride, int64_t n) {
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < n; j += V)
+            store_state_upto(S + i * n + j, load_upto(square + i * stride + j, n - j), n - j);
 }
 
-void wkv7(const Wkv7Task *given) {
-    const Wkv7Task &t = *given;
+template <class T>
+void wkv7_with(const Wkv7Task &t) {
     const int64_t N = t.head_size, padded = (N + 15) / 16 * 16, channel = t.head * N;
     const int64_t wide = padded + 2 * kPanel;
     const bool in_place = N % V == 0;
@@ -118,9 +128,11 @@ void wkv7(const Wkv7Task *given) {
         for (float *p = t.scratch; p < square + padded * padded; ++p) *p = 0;
 
     // The low-rank products give the first S time to arrive.
-    for (int64_t i = 0; i < N * N; i += 16)
-        __builtin_prefetch(t.state[0] + t.head * N * N + i, 0, 2);
-    float *loaded = nullptr;  // the state whose copy is in `square`
+    const auto state_of = [&](int64_t row) {
+        return reinterpret_cast<T *>(t.state[row]) + t.head * N * N;
+    };
+    for (int64_t i = 0; i < N * N; i += 64 / sizeof(T))
+        __builtin_prefetch(state_of(0) + i, 0, 2);
     for (int64_t first = 0; first < t.rows; first += kWkv7Rows) {
         const int64_t rows = t.rows - first < kWkv7Rows ? t.rows - first : kWkv7Rows;
         const auto second = [&](float *out, const Panels &w2, const float *z) {
@@ -160,18 +172,17 @@ void wkv7(const Wkv7Task *given) {
                 store(b + i, kappa * load(a + i));
             }
 
-            float *S = t.state[first + m] + t.head * N * N;
-            if (!in_place) {
-                if (S != loaded) {
-                    if (loaded) copy_square(loaded, N, square, padded, N);
-                    copy_square(square, padded, S, N, N);
-                    loaded = S;
-                }
-                S = square;
+            T *S = state_of(first + m);
+            if (in_place) {
+                const T *next = first + m + 1 < t.rows ? state_of(first + m + 1) : S;
+                if (next == S) next = nullptr;
+                (stride == 64 ? step<64 / V, T> : step<0, T>)(S, y, w, nk, b, k, v, r, N, stride,
+                                                              next);
+            } else {
+                copy_in(square, padded, S, N);
+                step<0, float>(square, y, w, nk, b, k, v, r, N, stride, nullptr);
+                copy_out(S, square, padded, N);
             }
-            const float *next = first + m + 1 < t.rows ? t.state[first + m + 1] : nullptr;
-            next = next && next != t.state[first + m] ? next + t.head * N * N : nullptr;
-            (stride == 64 ? step<64 / V> : step<0>)(S, y, w, nk, b, k, v, r, N, stride, next);
 
             const F total = splat(sum(bonus));
             layer_norm(y, y, t.ln_weight, t.ln_bias, N, 64e-5f);
@@ -182,7 +193,15 @@ void wkv7(const Wkv7Task *given) {
             }
         }
     }
-    if (loaded) copy_square(loaded, N, square, padded, N);
+}
+
+void wkv7(const Wkv7Task *task) {
+    if (task->kept == rwkv::cpu::kBf16)
+        wkv7_with<Bf16>(*task);
+    else if (task->kept == rwkv::cpu::kF16)
+        wkv7_with<Half>(*task);
+    else
+        wkv7_with<float>(*task);
 }
 
 }  // namespace
