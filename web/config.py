@@ -47,6 +47,10 @@ _RANGES = {
 }
 
 
+# Setting -> the words that it may be.
+_CHOICES = {"state_type": ("fp32", "fp16", "bf16")}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings of one server. ValueError names the setting and what it may be."""
@@ -61,6 +65,7 @@ class Config:
     model: str | None = None  # path; None: the demo model; "none": serve without a model
     strategy: str = "auto"
     tokenizer: str | None = None  # name or path; None: the one that the model asks for
+    state_type: str = "fp32"  # how states keep the matrices of versions 5 to 7
     threads: int = 0  # 0: the least of physical cores, affinity and CPU quota
     max_batch: int = 64
     prefill_chunk: int = 256
@@ -93,6 +98,9 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+        for name, words in _CHOICES.items():
+            if (value := getattr(self, name)) not in words:
+                raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")
 
     @classmethod
     def from_environment(

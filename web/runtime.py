@@ -391,8 +391,12 @@ class Runtime:
                 return replace(serving, persona=persona, state=tuned)
 
     def _load(self, choice: Choice) -> rn.Loading:
-        threads = self._config.threads or None
-        return rn.Model.load(choice.path, strategy=choice.strategy, threads=threads)
+        return rn.Model.load(
+            choice.path,
+            strategy=choice.strategy,
+            threads=self._config.threads or None,
+            state_type=self._config.state_type,
+        )
 
     def _rehearse(self, choice: Choice) -> None:
         """Raises what the strategy and the index alone make a load raise."""
@@ -431,8 +435,8 @@ class Runtime:
         info = model.info
         tell(
             f"{name}: RWKV-{info.version}, {info.layers} layers of {info.width}, "
-            f"{info.weight_bytes / 1e6:,.0f} MB as {info.strategy} ({info.isa}, {info.threads} "
-            f"threads), ready after {time.monotonic() - begun:.1f} s"
+            f"{info.weight_bytes / 1e6:,.0f} MB as {info.strategy}, states {info.state_type} "
+            f"({info.isa}, {info.threads} threads), ready after {time.monotonic() - begun:.1f} s"
         )
         assert self._hangups is not None
         return Serving(

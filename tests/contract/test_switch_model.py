@@ -50,6 +50,16 @@ def test_there_and_back(server: Server) -> None:
     wait_until(lambda: server.status()["draining"] == 0)
 
 
+def test_every_model_gets_the_states_that_the_server_keeps() -> None:
+    with serving(access_log=0, state_type="fp16") as server:
+        chat = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+        answer = server.post("/chat/completions", chat | {"temperature": 0})
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+        assert server.post("/switch-model", {"model": OTHER, "strategy": "cpu fp32"}) == "success"
+        assert server.post("/completions", {"prompt": "x", "max_tokens": 2})["choices"]
+        assert server.log().count("states fp16") == 2
+
+
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_unload(server: Server, nothing: str | None) -> None:
     assert server.post("/switch-model", {"model": nothing, "strategy": "cpu fp32"}) == "success"

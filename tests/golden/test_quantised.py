@@ -1,6 +1,6 @@
-"""What rounding the weights costs a trained model: the demo model on its held-out dialogues.
+"""What rounding weights and states costs a trained model: the demo model on its held-out dialogues.
 
-The bounds are those of the README's table; tools/measure_accuracy.py prints the figures.
+The bounds are those of the README's tables; tools/measure_accuracy.py prints the figures.
 """
 
 from __future__ import annotations
@@ -50,6 +50,19 @@ def test_the_demo_model(strategy: str, exact: tuple[rn.ModelInfo, float, int]) -
         assert info.token_bytes < 0.6 * reference.token_bytes
     else:
         assert info.int8_weights == info.int4_weights == 0
+
+
+@pytest.mark.parametrize("state_type", ["fp16", "bf16"])
+def test_states_in_16_bits(state_type: str) -> None:
+    """Each dialogue alone, and 31 kB through one state, where errors could add up."""
+    losses = []
+    for kept in ("fp32", state_type):
+        model = rn.Model.open(rn.demo_model(), "cpu fp32", state_type=kept)
+        tokenizer = rn.Tokenizer.for_model(model)
+        long = measure_accuracy.of_one_text(model, tokenizer)
+        losses.append((measure_accuracy.nats_per_byte(model, tokenizer)[0], long))
+    print(f"{state_type}: {losses[1][0] - losses[0][0]:+.6f}, {losses[1][1] - losses[0][1]:+.6f}")
+    assert all(abs(b - a) < 3e-4 for a, b in zip(*losses, strict=True))
 
 
 def matrices() -> list[int]:

@@ -217,6 +217,14 @@ def test_numbers_in_the_environment() -> None:
         Config.from_environment({"RWKV_NATIVE_STEP_MS": "soon"})
 
 
+def test_words_in_the_environment() -> None:
+    config = Config.from_environment({"RWKV_NATIVE_STATE_TYPE": "fp16"})
+    assert config.state_type == "fp16" and Config().state_type == "fp32"
+    assert Config.from_environment(config.to_environment()) == config
+    with pytest.raises(ValueError, match="state_type must be one of fp32, fp16, bf16, not 'f8'"):
+        Config.from_environment({"RWKV_NATIVE_STATE_TYPE": "f8"})
+
+
 def test_lists_in_the_environment() -> None:
     config = Config(model_dir=("/a", "b c"), api_key=("k1", "k2"), cors_origin=("http://x:1",))
     environ = config.to_environment()

@@ -123,6 +123,7 @@ def test_help_imports_no_engine() -> None:
         (["serve", "--speculate", "65"], "speculate must be between 0 and 64, not 65"),
         (["serve", "--threads", "1025"], "threads must be between 0 and 1024"),
         (["serve", "--strategy", "quantum fp3"], "'quantum fp3' is no strategy"),
+        (["serve", "--state-type", "fp8"], "state_type must be one of fp32, fp16, bf16, not 'fp8'"),
         (["serve", "--tokenizer", "klingon"], "no tokenizer 'klingon'"),
         (["serve", "--model", ""], "--model needs a path"),
         (["serve", "--workspace", "/nowhere"], "--workspace /nowhere: there is no such folder"),
@@ -133,6 +134,7 @@ def test_help_imports_no_engine() -> None:
         (["generate", "x", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
         (["generate", "x", "--model", "none"], "--model none: this command needs a model"),
         (["generate", "x", "--strategy", "quantum fp3"], "quantum"),
+        (["generate", "x", "--state-type", "int8"], "state_type must be one of fp32, fp16, bf16"),
         (["generate", "x", "--tokenizer", "klingon"], "no tokenizer 'klingon'"),
         (["generate", "x", "--temperature", "9"], "--temperature must be"),
         (["generate", "x", "--top-p", "9"], "--top-p must be"),
@@ -291,12 +293,12 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 
 
 def test_bench_prints_every_row() -> None:
-    done = run("bench", "--tokens", "3", "--prompt", "9")
+    done = run("bench", "--tokens", "3", "--prompt", "9", "--state-type", "fp16")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # nobody watches
     head, blank, *rows = done.stdout.splitlines()
     info = rn.Model.open(rn.demo_model()).info
-    assert head.startswith("demo.safetensors: RWKV-7, ") and info.strategy in head
+    assert head.startswith("demo.safetensors: RWKV-7, ") and f"{info.strategy}, states fp16" in head
     assert blank == ""
     number = r"[0-9,]+(?:\.[0-9]+)?(?:e-[0-9]+)?"
     shapes = {

@@ -10,8 +10,14 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from web.cli.terminal import LoadLine, Refused, model_flags, model_path
-from web.config import Config
+from web.cli.terminal import (
+    LoadLine,
+    Refused,
+    model_config,
+    model_flags,
+    model_for,
+    model_path,
+)
 
 if TYPE_CHECKING:
     import rwkv_native as rn
@@ -44,25 +50,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import rwkv_native as rn
     from web.personas import tokenizer_for
 
     for name, least in (("tokens", 2), ("prompt", 1)):
         if getattr(args, name) < least:
             raise Refused(f"--{name} must be at least {least}, not {getattr(args, name)}")
-    config = Config.from_environment(
-        model=args.model, strategy=args.strategy, tokenizer=args.tokenizer, threads=args.threads
-    )
+    config = model_config(args)
     path = model_path(config)
     start = time.perf_counter()
     with LoadLine(sys.stderr, path.name) as line:
-        model = rn.Model.open(path, config.strategy, config.threads or None, progress=line.show)
+        model = model_for(config, line.show)
     seconds = time.perf_counter() - start
     tokenizer = tokenizer_for(model, config.tokenizer)
     info = model.info
     print(
         f"{path.name}: RWKV-{info.version}, {info.parameters / 1e6:,.1f} M parameters, "
-        f"{info.strategy}, {info.isa} kernels, {info.threads} threads\n"
+        f"{info.strategy}, states {info.state_type}, {info.isa} kernels, {info.threads} threads\n"
     )
     _row("load", f"{seconds:.3g} s", f"{info.weight_bytes / 1e6:,.1f} MB of weights")
     _table(model, tokenizer, args.tokens, args.prompt)

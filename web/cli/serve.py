@@ -29,7 +29,7 @@ Each flag is also a variable, such as RWKV_NATIVE_MAX_BATCH=32. For production,
 """
 
 _SETTINGS = (
-    *("model", "strategy", "tokenizer", "threads", "host", "port", "backlog"),
+    *("model", "strategy", "state_type", "tokenizer", "threads", "host", "port", "backlog"),
     *(
         "timeout_keep_alive",
         "access_log",

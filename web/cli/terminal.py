@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -31,6 +31,12 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--strategy",
         help="'cpu fp32', 'cpu bf16', 'cpu fp16', or auto: the file's own type (default: auto)",
+    )
+    group.add_argument(
+        "--state-type",
+        metavar="TYPE",
+        help="fp32, fp16 or bf16: how the states of versions 5 to 7 are kept; 16 bits halve what"
+        " conversations hold and move and cost a little accuracy, fp16 the least (default: fp32)",
     )
     group.add_argument(
         "--tokenizer",
@@ -103,19 +109,34 @@ def tokenizer_named(name: str) -> rn.Tokenizer:
     return rn.Tokenizer.open(name)
 
 
+def model_config(args: argparse.Namespace) -> Config:
+    """What model_flags have read, over the environment."""
+    names = ("model", "strategy", "state_type", "tokenizer", "threads")
+    return Config.from_environment(**{name: getattr(args, name) for name in names})
+
+
+def model_for(config: Config, show: Callable[[int, int], None]) -> rn.Model:
+    """The model that the settings name; `show` hears how far its load is."""
+    import rwkv_native as rn
+
+    return rn.Model.open(
+        model_path(config),
+        config.strategy,
+        config.threads or None,
+        progress=show,
+        state_type=config.state_type,
+    )
+
+
 @contextlib.contextmanager
 def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, rn.Engine]]:
     """The model that the flags name, ready for one conversation."""
     import rwkv_native as rn
     from web.personas import tokenizer_for
 
-    config = Config.from_environment(
-        model=args.model, strategy=args.strategy, tokenizer=args.tokenizer, threads=args.threads
-    )
-    path = model_path(config)
-    with LoadLine(sys.stderr, path.name) as line:
-        threads = config.threads or None
-        model = rn.Model.open(path, config.strategy, threads, progress=line.show)
+    config = model_config(args)
+    with LoadLine(sys.stderr, model_path(config).name) as line:
+        model = model_for(config, line.show)
     tokenizer = tokenizer_for(model, config.tokenizer)
     with rn.Engine(model, tokenizer, max_batch=1, prefill_chunk=config.prefill_chunk) as engine:
         yield model, tokenizer, engine
