@@ -2,7 +2,7 @@
 // vocabulary and never calls libm's exp, whose last bit depends on the machine: the same numbers
 // draw the same tokens everywhere.
 //
-// Everything works on blocks of 64 logits. Their maxima are found first (4 us for 65536); later
+// Everything works on blocks of 64 logits. Their maxima are found first (3 us for 65536); later
 // passes only enter blocks that reach what they look for. What has to look at every value is in
 // logit_row.inl. Times of whole draws: RWKV_TEST_TIMES=1 test_sampler.
 #include "distribution.h"
@@ -12,127 +12,47 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cfloat>
 #include <climits>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 namespace rwkv {
 namespace {
 
-typedef float F4 __attribute__((vector_size(16)));
-typedef int32_t I4 __attribute__((vector_size(16)));
-typedef double D2 __attribute__((vector_size(16)));
-typedef uint32_t U4 __attribute__((vector_size(16)));
-typedef uint64_t V2 __attribute__((vector_size(16)));
-
 const LogitRow &passes = *logit_rows().front();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr double wide_infinity = std::numeric_limits<double>::infinity();
-constexpr float log2_e = 1.44269504f;
 
-// ---- 2^x and e^x for x <= 0. n = round(x), r = x - n in [-1/2, 1/2], a polynomial for 2^r, and n
-// added to the exponent. Adding `magic` = 1.5 * 2^(mantissa bits) rounds to an integer and leaves
-// that integer in the low bits.
-
-// Relative error 2e-7 (the polynomial is a minimax fit of ours, 2^0 exact); 0 below -126.
-inline F4 exp2_quickly(F4 x) {
-    constexpr float magic = 12582912.f;
-    const F4 t = x + magic, r = x - (t - magic);
-    F4 p = r * 0.00132647272f + 0.00967151264f;
-    p = p * r + 0.0555073374f;
-    p = p * r + 0.240222421f;
-    p = p * r + 0.693146978f;
-    p = p * r + 1.f;
-    const F4 e = std::bit_cast<F4>(std::bit_cast<U4>(p) + (std::bit_cast<U4>(t) << 23));
-    return x > -126.f ? e : F4{};
-}
-
-// Relative error 4e-16 (Taylor; ln 2 in two parts, so that n * ln2_hi is exact); 0 below -708. D is
-// double or D2, V the unsigned integers of its size: both give the same bits.
-template <class D, class V>
-inline D exp_exactly(D x) {
-    constexpr double magic = 6755399441055744.0;
-    constexpr double ln2_hi = 0x1.62e42fefa0000p-1, ln2_lo = 0x1.cf79abc9e3b3ap-40;
-    const D t = x * 1.4426950408889634 + magic, n = t - magic;
-    const D r = (x - n * ln2_hi) - n * ln2_lo;
-    D p = r * (1. / 479001600) + 1. / 39916800;
-    p = p * r + 1. / 3628800;
-    p = p * r + 1. / 362880;
-    p = p * r + 1. / 40320;
-    p = p * r + 1. / 5040;
-    p = p * r + 1. / 720;
-    p = p * r + 1. / 120;
-    p = p * r + 1. / 24;
-    p = p * r + 1. / 6;
-    p = p * r + 0.5;
-    p = p * r + 1.;
-    p = p * r + 1.;
-    const D e = std::bit_cast<D>(std::bit_cast<V>(p) + (std::bit_cast<V>(t) << 52));
-    return x > -708. ? e : D{};
-}
-
-// ---- Passes over blocks.
-constexpr size_t block_size = 64;
+constexpr size_t block_size = LogitRow::block;
+constexpr size_t few = 2048, few_blocks = few / 4;  // what is gathered token by token
+constexpr size_t most_inside = 8192;                // tokens of a bracket
 
 size_t blocks_of(size_t n) { return (n + block_size - 1) / block_size; }
 
-inline F4 load(const float *p) {
-    F4 v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-}
+// A histogram of weights.
+struct Histogram {
+    static constexpr size_t most = 1024;
+    BandLaw law;
+    std::array<double, most + 1> weights;
+    std::array<uint32_t, most + 1> counts;
 
-// The 64 values of a block; a short last one is copied to `tail` and filled up.
-inline const float *block_of(std::span<const float> x, size_t block, float *tail, float fill) {
-    const size_t n = std::min(block_size, x.size() - block * block_size);
-    const float *p = x.data() + block * block_size;
-    if (n == block_size) {
-        return p;
+    explicit Histogram(const BandLaw &law_) : law(law_) {
+        std::fill_n(weights.begin(), law.n + 1, 0.);
+        std::fill_n(counts.begin(), law.n + 1, 0u);
     }
-    std::copy(p, p + n, tail);
-    std::fill(tail + n, tail + block_size, fill);
-    return tail;
-}
-
-// ---- A histogram of the values in [low, high]: band 0 begins at the top. The last band takes what
-// is further down than the others reach.
-struct Bands {
-    static constexpr size_t n = 1024;
-    float low, high, scale;
-    std::array<double, n + 1> weights{};    // e^(x - max)
-    std::array<uint32_t, n + 1> counts{};   // [n]: outside
-
-    template <class F>
-    F place(F x) const {
-        const F y = (high - x) * scale;
-        return y < n - 1.f ? y : F{} + (n - 1.f);
+    void add(size_t band, double weight) {
+        weights[band] += weight;
+        ++counts[band];
     }
-    bool holds(float x, size_t band) const {
-        return x >= low && x <= high && static_cast<size_t>(place(x)) == band;
-    }
-    void fill(std::span<const float> x, std::span<const float> block_max, float max) {
-        float tail[block_size], e[block_size];
+    // e: the weight of each x.
+    void fill(std::span<const float> x, const float *e) {
         int32_t band[block_size];
-        for (size_t b = 0; b < block_max.size(); ++b) {
-            if (block_max[b] < low) {
-                continue;
-            }
-            const float *p = block_of(x, b, tail, -infinity);
-            for (size_t i = 0; i < block_size; i += 4) {
-                const F4 v = load(p + i);
-                const I4 inside = (v >= low) & (v <= high);
-                const F4 y = inside ? place(v) : F4{} + static_cast<float>(n);
-                const I4 index = __builtin_convertvector(y, I4);
-                const F4 weight = exp2_quickly((v - max) * log2_e);
-                std::memcpy(band + i, &index, sizeof index);
-                std::memcpy(e + i, &weight, sizeof weight);
-            }
-            for (size_t i = 0; i < block_size; ++i) {
-                weights[static_cast<size_t>(band[i])] += static_cast<double>(e[i]);
-                ++counts[static_cast<size_t>(band[i])];
+        for (size_t i = 0; i < x.size(); i += block_size) {
+            const size_t n = std::min(block_size, x.size() - i);
+            passes.place(band, x.data() + i, n, law);
+            for (size_t j = 0; j < n; ++j) {
+                add(static_cast<size_t>(band[j]), static_cast<double>(e[i + j]));
             }
         }
     }
@@ -142,15 +62,33 @@ struct Bands {
 
 // Where the prefix of survivors may end: its last token is the first to reach a limit.
 struct Distribution::Limits {
-    double weight;  // top_p * sum; infinity: off
+    double share;   // top_p; infinity: off
+    double weight;  // share * the sum of all weights
     size_t count;   // top_k; SIZE_MAX: off
     bool reached(double w, size_t n) const { return w >= weight || n >= count; }
+    // The first of the bands [0, end) that reaches a limit, or `end`; adds those before it.
+    size_t first(const Histogram &bands, size_t end, double &w, size_t &n) const {
+        for (size_t b = 0; b < end; ++b) {
+            if (reached(w + bands.weights[b], n + bands.counts[b])) {
+                return b;
+            }
+            w += bands.weights[b];
+            n += bands.counts[b];
+        }
+        return end;
+    }
 };
 
-void Distribution::set(std::span<const float> x, std::span<const float> residual, const Law &law) {
+void Distribution::set(std::span<const float> x, std::span<const float> residual,
+                       std::span<const int32_t> changed, const Law &law) {
     x_ = x;
     residual_ = residual;
+    changed_ = changed;
     block_max_.resize(blocks_of(x.size()));
+    row_ = {.x = x.data(), .n = x.size(), .block_max = block_max_.data()};
+    if (!residual.empty()) {
+        row_.residual = residual.data();
+    }
     if (!passes.maxima(block_max_.data(), x.data(), x.size())) {
         throw Error(RWKV_INTERNAL, "the model gave a logit that is NaN or infinite");
     }
@@ -159,14 +97,13 @@ void Distribution::set(std::span<const float> x, std::span<const float> residual
         cut_ = {max_, static_cast<int32_t>(first_)};
         power_ = 1;
     } else {
-        cut_ = {-wide_infinity, -1};
         const bool top_p = law.top_p < 1;
         const bool top_k = law.top_k > 0 && static_cast<size_t>(law.top_k) < x.size();
+        cut_ = {-wide_infinity, -1};
         if (top_p || top_k) {
-            const double sum = top_p ? passes.sum_exp(x.data(), x.size(), max_x_) : 0;
-            cut_ = find_cut({.weight = top_p ? law.top_p * sum : wide_infinity,
-                             .count = top_k ? static_cast<size_t>(law.top_k) : SIZE_MAX},
-                            sum);
+            cut_ = find_cut({.share = top_p ? law.top_p : wide_infinity,
+                             .weight = wide_infinity,
+                             .count = top_k ? static_cast<size_t>(law.top_k) : SIZE_MAX});
         }
         const double least = max_ + std::log(law.min_p);
         if (least > cut_.z) {
@@ -177,9 +114,24 @@ void Distribution::set(std::span<const float> x, std::span<const float> residual
     sum_blocks();
 }
 
+size_t Distribution::blocks_within(float depth) const {
+    const float threshold = max_x_ - depth;
+    return static_cast<size_t>(std::count_if(block_max_.begin(), block_max_.end(),
+                                             [=](float max) { return max >= threshold; }));
+}
+
+// Room for the e^(x - max), which are kept from now on.
+float *Distribution::keep_e() {
+    e_.resize(block_max_.size() * block_size);
+    row_.e = e_.data();
+    return e_.data();
+}
+
 void Distribution::find_maximum() {
+    maxima_of_maxima_.resize(blocks_of(block_max_.size()));
+    passes.maxima(maxima_of_maxima_.data(), block_max_.data(), block_max_.size());
     max_x_ = -infinity;
-    for (const float m : block_max_) {
+    for (const float m : maxima_of_maxima_) {
         max_x_ = std::max(max_x_, m);
     }
     if (max_x_ == -infinity) {
@@ -204,12 +156,10 @@ void Distribution::find_maximum() {
 
 // ---- top-p and top-k.
 
-// Collects the accepted tokens, at most `most`, from blocks that reach the threshold; returns the
-// sum of their weights e^(z - max).
+// Collects the accepted tokens, at most `most`, from blocks that reach the threshold.
 template <class Accept>
-double Distribution::gather(float threshold, size_t most, Accept accept) {
+void Distribution::gather(float threshold, size_t most, Accept accept) {
     candidates_.clear();
-    double sum = 0;
     for (size_t b = 0; b < block_max_.size(); ++b) {
         if (block_max_[b] < threshold) {
             continue;
@@ -217,86 +167,111 @@ double Distribution::gather(float threshold, size_t most, Accept accept) {
         for (size_t i = b * block_size; i < std::min(x_.size(), (b + 1) * block_size); ++i) {
             if (accept(x_[i])) {
                 if (candidates_.size() == most) {
-                    return sum;
+                    return;
                 }
-                const double weight = exp_exactly<double, uint64_t>(z(i) - max_);
-                candidates_.push_back({z(i), weight, static_cast<int32_t>(i)});
-                sum += weight;
+                candidates_.push_back({z(i), 0, static_cast<int32_t>(i)});
             }
         }
+    }
+}
+
+// Sets the weights of the candidates, e^(z - max); returns their sum.
+double Distribution::weigh_candidates() {
+    const size_t n = candidates_.size(), step = LogitRow::widest;
+    weights_.resize((n + step - 1) / step * step);
+    for (size_t i = 0; i < n; ++i) {
+        weights_[i] = candidates_[i].z - max_;
+    }
+    passes.exp_exactly(weights_.data(), weights_.size());
+    double sum = 0;
+    for (size_t i = 0; i < n; ++i) {
+        sum += candidates_[i].weight = weights_[i];
     }
     return sum;
 }
 
-// sum: of all weights, where limits.weight is in use.
-Distribution::Cut Distribution::find_cut(const Limits &limits, double sum) {
+// limits.weight is not set yet.
+Distribution::Cut Distribution::find_cut(Limits limits) {
+    // Where many survive, the row is surveyed while its weights are added up.
+    const bool many = blocks_within(8) > few_blocks;
+    std::optional<Bracket> bracket = many ? guess_bracket(limits) : std::nullopt;
+    Survey survey;
+    if (bracket) {
+        survey = take_survey(*bracket, limits);
+    }
+    if (limits.share < 1) {
+        const double sum = bracket ? survey.sum
+                                   : passes.sum_exp(x_.data(), x_.size(), max_x_, nullptr);
+        limits.weight = limits.share * sum;
+    }
     // Usually a few tokens near the maximum are enough.
-    constexpr size_t few = 2048;
     for (const float depth : {3.f, 8.f}) {
-        const float threshold = max_x_ - depth;
-        const auto reaches = [=](float max) { return max >= threshold; };
-        if (std::count_if(block_max_.begin(), block_max_.end(), reaches) > std::ptrdiff_t{few / 4}) {
+        if (blocks_within(depth) > few_blocks) {
             break;
         }
-        const double near = gather(threshold, few, [=](float x) { return x >= threshold; });
+        const float threshold = max_x_ - depth;
+        gather(threshold, few, [=](float x) { return x >= threshold; });
         if (candidates_.size() == few) {
             break;
         }
-        if (limits.reached(near, candidates_.size())) {
+        if (limits.reached(weigh_candidates(), candidates_.size())) {
             return select(candidates_, 0, 0, limits);
         }
     }
-    if (std::optional<Cut> cut = find_cut_by_sample(limits, sum)) {
-        return *cut;
+    if (!many && (bracket = guess_bracket(limits))) {
+        survey = take_survey(*bracket, limits);
     }
-    // Otherwise histograms narrow the values down. The first has bands of 1/16; where logits are
-    // bunched so closely that its band holds many, the next one divides that band.
+    if (bracket) {
+        if (std::optional<Cut> cut = find_cut_inside(*bracket, survey, limits)) {
+            return *cut;
+        }
+    }
+    return find_cut_by_histograms(limits);
+}
+
+// Histograms narrow the values down. The first has bands of 1/16; where logits are bunched so
+// closely that its band holds many, the next one divides that band.
+Distribution::Cut Distribution::find_cut_by_histograms(const Limits &limits) {
+    if (!row_.e) {
+        passes.sum_exp(x_.data(), x_.size(), max_x_, keep_e());
+    }
     double weight = 0;
     size_t count = 0;
-    Bands bands{.low = -FLT_MAX, .high = max_x_, .scale = 16};
+    BandLaw law{.low = -FLT_MAX, .high = max_x_, .scale = 16, .n = Histogram::most};
     for (int round = 0;; ++round) {
-        bands.weights.fill(0);
-        bands.counts.fill(0);
-        bands.fill(x_, block_max_, max_x_);
-        size_t band = 0, last = 0;
-        for (size_t i = 0; i < Bands::n; ++i) {
-            last = bands.counts[i] ? i : last;
+        Histogram bands(law);
+        bands.fill(x_, e_.data());
+        size_t last = law.n - 1;
+        while (last > 0 && bands.counts[last] == 0) {
+            --last;
         }
-        for (; band < last; ++band) {
-            const double w = weight + bands.weights[band];
-            const size_t n = count + bands.counts[band];
-            if (limits.reached(w, n)) {
-                break;
-            }
-            weight = w;
-            count = n;
-        }
-        const auto inside = [&](float x) { return bands.holds(x, band); };
+        const size_t band = limits.first(bands, last, weight, count);
+        const auto inside = [&](float x) {
+            return x >= law.low && x <= law.high && law.place(x) == band;
+        };
         if (bands.counts[band] > few && round < 4) {
             float low = infinity, high = -infinity;
             for (const float x : x_) {
                 low = inside(x) ? std::min(low, x) : low;
                 high = inside(x) ? std::max(high, x) : high;
             }
-            const float scale = (Bands::n - 1) / (high - low);
+            const float scale = (Histogram::most - 1) / (high - low);
             if (scale < FLT_MAX) {
-                bands.low = low;
-                bands.high = high;
-                bands.scale = scale;
+                law.low = low;
+                law.high = high;
+                law.scale = scale;
                 continue;
             }
         }
-        gather(bands.low, SIZE_MAX, inside);
+        gather(law.low, SIZE_MAX, inside);
+        weigh_candidates();
         return select(candidates_, weight, count, limits);
     }
 }
 
-// Where many survive: every 16th logit tells roughly where the cut is, and one pass adds up what lies
-// above that bracket and collects what is inside (110 us instead of 350 us for 65536 logits of
-// standard deviation 1). Nothing if the sample has misled or the bracket holds too many.
-std::optional<Distribution::Cut> Distribution::find_cut_by_sample(const Limits &limits,
-                                                                  double sum) {
-    constexpr size_t stride = 16, least = 4096, most = 8192;
+// Every 16th logit tells roughly where the cut is. Nothing if there are too few, or all are equal.
+std::optional<Distribution::Bracket> Distribution::guess_bracket(const Limits &limits) {
+    constexpr size_t stride = 16, least = 4096;
     if (x_.size() < least) {
         return {};
     }
@@ -304,22 +279,17 @@ std::optional<Distribution::Cut> Distribution::find_cut_by_sample(const Limits &
     for (size_t i = 0; i < sample_.size(); ++i) {
         sample_[i] = x_[i * stride + i % stride];
     }
-    F4 lows = F4{} + infinity;
-    for (size_t i = 0; i + 4 <= sample_.size(); i += 4) {
-        const F4 v = load(sample_.data() + i);
-        lows = (v > -infinity) & (v < lows) ? v : lows;
-    }
-    const float low = std::min(std::min(lows[0], lows[1]), std::min(lows[2], lows[3]));
-    const float scale = (Bands::n - 1) / (max_x_ - low);
+    const float low = passes.least(sample_.data(), sample_.size());
+    const float scale = (Histogram::most - 1) / (max_x_ - low);
     if (!(scale > 0 && scale < FLT_MAX)) {
         return {};
     }
-    Bands bands{.low = low, .high = max_x_, .scale = scale};
-    sample_max_.resize(blocks_of(sample_.size()));
-    passes.maxima(sample_max_.data(), sample_.data(), sample_.size());
-    bands.fill(sample_, sample_max_, max_x_);
+    Histogram bands({.low = low, .high = max_x_, .scale = scale, .n = Histogram::most});
+    sample_e_.resize(blocks_of(sample_.size()) * block_size);
+    passes.sum_exp(sample_.data(), sample_.size(), max_x_, sample_e_.data());
+    bands.fill(sample_, sample_e_.data());
     double weights = 0, squares = 0, counts = 0;
-    for (size_t band = 0; band < Bands::n; ++band) {
+    for (size_t band = 0; band < Histogram::most; ++band) {
         if (const double n = bands.counts[band]; n > 0) {
             weights += bands.weights[band];
             squares += bands.weights[band] * bands.weights[band] / n;
@@ -328,60 +298,84 @@ std::optional<Distribution::Cut> Distribution::find_cut_by_sample(const Limits &
     }
     // Each limit as a share of the whole, give or take three standard errors of the sample's share.
     struct Share {
-        double from = 2, to = 2;
+        double from = wide_infinity, to = wide_infinity;
     };
-    const auto share_of = [](double p, double size) {
+    const auto share_of = [](double p, double size, double all) {
         const double error = 3 * std::sqrt(p * (1 - p) / size) + 2 / size;
-        return Share{p - error, p + error};
+        return Share{(p - error) * all, (p + error) * all};
     };
-    const auto n = static_cast<double>(x_.size());
     Share by_weight, by_count;
-    if (limits.weight < wide_infinity) {
-        by_weight = share_of(limits.weight / sum, weights * weights / squares);
+    if (limits.share < 1) {
+        by_weight = share_of(limits.share, weights * weights / squares, weights);
     }
     if (limits.count < SIZE_MAX) {
-        by_count = share_of(static_cast<double>(limits.count) / n, counts);
+        const auto n = static_cast<double>(x_.size());
+        by_count = share_of(static_cast<double>(limits.count) / n, counts, counts);
     }
-    float from = max_x_, to = -FLT_MAX;
+    Bracket bracket{.low = -FLT_MAX, .high = max_x_};
     bool entered = false;
     double weight = 0, count = 0;
-    for (size_t band = 0; band < Bands::n; ++band) {
-        weight += bands.weights[band] / weights;
-        count += bands.counts[band] / counts;
+    for (size_t band = 0; band < Histogram::most; ++band) {
+        weight += bands.weights[band];
+        count += bands.counts[band];
         if (!entered && (weight >= by_weight.from || count >= by_count.from)) {
             entered = true;
-            from = max_x_ - static_cast<float>(band) / scale;
+            bracket.high = max_x_ - static_cast<float>(band) / scale;
         }
         if (weight >= by_weight.to || count >= by_count.to) {
-            to = max_x_ - static_cast<float>(band + 1) / scale;
+            bracket.low = max_x_ - static_cast<float>(band + 1) / scale;
             break;
         }
     }
-    ids_.resize(most + LogitRow::widest);
-    LogitRow::Above above;
-    const size_t found = passes.bracket(ids_.data(), most, above, x_.data(), x_.size(),
-                                        block_max_.data(), to, from, max_x_);
-    if (found > most) {
+    return bracket;
+}
+
+Survey Distribution::take_survey(const Bracket &bracket, const Limits &limits) {
+    Survey survey;
+    ids_.resize(most_inside + block_size);
+    if (limits.share < 1) {
+        passes.survey(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high, max_x_,
+                      keep_e());
+    } else {
+        passes.survey_counts(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high);
+    }
+    return survey;
+}
+
+// Nothing if the sample has misled or the bracket holds too many.
+std::optional<Distribution::Cut> Distribution::find_cut_inside(const Bracket &bracket,
+                                                               const Survey &survey,
+                                                               const Limits &limits) {
+    if (survey.found > most_inside || limits.reached(survey.above, survey.count)) {
         return {};
     }
-    candidates_.resize(found + 1);  // weighed in pairs
-    ids_[found] = ids_[0];
-    double inside = 0;
-    for (size_t i = 0; i < found; i += 2) {
-        const int32_t a = ids_[i], b = ids_[i + 1];
-        const D2 value = {z(static_cast<size_t>(a)), z(static_cast<size_t>(b))};
-        const D2 w = exp_exactly<D2, V2>(value - max_);
-        candidates_[i] = {value[0], w[0], a};
-        candidates_[i + 1] = {value[1], w[1], b};
-        inside += w[0];
-        inside += i + 1 < found ? w[1] : 0;
+    const std::span ids = std::span(ids_).first(survey.found);
+    constexpr size_t n = 256;
+    Histogram bands({bracket.low, bracket.high, (n - 1) / (bracket.high - bracket.low), n});
+    weights_.resize((ids.size() + LogitRow::widest - 1) / LogitRow::widest * LogitRow::widest);
+    bands_.resize(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) {
+        const auto id = static_cast<size_t>(ids[i]);
+        weights_[i] = z(id) - max_;
+        bands_[i] = static_cast<uint16_t>(bands.law.place(x_[id]));
     }
-    candidates_.resize(found);
-    if (limits.reached(above.weight, above.count) ||
-        !limits.reached(above.weight + inside, above.count + found)) {
+    passes.exp_exactly(weights_.data(), weights_.size());
+    for (size_t i = 0; i < ids.size(); ++i) {
+        bands.add(bands_[i], weights_[i]);
+    }
+    double weight = survey.above;
+    size_t count = survey.count;
+    const size_t band = limits.first(bands, n, weight, count);
+    candidates_.clear();
+    for (size_t i = 0; i < ids.size(); ++i) {
+        if (bands_[i] == band) {
+            candidates_.push_back({z(static_cast<size_t>(ids[i])), weights_[i], ids[i]});
+        }
+    }
+    if (candidates_.empty()) {
         return {};
     }
-    return select(candidates_, above.weight, above.count, limits);
+    return select(candidates_, weight, count, limits);
 }
 
 // Finds the cut among candidates; weight and count belong to the tokens before them. A quickselect
@@ -443,50 +437,68 @@ double Distribution::weigh(double *weights, size_t block) const {
         weights[i] = cut_.keeps(value, static_cast<int32_t>(start + i)) ? (value - max_) * power_
                                                                        : -wide_infinity;
     }
-    D2 sum = {};
+    passes.exp_exactly(weights, block_size);
+    double even = 0, odd = 0;
     for (size_t i = 0; i < block_size; i += 2) {
-        D2 v;
-        std::memcpy(&v, weights + i, sizeof v);
-        v = exp_exactly<D2, V2>(v);
-        std::memcpy(weights + i, &v, sizeof v);
-        sum += v;
+        even += weights[i];
+        odd += weights[i + 1];
     }
-    return sum[0] + sum[1];
+    return even + odd;
 }
 
-// The same sum in float. A value at the cut takes a closer look if its residual or its id decides
-// whether it survives.
-double Distribution::weigh_quickly(size_t block, bool &at_cut) const {
-    float tail[block_size], residual_tail[block_size];
-    const float *p = block_of(x_, block, tail, -infinity);
-    const float *q = residual_.empty() ? nullptr : block_of(residual_, block, residual_tail, 0);
-    const auto cut = static_cast<float>(cut_.z);
-    const bool simple = !q && cut_.id == INT_MAX && static_cast<double>(cut) == cut_.z;
-    const BlockSum block_sum = passes.weigh(
-        p, q,
-        {.cut = cut, .max = max_x_, .shift = static_cast<float>(max_ - max_x_),
-         .log2_power = static_cast<float>(std::min(power_ * 1.4426950408889634, 1e30)),
-         .cut_survives = simple});
-    at_cut = !simple && cut > -infinity && block_sum.at_cut;
-    return block_sum.sum;
+// The kept e^(x - max) become e^(x + residual - max), where max has no residual.
+void Distribution::correct_kept() {
+    const size_t n = changed_.size();
+    corrected_.resize(blocks_of(n) * block_size * 2);
+    float *const corrected = corrected_.data() + blocks_of(n) * block_size;
+    for (size_t i = 0; i < n; ++i) {
+        const auto id = static_cast<size_t>(changed_[i]);
+        corrected_[i] = (x_[id] - max_x_) + residual_[id];
+    }
+    passes.sum_exp(corrected_.data(), n, 0, corrected);
+    for (size_t i = 0; i < n; ++i) {
+        e_[static_cast<size_t>(changed_[i])] = corrected[i];
+    }
 }
 
+// Where more than 32 blocks are alive, in float. A value at the cut takes a closer look if its
+// residual or its id decides whether it survives.
 void Distribution::sum_blocks() {
-    active_.clear();
     const float threshold = std::max(static_cast<float>(cut_.z), -FLT_MAX);
-    for (size_t b = 0; b < block_max_.size(); ++b) {
-        if (block_max_[b] >= threshold) {
-            active_.push_back({b, 0});
+    const auto reaches = [=](float max) { return max >= threshold; };
+    const auto active = std::count_if(block_max_.begin(), block_max_.end(), reaches);
+    active_.resize(block_max_.size());
+    if (active > 32) {
+        const auto cut = static_cast<float>(cut_.z), shift = static_cast<float>(max_ - max_x_);
+        const bool simple = residual_.empty() && cut_.id == INT_MAX &&
+                            static_cast<double>(cut) == cut_.z;
+        if (power_ != 1 || shift != 0) {
+            row_.e = nullptr;
         }
+        if (row_.e) {
+            correct_kept();
+        }
+        active_.resize(passes.weigh(
+            active_.data(), row_, threshold,
+            {.cut = cut, .max = max_x_, .shift = shift,
+             .log2_power = static_cast<float>(std::min(power_ * 1.4426950408889634, 1e30)),
+             .cut_survives = simple}));
+        for (BlockSum &block : active_) {
+            block.at_cut &= !simple && cut > -infinity;
+        }
+    } else {
+        size_t n = 0;
+        for (size_t b = 0; b < block_max_.size(); ++b) {
+            if (block_max_[b] >= threshold) {
+                active_[n++] = {0, static_cast<uint32_t>(b), true};
+            }
+        }
+        active_.resize(n);
     }
     total_ = 0;
     double weights[block_size];
-    for (ActiveBlock &block : active_) {
-        bool exactly = active_.size() <= 32;
-        if (!exactly) {
-            block.sum = weigh_quickly(block.index, exactly);
-        }
-        if (exactly) {
+    for (BlockSum &block : active_) {
+        if (block.at_cut) {
             block.sum = weigh(weights, block.index);
         }
         total_ += block.sum;
@@ -495,9 +507,9 @@ void Distribution::sum_blocks() {
 
 int32_t Distribution::token_at(double u) const {
     const double target = u * total_;
-    const ActiveBlock *chosen = nullptr;
+    const BlockSum *chosen = nullptr;
     double before = 0, sum = 0;
-    for (const ActiveBlock &block : active_) {
+    for (const BlockSum &block : active_) {
         if (block.sum > 0) {
             chosen = &block;  // the last one, should rounding leave the target behind all
             before = sum;
@@ -526,7 +538,7 @@ int32_t Distribution::token_at(double u) const {
 void Distribution::probabilities(std::span<double> out) const {
     std::fill(out.begin(), out.end(), 0.);
     double weights[block_size];
-    for (const ActiveBlock &block : active_) {
+    for (const BlockSum &block : active_) {
         const double sum = weigh(weights, block.index), share = block.sum / total_;
         const size_t start = block.index * block_size, n = std::min(block_size, x_.size() - start);
         for (size_t i = 0; i < n && sum > 0; ++i) {
@@ -539,7 +551,8 @@ LogProbabilities log_softmax(std::span<const float> x, int32_t token, size_t k) 
     std::vector<float> block_max(blocks_of(x.size()));
     passes.maxima(block_max.data(), x.data(), x.size());
     const float max = *std::max_element(block_max.begin(), block_max.end());
-    const double shift = static_cast<double>(max) + std::log(passes.sum_exp(x.data(), x.size(), max));
+    const double sum = passes.sum_exp(x.data(), x.size(), max, nullptr);
+    const double shift = static_cast<double>(max) + std::log(sum);
     std::vector<size_t> best;  // the greatest first
     for (size_t b = 0; k > 0 && b < block_max.size(); ++b) {
         if (best.size() == k && block_max[b] <= x[best.back()]) {

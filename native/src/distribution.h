@@ -1,8 +1,10 @@
 // The distribution that a token is drawn from: the softmax of a row of logits, cut by top-p, top-k
 // and min-p, raised to a power. Called by sampler.cpp, which has applied bias, penalties and bans;
-// never knows a request. One object is reused for many rows: its memory stays (30 KB, 1.6 MB at
-// worst, vocabulary 65536).
+// never knows a request. One object is reused for many rows: its memory stays (30 KB, 0.5 MB where
+// many tokens survive, 2 MB at worst, vocabulary 65536).
 #pragma once
+
+#include "logit_row.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -26,18 +28,19 @@ struct Law {
 
 class Distribution {
 public:
-    // z = x + residual. residual holds what the rounding of z to float lost; empty: nothing. The
-    // float nearest to z must be x: what survives a cut at some z is looked for among the x. Both
-    // must stay alive while the object is asked. Throws Error (RWKV_INTERNAL) if an x is NaN or
-    // +infinity, or if none is finite.
-    void set(std::span<const float> x, std::span<const float> residual, const Law &law);
+    // z = x + residual. residual holds what the rounding of z to float lost; empty: nothing.
+    // `changed` names those that may not be 0. The float nearest to z must be x: what survives a
+    // cut at some z is looked for among the x. All must stay alive while the object is asked. Throws
+    // Error (RWKV_INTERNAL) if an x is NaN or +infinity, or if none is finite.
+    void set(std::span<const float> x, std::span<const float> residual,
+             std::span<const int32_t> changed, const Law &law);
 
     // The token at u in [0, 1) of the cumulative distribution in id order.
     int32_t token_at(double u) const;
     void probabilities(std::span<double> out) const;  // [vocab]
 
 private:
-    static constexpr size_t block_size = 64;
+    static constexpr size_t block_size = LogitRow::block;
 
     // Tokens are ordered by z, the greatest first, of equals the lowest id first. Every cut keeps a
     // prefix of this order and so is described by its last token; id INT_MAX keeps all equals.
@@ -50,38 +53,50 @@ private:
         double z, weight;
         int32_t id;
     };
-    struct Limits;
-    struct ActiveBlock {
-        size_t index;
-        double sum;
+    struct Bracket {
+        float low, high;  // low <= x <= high
     };
+    struct Limits;
 
     double z(size_t i) const {
         return static_cast<double>(x_[i]) +
                (residual_.empty() ? 0. : static_cast<double>(residual_[i]));
     }
     void find_maximum();
-    Cut find_cut(const Limits &limits, double sum);
-    std::optional<Cut> find_cut_by_sample(const Limits &limits, double sum);
+    Cut find_cut(Limits limits);
+    Cut find_cut_by_histograms(const Limits &limits);
+    std::optional<Bracket> guess_bracket(const Limits &limits);
+    Survey take_survey(const Bracket &bracket, const Limits &limits);
+    std::optional<Cut> find_cut_inside(const Bracket &bracket, const Survey &survey,
+                                       const Limits &limits);
     static Cut select(std::span<Candidate> candidates, double weight, size_t count,
                       const Limits &limits);
     template <class Accept>
-    double gather(float threshold, size_t most, Accept accept);
+    void gather(float threshold, size_t most, Accept accept);
+    double weigh_candidates();
+    size_t blocks_within(float depth) const;
+    float *keep_e();
     void sum_blocks();
+    void correct_kept();
     double weigh(double *weights, size_t block) const;
-    double weigh_quickly(size_t block, bool &at_cut) const;
 
     std::span<const float> x_, residual_;
+    std::span<const int32_t> changed_;
+    Row row_{};                     // of x and residual
     std::vector<float> block_max_;  // of x
+    std::vector<float> maxima_of_maxima_;
     float max_x_ = 0;
     double max_ = 0;                // of z
     size_t first_ = 0;              // the lowest id with z = max
     Cut cut_{};
     double power_ = 1;              // 1 / T
-    std::vector<ActiveBlock> active_;
+    std::vector<BlockSum> active_;
     double total_ = 0;
     std::vector<Candidate> candidates_;
-    std::vector<float> sample_, sample_max_;
+    std::vector<float> e_, corrected_;
+    std::vector<double> weights_;
+    std::vector<uint16_t> bands_;
+    std::vector<float> sample_, sample_e_;
     std::vector<int32_t> ids_;
 };
 

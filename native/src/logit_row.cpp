@@ -3,13 +3,18 @@
 
 #include <cfloat>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace rwkv {
 
 // 128 bits: what every machine has.
 namespace narrow {
 #define LOGIT_LANES 4
 #include "logit_row.inl"
-constexpr LogitRow form{"narrow", maxima, sum_exp, weigh, bracket};
+constexpr LogitRow form{"narrow", maxima, sum_exp, exp_exactly, weigh, least,
+                         place, survey, survey_counts};
 #undef LOGIT_LANES
 }  // namespace narrow
 
@@ -23,7 +28,8 @@ constexpr LogitRow form{"narrow", maxima, sum_exp, weigh, bracket};
 namespace avx2 {
 #define LOGIT_LANES 8
 #include "logit_row.inl"
-constexpr LogitRow form{"avx2", maxima, sum_exp, weigh, bracket};
+constexpr LogitRow form{"avx2", maxima, sum_exp, exp_exactly, weigh, least,
+                         place, survey, survey_counts};
 #undef LOGIT_LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -37,7 +43,8 @@ constexpr LogitRow form{"avx2", maxima, sum_exp, weigh, bracket};
 namespace avx512 {
 #define LOGIT_LANES 16
 #include "logit_row.inl"
-constexpr LogitRow form{"avx512", avx2::maxima, sum_exp, weigh, bracket};
+constexpr LogitRow form{"avx512", maxima, sum_exp, exp_exactly, weigh, least,
+                         place, survey, survey_counts};
 #undef LOGIT_LANES
 }  // namespace avx512
 #if defined(__clang__)

@@ -11,40 +11,74 @@
 
 namespace rwkv {
 
-// A block's sum of weights, and whether a value lies exactly at the cut.
-struct BlockSum {
-    double sum;
-    bool at_cut;
+// A row of logits [n] and what has been found out about it. Null: not known, or zeros.
+struct Row {
+    const float *x;
+    size_t n;
+    const float *block_max = nullptr;  // [blocks] the greatest x of each
+    const float *residual = nullptr;   // [n] what rounding to x lost
+    const float *e = nullptr;          // [blocks * 64] e^(x + residual - max)
 };
 
-// What survives, in float: e^((x + residual - max - shift) * power) of the x above the cut.
+// What survives, in float: e^((x + residual - max - shift) * power) of the x above the cut. A row
+// with e has power 1 and shift 0.
 struct QuickLaw {
     float cut, max, shift;
     float log2_power;   // power * log2(e)
     bool cut_survives;  // whether x = cut is counted, too
 };
 
+// A block's sum of weights, and whether a value lies exactly at the cut.
+struct BlockSum {
+    double sum;
+    uint32_t index;
+    bool at_cut;
+};
+
+// Bands of equal width over [low, high], numbered from the top; the last takes what is further down
+// than the others reach, and band n what lies outside.
+struct BandLaw {
+    float low, high, scale;
+    size_t n;
+    size_t place(float x) const {  // low <= x <= high
+        const float y = (high - x) * scale, last = static_cast<float>(n) - 1.f;
+        return static_cast<size_t>(y < last ? y : last);
+    }
+};
+
+// What a bracket low <= x <= high divides.
+struct Survey {
+    double sum = 0, above = 0;  // of e^(x - max): of all, of those above the bracket
+    size_t count = 0;           // above the bracket
+    size_t found = 0;           // inside
+};
+
 struct LogitRow {
     static constexpr size_t block = 64;
     static constexpr size_t widest = 16;  // lanes of the widest form
 
-    // Of the values above a bracket: how many, and the sum of their e^(x - max).
-    struct Above {
-        double weight = 0;
-        size_t count = 0;
-    };
-
     const char *name;
     // Fills block_max; returns whether every value is below +infinity (NaN is not).
     bool (*maxima)(float *block_max, const float *x, size_t n);
-    // Sum of e^(x - max): float within a block (8 additions per lane), double across blocks.
-    double (*sum_exp)(const float *x, size_t n, float max);
-    // x and residual (or null: zeros) point at the 64 values of one block.
-    BlockSum (*weigh)(const float *x, const float *residual, const QuickLaw &law);
-    // Writes the ids of low <= x <= high in order and returns their number; gives up with a number
-    // beyond `most` once there are more than that. ids has room for most + widest; low is finite.
-    size_t (*bracket)(int32_t *ids, size_t most, Above &above, const float *x, size_t n,
-                      const float *block_max, float low, float high, float max);
+    // Sum of e^(x - max): float within a block (8 additions per lane), double across blocks. Unless
+    // it is null, e [blocks * 64] keeps them, zeros behind the last.
+    double (*sum_exp)(const float *x, size_t n, float max, float *e);
+    // w <- e^w for w <= 0, relative error 4e-16; 0 below -708. n is a multiple of widest.
+    void (*exp_exactly)(double *w, size_t n);
+    // Weighs the blocks that reach the threshold, in order, and returns how many those are; `sums`
+    // has room for all.
+    size_t (*weigh)(BlockSum *sums, const Row &row, float threshold, const QuickLaw &law);
+    // The least above -infinity; +infinity if there is none.
+    float (*least)(const float *x, size_t n);
+    // The band of each value; `band` has room for whole blocks.
+    void (*place)(int32_t *band, const float *x, size_t n, const BandLaw &law);
+    // Surveys a row and writes the ids inside the bracket in order, low being finite. ids has room
+    // for most + block; of more than `most` only some are written. e as in sum_exp, never null.
+    void (*survey)(Survey &out, int32_t *ids, size_t most, const Row &row, float low, float high,
+                   float max, float *e);
+    // The same without weights; does not go on beyond `most`.
+    void (*survey_counts)(Survey &out, int32_t *ids, size_t most, const Row &row, float low,
+                          float high);
 };
 
 // Every form that this machine can run, the best one first.

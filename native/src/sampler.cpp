@@ -188,7 +188,7 @@ const Distribution &Sampler::distribution(std::span<const float> logits) const {
     const bool penalised = step_ > 0 && !occurrences_.empty();
     const bool sloped = step_ > 0 && !options_.slopes.empty();
     if (!penalised && !repeats && !sloped && options_.bias.empty() && options_.forbidden.empty()) {
-        s.distribution.set(logits, {}, law);
+        s.distribution.set(logits, {}, {}, law);
         return s.distribution;
     }
 
@@ -223,7 +223,7 @@ const Distribution &Sampler::distribution(std::span<const float> logits) const {
     if (repeats) {
         forbid(last_);
     }
-    s.distribution.set(s.copy, std::span(s.residual).first(logits.size()), law);
+    s.distribution.set(s.copy, std::span(s.residual).first(logits.size()), s.touched, law);
     return s.distribution;
 }
 

@@ -2,11 +2,10 @@
 // sorts, and against statistics. RWKV_TEST_TIMES=1 prints how long a draw takes.
 #include "check.h"
 #include "distribution.h"
-#include "logit_row.h"
+#include "random_logits.h"
 #include "sampler.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <chrono>
 #include <limits>
 #include <map>
@@ -17,9 +16,6 @@
 using namespace rwkv;
 
 namespace {
-
-constexpr float inf = std::numeric_limits<float>::infinity();
-using Floats = std::vector<float>;
 
 SamplingOptions law(double temperature, double top_p, int32_t top_k, double min_p = 0) {
     SamplingOptions options;
@@ -136,25 +132,6 @@ Oracle oracle(const SamplingOptions &o, const std::vector<double> &z) {
     return out;
 }
 
-Floats random_logits(std::mt19937_64 &random, size_t n) {
-    std::normal_distribution<float> normal;
-    const float spread = std::array{0.f, 1e-4f, 0.3f, 1.f, 3.f, 10.f, 60.f}[random() % 7];
-    const float grid = std::array{0.f, 0.f, 0.25f, 4.f}[random() % 4];
-    Floats x(n);
-    for (float &v : x) {
-        v = spread * normal(random);
-        v = grid > 0 ? std::round(v / grid) * grid : v;
-    }
-    for (size_t i = random() % 3 == 0 ? n / 3 : 0; i > 0; --i) {
-        x[random() % n] = -inf;
-    }
-    for (size_t i = random() % 3 == 0 ? std::min<size_t>(n, 8) : 0; i > 0; --i) {
-        x[random() % n] = 20 + normal(random);
-    }
-    x[random() % n] = 1;  // one finite at least
-    return x;
-}
-
 SamplingOptions random_options(std::mt19937_64 &random, size_t n) {
     const auto pick = [&](std::initializer_list<double> list) {
         return list.begin()[random() % list.size()];
@@ -226,72 +203,6 @@ void test_oracle() {
     }
     CHECK(compared > 400);
     std::printf("oracle: %d cases, worst difference %.2g\n", compared, worst);
-}
-
-// Every form of the passes over a row gives the bits of the narrowest, and those are right.
-void test_passes() {
-    std::mt19937_64 random(9);
-    const LogitRow &narrow = *logit_rows().back();
-    for (int round = 0; round < 300; ++round) {
-        const size_t n = std::array<size_t, 8>{1, 7, 63, 64, 65, 128, 1000, 4099}[random() % 8];
-        const Floats x = random_logits(random, n);
-        const size_t blocks = (n + LogitRow::block - 1) / LogitRow::block;
-        const float max = *std::max_element(x.begin(), x.end());
-        std::vector<float> ordered(x);
-        std::sort(ordered.begin(), ordered.end());
-        const float low = std::max(ordered[random() % n], -FLT_MAX);
-        const float high = std::max(low, ordered[random() % n]);
-        double sum = 0, above_sum = 0;
-        std::vector<int32_t> inside;
-        size_t above_count = 0;
-        for (size_t i = 0; i < n; ++i) {
-            const double weight = std::exp(static_cast<double>(x[i]) - static_cast<double>(max));
-            sum += weight;
-            above_sum += x[i] > high ? weight : 0;
-            above_count += x[i] > high;
-            if (x[i] >= low && x[i] <= high) inside.push_back(static_cast<int32_t>(i));
-        }
-        for (const LogitRow *form : logit_rows()) {
-            Floats block_max(blocks);
-            CHECK(form->maxima(block_max.data(), x.data(), n));
-            for (size_t b = 0; b < blocks; ++b) {
-                const auto from = x.begin() + static_cast<ptrdiff_t>(b * LogitRow::block);
-                const auto left = std::min<ptrdiff_t>(LogitRow::block, x.end() - from);
-                CHECK(block_max[b] == *std::max_element(from, from + left));
-            }
-            CHECK(form->sum_exp(x.data(), n, max) == narrow.sum_exp(x.data(), n, max));
-            CHECK_NEAR(form->sum_exp(x.data(), n, max), sum, 1e-6 * sum);
-
-            LogitRow::Above above, narrow_above;
-            std::vector<int32_t> ids(n + LogitRow::widest), unused(n + LogitRow::widest);
-            ids.resize(form->bracket(ids.data(), n, above, x.data(), n, block_max.data(), low, high,
-                                     max));
-            CHECK(ids == inside);
-            narrow.bracket(unused.data(), n, narrow_above, x.data(), n, block_max.data(), low, high,
-                           max);
-            CHECK(above.count == above_count && above.weight == narrow_above.weight);
-            CHECK_NEAR(above.weight, above_sum, 1e-6 * sum);
-            for (const size_t most : {inside.size() / 2, inside.size() - 1}) {
-                if (most >= inside.size()) continue;
-                std::vector<int32_t> few(most + LogitRow::widest);
-                CHECK(form->bracket(few.data(), most, above, x.data(), n, block_max.data(), low,
-                                    high, max) > most);
-            }
-            for (const bool with_residual : {false, true}) {
-                if (n < LogitRow::block) continue;
-                const Floats residual(LogitRow::block, 1e-8f);
-                const QuickLaw law{low, max, 0, 1.3f, !with_residual};
-                const float *r = with_residual ? residual.data() : nullptr;
-                const BlockSum a = form->weigh(x.data(), r, law), b = narrow.weigh(x.data(), r, law);
-                CHECK(a.sum == b.sum && a.at_cut == b.at_cut);
-            }
-            for (const float bad : {inf, std::numeric_limits<float>::quiet_NaN()}) {
-                Floats y = x;
-                y[random() % n] = bad;
-                CHECK(!form->maxima(block_max.data(), y.data(), n));
-            }
-        }
-    }
 }
 
 // ---- Penalties: runner-api.md 11.3, and the lazy decay against the plain recurrence.
@@ -411,6 +322,35 @@ void test_near_the_middle() {
             x[7] = 0;
             CHECK(probabilities(sampler, x)[7] == 1);
             CHECK(sampler.draw(x).token == 7);
+        }
+    }
+}
+
+// Thousands of survivors in most blocks: the path by a bracket, whose kept weights must learn of
+// penalties and of what rounding to float lost (3e-5 of a logit near 1000).
+void test_many_survivors() {
+    std::mt19937_64 random(8);
+    std::normal_distribution<float> normal(1000, 1);
+    Floats x(65536);
+    for (float &v : x) {
+        v = normal(random);
+    }
+    for (const SamplingOptions &cuts : {law(1, 0.3, 0), law(0.7, 0.3, 0), law(1, 0.6, 3000),
+                                        law(1, 1, 3000), law(1, 0.9, 0, 0.05)}) {
+        for (const bool penalised : {false, true}) {
+            SamplingOptions o = cuts;
+            o.presence_penalty = penalised ? 0.1234567 : 0;
+            Sampler sampler(o, {});
+            std::vector<double> z(x.begin(), x.end());
+            for (size_t id = 3; penalised && id < x.size(); id += 97) {
+                sampler.count(static_cast<int32_t>(id));
+                z[id] -= o.presence_penalty;
+            }
+            const Oracle expected = oracle(o, z);
+            const auto p = probabilities(sampler, x);
+            for (size_t i = 0; i < x.size(); ++i) {
+                CHECK_NEAR(p[i], expected.p[i], 1e-6 * expected.p[i]);
+            }
         }
     }
 }
@@ -639,13 +579,13 @@ void test_random() {
     // The ends of the cumulative distribution.
     Distribution distribution;
     const Floats x{-inf, 1, 1, -inf};
-    distribution.set(x, {}, Law{});
+    distribution.set(x, {}, {}, Law{});
     CHECK(distribution.token_at(0) == 1);
     CHECK(distribution.token_at(0.4999) == 1);
     CHECK(distribution.token_at(0.5) == 2);
     CHECK(distribution.token_at(1 - 0x1p-53) == 2);
     const Floats wide(9000, -1.f);
-    distribution.set(wide, {}, Law{});
+    distribution.set(wide, {}, {}, Law{});
     CHECK(distribution.token_at(0) == 0);
     CHECK(distribution.token_at(1 - 0x1p-53) == 8999);
 }
@@ -769,10 +709,10 @@ void print_times() {
 int main() {
     test_vectors();
     test_oracle();
-    test_passes();
     test_penalties();
     test_weights_and_slopes();
     test_near_the_middle();
+    test_many_survivors();
     test_many_blocks();
     test_bans();
     test_greedy();
