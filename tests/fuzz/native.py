@@ -7,10 +7,10 @@ Called by test_replay.py and test_fuzz.py.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
+
+from native_builds import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -18,12 +18,6 @@ TARGETS = sorted(path.stem for path in HERE.glob("fuzz_*.cpp"))
 SANITIZERS = "address,undefined"
 # The allocator may fail: an absurd size is then an exception, and the claims decide.
 ENVIRONMENT = {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "allocator_may_return_null=1"}
-
-
-def tool(name: str) -> str | None:
-    """A build tool of this environment or of the machine."""
-    beside = Path(sys.executable).with_name(name)
-    return str(beside) if beside.exists() else shutil.which(name)
 
 
 def run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
