@@ -67,6 +67,8 @@ def _joined(pages: Iterator[dict[str, Any]], most_bytes: int) -> bytes:
 
 
 def _text(raw: bytes, name: str, encoding: str) -> Iterator[dict[str, Any]]:
+    if "\0" in encoding:
+        raise UnknownEncoding("the name of an encoding holds no null character")
     try:
         text = raw.decode(encoding)
         text.encode()  # some encodings can write half a surrogate pair, which JSON cannot
