@@ -187,3 +187,16 @@ def serving(*arguments: str, **settings: Any) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def children(server: Server, script: str) -> list[int]:
+    """The processes that run a script for this server now."""
+    parent, found = f"PPid:\t{server.status()['pid']}\n", []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = parent in (process / "status").read_text()
+            if ours and script.encode() in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:  # it has just ended
+            continue
+    return found

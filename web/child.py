@@ -16,13 +16,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
 
 from web import errors
 from web.hangup import Hangups
+
+if TYPE_CHECKING:
+    import falcon
 
 _LIMITED = Path(__file__).with_name("limited.py")
 _PIECE = 1 << 20  # bytes between two chances of the hub to run
@@ -43,6 +46,10 @@ class Client:
 
     hangups: Hangups
     sock: Any
+
+    @classmethod
+    def of(cls, hangups: Hangups, req: falcon.Request) -> Client:
+        return cls(hangups, req.env.get("gunicorn.socket"))
 
     @contextlib.contextmanager
     def watched(self, gone: Callable[[], None]) -> Iterator[None]:

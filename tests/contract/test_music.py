@@ -8,6 +8,8 @@ import json
 import os
 import random
 import shutil
+import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import SOAK, Server, serving
+from serving import SOAK, Server, children, serving, wait_until
 
 from web.midi import sample
 from web.midi.transcript import midi_to_text
@@ -125,6 +127,19 @@ def test_long_pieces_are_converted_alike_while_others_are_served(studio: Server)
             studio.post("/completions", {"prompt": "x", "max_tokens": 2})
         assert all(one.result() == data for one in made)
         assert all(one.result() == midi_to_text(data) for one in read)
+
+
+@pytest.mark.parametrize("path", ["/text-to-midi", "/midi-to-text"])
+def test_a_client_that_leaves_ends_its_converter(studio: Server, path: str) -> None:
+    text = " ".join([LONG] * 30)  # for a second or more
+    body = json.dumps({"text": text}).encode() if path[1] == "t" else text_to_midi(text)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", studio.port), timeout=60) as sock:
+        sock.sendall(head.encode() + body)
+        wait_until(lambda: len(children(studio, "converter")) == 1)
+        # From now on it would never end of itself.
+        os.kill(children(studio, "converter")[0], signal.SIGSTOP)
+    wait_until(lambda: not children(studio, "converter"), 15)
 
 
 # Files of the workspace.

@@ -50,13 +50,13 @@ class Compositions:
     ) -> None:
         """The file that a prompt's notes and the model's stand for."""
         piece = in_thread(composed, serving.tokenizer, prompt, text)
-        midi = self._conversions.to_midi(piece, "prompt", FAMILIES[serving.persona.family])
+        client = Client(serving.hangups, sock)
+        midi = self._conversions.to_midi(piece, "prompt", client, FAMILIES[serving.persona.family])
         if form == "midi":
             resp.content_type = TYPE
             resp.data = midi
             resp.downloadable_as = "music.mid"
         else:
-            client = Client(serving.hangups, sock)
             # What can be wrong with it is that it lasts too long.
             self._sound.file(midi, default_font(), "max_tokens", client).send(resp)
             resp.downloadable_as = "music.wav"

@@ -38,30 +38,32 @@ _WRONG, _SILENT = 1, 2  # exit codes of the child
 
 class Conversions:
     """Converts for all requests. `field` is what errors call the piece; each raises a Refusal: 400
-    for the piece, 429 if too many wait."""
+    for the piece, 429 if too many wait; and ClientGone."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._turn = BoundedSemaphore(_AT_WORK)
         self._waiting = 0
 
-    def to_midi(self, text: str, field: str, vocabulary: str | None = None) -> bytes:
+    def to_midi(
+        self, text: str, field: str, client: child.Client, vocabulary: str | None = None
+    ) -> bytes:
         """The file of a text, in the vocabulary of the served model unless another is named."""
         vocabulary = vocabulary or self._vocabulary()
         try:
             if _is_quick(len(text), LIMITS.text):
                 return in_thread(text_to_midi, text, VOCABULARIES[vocabulary])
-            return self._by_child("midi", vocabulary, text.encode())
+            return self._by_child("midi", vocabulary, text.encode(), client)
         except MidiError as problem:
             raise errors.invalid(field, f"cannot be converted: {problem}") from None
 
-    def to_text(self, data: bytes, field: str) -> str:
+    def to_text(self, data: bytes, field: str, client: child.Client) -> str:
         """The first piece of a file."""
         vocabulary = self._vocabulary()
         try:
             if _is_quick(len(data), LIMITS.file):
                 return in_thread(midi_to_text, data, VOCABULARIES[vocabulary])
-            return self._by_child("text", vocabulary, data).decode()
+            return self._by_child("text", vocabulary, data, client).decode()
         except MidiError as problem:
             raise _bad_file(field, problem) from None
 
@@ -69,7 +71,7 @@ class Conversions:
         """As RWKV Runner chooses: that of the piano only while its model is loaded."""
         return FAMILIES.get(self._runtime.family, "default")
 
-    def _by_child(self, kind: str, vocabulary: str, data: bytes) -> bytes:
+    def _by_child(self, kind: str, vocabulary: str, data: bytes, client: child.Client) -> bytes:
         if self._waiting >= _MOST_WAITING:
             raise errors.queue_full()
         self._waiting += 1
@@ -81,7 +83,7 @@ class Conversions:
             with child.memory_file("piece") as given, child.memory_file("converted") as got:
                 child.fill(given, data)
                 os.lseek(given, 0, os.SEEK_SET)
-                code = child.run(_CONVERTER, (kind, vocabulary), given, got, _ALLOWANCE)
+                code = child.run(_CONVERTER, (kind, vocabulary), given, got, _ALLOWANCE, client)
                 made = child.contents(got) if code in (0, _WRONG, _SILENT) else b""
         finally:
             self._turn.release()

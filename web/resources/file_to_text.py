@@ -40,7 +40,7 @@ class FileToTextResource:
                 detail="file type not supported",
             )
         file = msgspec.structs.replace(file, name=name)
-        client = Client(self._runtime.hangups, req.env.get("gunicorn.socket"))
+        client = Client.of(self._runtime.hangups, req)
         answer = self._documents.read(file, kind, encoding, client)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = answer

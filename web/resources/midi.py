@@ -9,6 +9,7 @@ import falcon
 import msgspec
 
 from web import errors
+from web.child import Client
 from web.files import named
 from web.files.uploads import FIELD, uploaded
 from web.middleware import read_body
@@ -16,6 +17,7 @@ from web.midi.conversion import TYPE, Conversions
 from web.midi.limits import LIMITS
 from web.offload import in_thread
 from web.paths import Roots
+from web.runtime import Runtime
 from web.schemas import fields
 from web.schemas.midi import MusicFilesRequest, Score, music_files_request, music_request
 
@@ -23,23 +25,27 @@ from web.schemas.midi import MusicFilesRequest, Score, music_files_request, musi
 class TextToMidiResource:
     """Answers the file."""
 
-    def __init__(self, conversions: Conversions) -> None:
+    def __init__(self, runtime: Runtime, conversions: Conversions) -> None:
+        self._runtime = runtime
         self._conversions = conversions
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), music_request)
-        resp.data = self._conversions.to_midi(request.text, "text")
+        client = Client.of(self._runtime.hangups, req)
+        resp.data = self._conversions.to_midi(request.text, "text", client)
         resp.content_type = TYPE
 
 
 class MidiToTextResource:
     """Takes a file of any name, as a form or as the whole body."""
 
-    def __init__(self, conversions: Conversions) -> None:
+    def __init__(self, runtime: Runtime, conversions: Conversions) -> None:
+        self._runtime = runtime
         self._conversions = conversions
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        text = self._conversions.to_text(uploaded(req).data, FIELD)
+        client = Client.of(self._runtime.hangups, req)
+        text = self._conversions.to_text(uploaded(req).data, FIELD, client)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(Score(text))
 
@@ -47,14 +53,17 @@ class MidiToTextResource:
 class TxtToMidiResource:
     """Reads one file of the workspace and writes another."""
 
-    def __init__(self, conversions: Conversions, roots: Roots) -> None:
+    def __init__(self, runtime: Runtime, conversions: Conversions, roots: Roots) -> None:
+        self._runtime = runtime
         self._conversions = conversions
         self._roots = roots
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), music_files_request)
         text, path = in_thread(self._files, request)
-        in_thread(named.save, path, "midi_path", self._conversions.to_midi(text, "txt_path"))
+        client = Client.of(self._runtime.hangups, req)
+        midi = self._conversions.to_midi(text, "txt_path", client)
+        in_thread(named.save, path, "midi_path", midi)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'
 

@@ -37,7 +37,15 @@ class MidiToWavResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), midi_to_wav_request)
         midi, path, font = in_thread(self._files, request)
-        _save(self._sound, midi, font, path, "wav_path", "midi_path", _client(self._runtime, req))
+        _save(
+            self._sound,
+            midi,
+            font,
+            path,
+            "wav_path",
+            "midi_path",
+            Client.of(self._runtime.hangups, req),
+        )
         resp.content_type = falcon.MEDIA_JSON
         resp.data = _SUCCESS
 
@@ -68,13 +76,13 @@ class TextToWavResource:
         if self._runtime.deploy and not sound.is_default(request.sound_font_path):
             raise errors.forbidden(sound.FONT)
         font = in_thread(_font, self._roots, request.sound_font_path)
-        client = _client(self._runtime, req)
+        client = Client.of(self._runtime.hangups, req)
         if audio:
-            midi = self._conversions.to_midi(ended(request.text), "text")
+            midi = self._conversions.to_midi(ended(request.text), "text", client)
             self._sound.file(midi, font, "text", client).send(resp)
             return
         paths = in_thread(self._outputs, request.wav_name)
-        midi = self._conversions.to_midi(ended(request.text), "text")
+        midi = self._conversions.to_midi(ended(request.text), "text", client)
         _save(self._sound, midi, font, paths[".wav"], "wav_name", "text", client)
         in_thread(named.save, paths[".mid"], "wav_name", midi)
         in_thread(named.save, paths[".txt"], "wav_name", marked(request.text).encode())
@@ -94,10 +102,6 @@ def _wants_audio(req: falcon.Request) -> bool:
     """`Accept: audio/wav` or the like; whoever takes anything gets RWKV Runner's answer."""
     kinds = (falcon.MEDIA_JSON, sound.TYPE)
     return "audio/" in req.accept.lower() and req.client_prefers(kinds) == sound.TYPE
-
-
-def _client(runtime: Runtime, req: falcon.Request) -> Client:
-    return Client(runtime.hangups, req.env.get("gunicorn.socket"))
 
 
 def _font(roots: Roots, given: str | None) -> Path:
