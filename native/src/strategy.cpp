@@ -184,6 +184,9 @@ std::vector<Precision> Strategy::place(int64_t layers, DType file_dtype) const {
     for (size_t i = 0; i < stages.size(); ++i) {
         precisions.insert(precisions.end(), static_cast<size_t>(share[i]), stages[i].precision);
     }
+    for (Precision &precision : precisions) {
+        if (is_quantised(file_dtype) && is_quantised(precision.stored)) precision.stored = file_dtype;
+    }
     return precisions;
 }
 

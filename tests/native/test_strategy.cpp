@@ -36,6 +36,9 @@ void test_one_stage() {
     }
     CHECK(placed("auto", 2, DType::q4_0) == "cpu bf16i4");
     CHECK(placed("auto", 2, DType::q4_k) == "cpu bf16i8");
+    // What a file holds rounded to int8 or int4 is not rounded again.
+    CHECK(placed("cpu bf16i4", 3, DType::i8) == "cpu bf16i8");
+    CHECK(placed("cpu fp32i8 *1 -> cpu bf16", 3, DType::i4) == "cpu fp32i4 *1 -> cpu bf16 *3");
     // Whatever a single stage asks for, it gets all layers.
     for (const char *text :
          {"cpu fp16 *1", "cpu fp16 *4", "cpu fp16 *99", "cpu fp16 *1+", "cpu fp16 *0"})

@@ -41,6 +41,9 @@ def test_the_same_model(name: str, kind: str, golden: Path, tmp_path: Path) -> N
     assert info.strategy == strategy and info.file_dtype == ("int8" if kind == "i8" else "int4")
     for chosen in ("auto", strategy):
         assert np.array_equal(logits(path, chosen), wanted)
+    other = "cpu bf16i8" if kind == "i4" else "cpu bf16i4"  # weights that are rounded stay so
+    assert rn.Model.open(path, other).info.strategy == strategy
+    assert np.array_equal(logits(path, other), wanted)
     with pytest.raises(rn.UnsupportedError, match="packed as int"):
         rn.Model.open(path, "cpu fp32")
     with pytest.raises(rn.UnsupportedError, match="is packed"):
