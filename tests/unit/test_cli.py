@@ -205,6 +205,25 @@ def test_info_leaves_the_table_of_packed_matrices_out(tmp_path: Path) -> None:
     assert facts["tensors"]["head.weight"] == "I4 [257, 128]"
 
 
+ENDED = """
+import os, sys
+from web.cli import main, terminal
+terminal.LoadLine.show = lambda *_: os.kill(os.getpid(), int(sys.argv[1]))
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_convert_that_is_ended_leaves_nothing_behind(number: int, tmp_path: Path) -> None:
+    target = tmp_path / "x.safetensors"
+    command = [sys.executable, "-c", ENDED, str(int(number))]
+    command += ["convert", str(rn.demo_model()), str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, env=CLEAN, timeout=120)
+    assert done.returncode == 128 + number
+    assert not done.stdout and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 # -- generate, chat
 
 

@@ -7,7 +7,7 @@ import functools
 import sys
 from pathlib import Path
 
-from web.cli.terminal import LoadLine, Refused
+from web.cli.terminal import LoadLine, Refused, cleaning_up
 
 SUMMARY = "write a checkpoint as .safetensors (or GGUF) with official names"
 EPILOG = """\
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         write = convert.to_gguf
     else:
         write = functools.partial(convert.to_safetensors, packed=args.packed)
-    with LoadLine(sys.stderr, Path(args.source).name, "converting") as line:
+    with cleaning_up(), LoadLine(sys.stderr, Path(args.source).name, "converting") as line:
         write(args.source, target, args.dtype, force=args.force, progress=line.show)
     print(f"{target}: {target.stat().st_size:,} bytes")
     return 0

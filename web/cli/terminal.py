@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 
 class Refused(Exception):
     """What was asked for cannot be done; the message says why."""
+
+
+@contextlib.contextmanager
+def cleaning_up() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what it has written in part is removed."""
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def model_flags(parser: argparse.ArgumentParser) -> None:
