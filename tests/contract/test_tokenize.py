@@ -71,6 +71,7 @@ def test_broken_characters(server: Server) -> None:
         ("/detokenize", {"tokens": [-1]}, "tokens"),
         ("/detokenize", {"tokens": [100_000]}, "tokens"),
         ("/detokenize", {"tokens": [1] * ((1 << 20) + 1)}, "tokens"),
+        ("/detokenize", {"tokens": [1] * (1 << 22)}, "body"),
     ],
 )
 def test_refusals(server: Server, path: str, body: Any, field: str) -> None:
