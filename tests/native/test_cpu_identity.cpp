@@ -11,14 +11,16 @@ namespace {
 struct Layer {
     std::shared_ptr<Backend> backend;
     Random random{5};
-    int64_t H = 3, N = 24, D = H * N, F = 4 * D;
+    int64_t H, N, D = H * N, F = 4 * D;
     Wkv7Case c;
     Weights r, k, v, w1, a1, v1, g1, o, fk, fv, head;
     Floats mu[7], weight, bias;
     int64_t state_floats = 2 * D + D * N;
 
-    Layer(int threads, DType stored, DType compute)
+    Layer(int threads, int64_t heads, int64_t head_size, DType stored, DType compute)
         : backend(open_backend("cpu", threads)),
+          H(heads),
+          N(head_size),
           c(*backend, random, H, N, stored, compute),
           r(*backend, random, D, D, stored, compute),
           k(*backend, random, D, D, stored, compute),
@@ -126,24 +128,32 @@ Result run_apart(Layer &layer, const std::vector<int> &lengths, int chunk) {
     return result;
 }
 
-void test_identity(DType stored, DType compute) {
-    Layer layer(2, stored, compute);
-    for (int n = 1; n <= 40; ++n) {
-        const std::vector<int> decode(static_cast<size_t>(n), 1);
-        CHECK(run_together(layer, decode) == run_apart(layer, decode, 1));
-        CHECK(run_together(layer, {n}) == run_apart(layer, {n}, 1));
-    }
+void test_mixed(Layer &layer, DType stored, DType compute) {
     const std::vector<int> mixed = {1, 17, 1, 1, 8, 30, 2};
     const Result expected = run_apart(layer, mixed, 1);
     CHECK(run_together(layer, mixed) == expected);
     CHECK(run_apart(layer, mixed, 5) == expected);
     CHECK(run_apart(layer, mixed, 16) == expected);
     for (const int threads : {1, 3, 4}) {
-        Layer other(threads, stored, compute);
+        Layer other(threads, layer.H, layer.N, stored, compute);
         CHECK(other.backend->threads() == threads);
         CHECK(run_together(other, mixed) == expected);
         CHECK(run_apart(other, mixed, 1) == expected);
     }
+}
+
+void test_identity(DType stored, DType compute) {
+    Layer layer(2, 3, 24, stored, compute);
+    for (int n = 1; n <= 40; ++n) {
+        const std::vector<int> decode(static_cast<size_t>(n), 1);
+        CHECK(run_together(layer, decode) == run_apart(layer, decode, 1));
+        CHECK(run_together(layer, {n}) == run_apart(layer, {n}, 1));
+    }
+    test_mixed(layer, stored, compute);
+    // The head size of the published models, for which the recurrence may take another path over long spans.
+    Layer usual(2, 2, 64, stored, compute);
+    CHECK(run_together(usual, {100}) == run_apart(usual, {100}, 1));
+    test_mixed(usual, stored, compute);
 }
 
 }  // namespace

@@ -120,13 +120,13 @@ struct Wkv7Task {
 };
 
 // Rows that Wkv7Task works on at a time, and the floats it needs for that.
-constexpr int64_t kWkv7Rows = 16;
+constexpr int64_t kWkv7Rows = 24;
 // A prepared row of any form in floats: fp32 takes the most room.
 constexpr int64_t rounded_floats(int64_t in) { return row_bytes(kFloats, in) / 4; }
 constexpr int64_t wkv7_scratch(int64_t head_size, int64_t largest_rank) {
     const int64_t padded = (head_size + 15) / 16 * 16;
     return kWkv7Rows * rounded_floats(largest_rank) + 4 * kWkv7Rows * (padded + 2 * kPanel) +
-           16 * padded + padded * padded;
+           7 * kWkv7Rows * padded + padded * padded;
 }
 
 constexpr int64_t wkv6_scratch(int64_t head_size, int64_t rank) {
