@@ -136,9 +136,10 @@ int64_t nonzero_pairs(uint16_t *list, const LinearTask &task, Input form) {
 }
 
 // How far ahead of its own loads the only block of rows fetches weights, in bytes of each panel: what memory takes to
-// answer, in the time that few rows and many take for it. Of several blocks each fetches one of the panels that
-// follow, so that memory has the time of all to bring them: the first alone would wait for it.
-constexpr int64_t kAheadOfFew = 1024, kAheadOfMany = 4096;
+// answer, in the time that few rows and many take for it; the core's own loads run ahead by some hundred instructions,
+// which are fewer bytes of int4. Of several blocks each fetches one of the panels that follow, so that memory has the
+// time of all to bring them: the first alone would wait for it.
+constexpr int64_t kAheadOfFew = 1024, kAheadOfFewInt4 = 1536, kAheadOfMany = 4096;
 // Rows are taken in turns of so many that their inputs stay in the second-level cache while all panels
 // pass.
 constexpr int64_t kTurnBytes = 512 << 10;
@@ -150,6 +151,7 @@ void linear(const LinearTask *given) {
     alignas(64) float tile[kMaxRows * kWide * kPanel];
     uint16_t list[kMostListed + kSparseAhead];
     const int64_t listed = nonzero_pairs(list, task, input(task.w.stored, task.w.compute));
+    const int64_t ahead_of_few = task.w.stored == rwkv::cpu::kI4 ? kAheadOfFewInt4 : kAheadOfFew;
     const int64_t blocks = (task.rows + kMaxRows - 1) / kMaxRows;
     const int64_t fit = kTurnBytes / (kMaxRows * task.stride_x), turn = fit < 1 ? 1 : fit;
 
@@ -174,13 +176,18 @@ void linear(const LinearTask *given) {
             for (int64_t b = first; b < last; ++b) {  // rows in equal parts, as far as that goes
                 const int64_t row = task.rows * b / blocks;
                 const int64_t rows = task.rows * (b + 1) / blocks - row;
-                Fetch fetch = {task.x, 0, 0};
-                if (last - first == 1)
-                    fetch = {w + (choice == forms.wide ? kAheadOfFew : kAheadOfMany), panel_bytes, 64};
-                else if (b - first < width && panel + width < end)
-                    fetch = {w + (width + b - first) * panel_bytes, 0, 64};
-                else if (b - first < width && task.next)
-                    fetch = {task.next + (b - first) * task.next_bytes, 0, 64};
+                Fetch fetch = {task.x, 0, 0, task.x, 0};
+                if (panel + width < end)
+                    fetch.next = w + width * panel_bytes, fetch.next_bytes = panel_bytes;
+                else if (task.next)
+                    fetch.next = task.next, fetch.next_bytes = task.next_bytes;
+                if (last - first == 1) {
+                    const int64_t ahead = choice == forms.wide ? ahead_of_few : kAheadOfMany;
+                    fetch.from = w + ahead, fetch.panel_bytes = panel_bytes, fetch.step = 64;
+                } else if (b - first < width && fetch.next_bytes != 0) {
+                    fetch.next += (b - first) * fetch.next_bytes, fetch.next_bytes = 0;
+                    fetch.from = fetch.next, fetch.step = 64;
+                }
                 for (int64_t m = row; m < row + rows; ++m)  // where finish() will write
                     for (int64_t i = 0; i < wide; i += 16)
                         __builtin_prefetch(task.y + m * task.stride_y + output + i, 1, 3);

@@ -150,7 +150,8 @@ RWKV_INLINE void add_words(I (&sums)[M][P * NV], const U (&words)[P * NV],
 }
 
 // tile[m][p · 16 ..] = Σ_k W[k] x[m][k]. The integer sums live in registers, those in fp32 in the tile, where
-// they are needed once per group. Rows are addressed and weights fetched as in linear_words.inl.
+// they are needed once per group. Rows are addressed and weights fetched as in linear_words.inl, and the scales of
+// the panels that follow a whole panel before they are needed.
 template <class Stored, int M, int P>
 void block_bytes(float *tile, const char *x, int64_t stride, const char *w, int64_t panel_bytes,
                  int64_t in, Fetch fetch) {
@@ -158,12 +159,17 @@ void block_bytes(float *tile, const char *x, int64_t stride, const char *w, int6
     constexpr int64_t inputs = rwkv::cpu::group_of(Stored::type);
     w += rwkv::cpu::scale_bytes(Stored::type, in);
     fetch.from += w - scales;
+    const char *const last = scales + panel_bytes, *const next = fetch.next + (w - scales);
     for (int i = 0; i < M * P * NV; ++i) store(tile + i * V, F{});
     const char *rows[(M + 3) / 4];
 #pragma GCC unroll 4
     for (int i = 0; i < (M + 3) / 4; ++i) rows[i] = x + 4 * i * stride;
     int64_t stride3 = 3 * stride;
     for (int64_t group = groups_of(Stored::type, in); group != 0; --group) {
+        if (fetch.from == last) fetch.from = next, fetch.panel_bytes = fetch.next_bytes;
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) __builtin_prefetch(fetch.next + p * fetch.next_bytes, 0, 2);
+        fetch.next += 2 * kPanel;
         const auto row_at = [&](int m) {
             return rows[m / 4] + (m % 4 == 3 ? stride3 : (m % 4) * stride);
         };

@@ -71,12 +71,14 @@ RWKV_INLINE void multiply_add(F (&sums)[M][P * NV], const char *const (&x)[(M + 
     }
 }
 
-// What a block fetches from memory while it multiplies: for each of its panels a line at every step of 64 bytes. Without
-// branches, which few rows would feel.
+// What a block fetches from memory while it multiplies: for each of its panels a line at every step of 64 bytes. If that is
+// ahead in its own panels, it comes to the end of the first and goes on at the start of those that follow.
 struct Fetch {
     const char *from;
     int64_t panel_bytes;  // 0: the same line for every panel
     int64_t step;         // 64, or 0: always this line
+    const char *next;     // the panels that follow
+    int64_t next_bytes;   // of one of them
 };
 
 // tile[m][p · 16 ..] = Σ_k W[k] x[m][k].
@@ -97,6 +99,7 @@ void block(float *tile, const char *x, int64_t stride, const char *w, int64_t pa
     for (int i = 0; i < (M + 3) / 4; ++i) rows[i] = x + 4 * i * stride;
     int64_t stride3 = 3 * stride;
     for (const char *end = w + (in + 1) / 2 * step; w != end; w += step) {
+        if (fetch.from == end) fetch.from = fetch.next, fetch.panel_bytes = fetch.next_bytes;
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
