@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests" / "native"
 FUZZ = ROOT / "tests" / "fuzz"
 # Tests of code that several threads run at once; the others would only make the build longer.
-THREADED = re.compile(r"test_(engine|pool|scheduler|api)")
+THREADED = re.compile(r"test_(engine|pool|scheduler|state_cache|api)")
 # Tests of what differs between instruction sets.
 KERNELS = re.compile(r"test_(isa|cpu_(blocks|identity|numbers|products|recurrence))")
 # The same without the one that takes an emulator longest, half a minute for each.

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <exception>
 #include <iterator>
 #include <new>
 #include <utility>
@@ -31,6 +32,39 @@ void *Slab::take() {
         mapping.free.pop_back();
         return block;
     }
+    void *block = forerunner_ ? forerunner_->take() : nullptr;
+    if (!block) block = cut();
+    send_ahead();
+    return block;
+}
+
+void Slab::write_ahead(size_t bytes) {
+    ahead_ = bytes / block_;
+    if (ahead_ > 0 && !forerunner_) forerunner_ = std::make_unique<Forerunner>(block_);
+    send_ahead();
+}
+
+// Only when half of the blocks are gone, so that most requests meet none of it. Without memory or a thread there is
+// nothing ahead.
+void Slab::send_ahead() noexcept {
+    if (!forerunner_ || forerunner_->out() > ahead_ / 2) return;
+    try {
+        while (forerunner_->out() < ahead_) {
+            void *block = cut();
+            try {
+                forerunner_->send(block);
+            } catch (...) {
+                give(block);
+                throw;
+            }
+        }
+    } catch (const std::exception &) {
+        ahead_ = 0;
+    }
+}
+
+// A block that nobody has written to.
+void *Slab::cut() {
     for (auto &[base, mapping] : mappings_)
         if (mapping.cut < blocks_) return base + block_ * mapping.cut++;
     Mapping made;
@@ -68,6 +102,7 @@ void Slab::give(void *block) {
 }
 
 void Slab::clear() {
+    if (forerunner_) forerunner_->recall();
     for (const auto &[base, mapping] : mappings_) munmap(base, round_up(block_ * blocks_, huge));
     mappings_.clear();
 }

@@ -4,8 +4,11 @@
 // cpu/shelves.cpp; one thread at a time.
 #pragma once
 
+#include "forerunner.h"
+
 #include <cstddef>
 #include <map>
+#include <memory>
 #include <vector>
 
 namespace rwkv {
@@ -19,6 +22,8 @@ public:
 
     // A block at a multiple of 64 bytes, whatever it holds. Throws std::bad_alloc.
     void *take();
+    // From now on so many bytes of blocks are written to before they are taken, in the background.
+    void write_ahead(size_t bytes);
     // Its memory stays for the next one, unless there is enough for that elsewhere.
     void give(void *block);
     // Every block at once, and all memory.
@@ -32,7 +37,12 @@ private:
         std::vector<void *> free;   // of these: given back
     };
 
+    void *cut();
+    void send_ahead() noexcept;
+
     size_t block_, blocks_;  // bytes of one; how many a mapping holds
+    size_t ahead_ = 0;       // blocks to have been written to
+    std::unique_ptr<Forerunner> forerunner_;  // if there are any
     std::map<std::byte *, Mapping> mappings_;
 };
 

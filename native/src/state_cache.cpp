@@ -259,8 +259,16 @@ void StateCache::prune(Node *node) {
     }
 }
 
+// What a burst of some twenty requests wants of a model of 0.1B, for their prompts and their answers, and a small part
+// of the limit; none of states so small that their first writing costs nothing.
+constexpr size_t kStatesAhead = size_t{128} << 20, kLogitsAhead = size_t{8} << 20, kSmall = size_t{256} << 10;
+
 void StateCache::set_limit(size_t bytes) {
     limit_ = bytes;
+    if (state_bytes() >= kSmall) {
+        states_.write_ahead(std::min(kStatesAhead, bytes / 16));
+        logits_.write_ahead(std::min(kLogitsAhead, bytes / 16));
+    }
     shrink(nullptr);
 }
 

@@ -218,6 +218,31 @@ void test_a_slab() {
     CHECK(slab.mapped() == 0);
 }
 
+// Blocks that are written to in the background are as whole and apart as others, whenever they are asked for.
+void test_a_slab_written_ahead() {
+    constexpr size_t size = size_t{1} << 20;
+    rwkv::Slab slab(size);
+    slab.write_ahead(8 * size);
+    for (int round = 0; round < 3; ++round) {
+        std::vector<char *> blocks;
+        for (int i = 0; i < 20; ++i) {
+            blocks.push_back(static_cast<char *>(slab.take()));
+            std::fill_n(blocks.back(), size, static_cast<char>(i));
+            if (i % 5 == 4) slab.give(blocks[static_cast<size_t>(i) - 2]), blocks[static_cast<size_t>(i) - 2] = nullptr;
+        }
+        std::erase(blocks, nullptr);
+        for (char *block : blocks) {
+            const char own = *block;
+            CHECK(std::count(block, block + size, own) == static_cast<std::ptrdiff_t>(size));
+        }
+        std::sort(blocks.begin(), blocks.end());
+        for (size_t i = 1; i < blocks.size(); ++i) CHECK(blocks[i] - blocks[i - 1] >= static_cast<std::ptrdiff_t>(size));
+        if (round == 1) slab.clear();
+    }
+    slab.write_ahead(0);
+    CHECK(slab.take() != nullptr);
+}
+
 // Every token of a long text: neither lookups nor the end recurse.
 void test_a_long_chain() {
     StateCache cache(1, 1);
@@ -242,6 +267,7 @@ int main() {
     test_a_start_state_lives_as_long_as_its_texts();
     test_other_tokens();
     test_a_slab();
+    test_a_slab_written_ahead();
     test_a_long_chain();
     return report();
 }

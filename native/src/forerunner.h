@@ -1,0 +1,44 @@
+// Writes to memory before it is wanted: where the host of a virtual machine has first to give a page to it, the first
+// write costs 2 ms per MB, and whoever waits for it holds up all streams. Called by slab.cpp, by one thread; the
+// writing is done by a thread of the lowest priority, which knows nothing of what the memory is for.
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace rwkv {
+
+class Forerunner {
+public:
+    explicit Forerunner(size_t block_bytes) : bytes_(block_bytes) {}
+    ~Forerunner();
+    Forerunner(const Forerunner &) = delete;
+    Forerunner &operator=(const Forerunner &) = delete;
+
+    // The next block to write to. Throws std::system_error where no thread can be had, std::bad_alloc.
+    void send(void *block);
+    // One that has been written to; null: none yet.
+    void *take();
+    // Blocks sent and not taken.
+    size_t out() const { return out_; }
+    // Forgets all of them; their memory may then go.
+    void recall();
+
+private:
+    void run() noexcept;
+
+    const size_t bytes_;
+    size_t out_ = 0;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<void *> orders_;
+    std::vector<void *> ready_;
+    bool writing_ = false, stopping_ = false;
+    std::thread thread_;
+};
+
+}  // namespace rwkv
