@@ -30,8 +30,8 @@ class Distribution {
 public:
     // z = x + residual. residual holds what the rounding of z to float lost; empty: nothing.
     // `changed` names those that may not be 0. The float nearest to z must be x: what survives a
-    // cut at some z is looked for among the x. All must stay alive while the object is asked. Throws
-    // Error (RWKV_INTERNAL) if an x is NaN or +infinity, or if none is finite.
+    // cut at some z is looked for among the x. All must stay alive while the object is asked.
+    // Throws Error (RWKV_INTERNAL) if an x is NaN or +infinity, or if none is finite.
     void set(std::span<const float> x, std::span<const float> residual,
              std::span<const int32_t> changed, const Law &law);
 

@@ -318,7 +318,8 @@ bool Engine::Core::resume(Sequence &sequence) {
     if (!known.state) return false;
     if (!sequence.decoding()) return true;
     // All of it: the first token is drawn at once, and told with that of the step to come.
-    sequence.draw({known.logits, n_vocab}, 1, *vocab);
+    std::vector<float> row(known.logits, known.logits + n_vocab);
+    sequence.draw(row, 1, *vocab);
     done.completion_tokens += sequence.completion;
     if (sequence.finish != Finish::error)
         keeper.keep_answer(sequence, state_of(sequence), before_of(sequence));

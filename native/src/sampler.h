@@ -13,7 +13,7 @@
 
 namespace rwkv {
 
-class Distribution;
+struct Law;
 
 struct SamplingOptions {
     double temperature = 1, top_p = 1, min_p = 0;
@@ -55,6 +55,9 @@ public:
     // depends on (options, prompt, logits, tokens drawn so far) alone. Throws Error (RWKV_INTERNAL)
     // if a logit is NaN or +infinity, or if none is finite; -infinity is a probability of zero.
     Drawn draw(std::span<const float> logits);
+    // The same without a copy: bias, penalties and bans change the row, which is as it was again
+    // when this returns or throws.
+    Drawn draw_in_place(std::span<float> logits);
     // The exact distribution that draw() would use now, float64 [vocab].
     void probabilities(std::span<double> out, std::span<const float> logits) const;
     // Counts a token as drawn without drawing (replaying a history).
@@ -68,8 +71,12 @@ private:
         int32_t token;
         double weight;  // times scale_
     };
-    // Belongs to the thread: valid until its next call.
-    const Distribution &distribution(std::span<const float> logits) const;
+    class Adjusted;
+    Law law() const;
+    bool repeats() const;  // whether the last token must not come again at once
+    bool adjusts() const;  // whether the next draw changes any logit
+    void adjust(Adjusted &row) const;
+    Drawn taken(int32_t token, std::span<const float> logits);
     void add_occurrence(int32_t token);
     double weight_of(int32_t token) const;
     double penalty_of(const Occurrence &occurrence) const;

@@ -94,7 +94,7 @@ std::span<const int32_t> Sequence::first(int64_t tokens, std::vector<int32_t> &s
     return scratch;
 }
 
-void Sequence::draw(std::span<const float> logits, int32_t draws, const Vocab &vocab) noexcept {
+void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) noexcept {
     const size_t n = logits.size() / static_cast<size_t>(draws);
     verified = draws - 1;
     accepted = 0;
@@ -104,7 +104,7 @@ void Sequence::draw(std::span<const float> logits, int32_t draws, const Vocab &v
         for (;; ++accepted) {
             read = prompt_size() + completion;
             const Drawn drawn =
-                sampler.draw(logits.subspan(static_cast<size_t>(accepted) * n, n));
+                sampler.draw_in_place(logits.subspan(static_cast<size_t>(accepted) * n, n));
             take(drawn, vocab);
             undone = accepted < verified &&
                      (finish != Finish::running ||

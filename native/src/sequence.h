@@ -115,8 +115,8 @@ struct Sequence {
 
     // Draws from logits [draws, vocab], row after row while the guesses come true, decides what each
     // token means, and guesses again. Never throws: a failure ends this sequence with Finish::error.
-    // Touches nothing but this sequence.
-    void draw(std::span<const float> logits, int32_t draws, const Vocab &vocab) noexcept;
+    // Touches nothing but this sequence, and the logits only while it runs.
+    void draw(std::span<float> logits, int32_t draws, const Vocab &vocab) noexcept;
     // Text that was held back as a possible stop is dropped.
     void cancel() { finish = Finish::cancel; }
     void fail(const std::exception &error) noexcept;

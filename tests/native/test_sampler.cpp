@@ -428,6 +428,31 @@ void test_bans() {
     CHECK_NEAR(p[3] / p[2], std::exp(1.), 1e-14);
 }
 
+// The same draws without a copy, and a row that nobody can tell was changed, also after a failure.
+void test_in_place() {
+    std::mt19937_64 random(10);
+    for (int round = 0; round < 100; ++round) {
+        const Floats x = random_logits(random, 3000);
+        SamplingOptions o = random_options(random, 3000);
+        o.frequency_penalty = round % 2;
+        o.bias = {{7, 1.7f}, {8, 0.3f}, {7, -0.9f}};  // twice, and below with a ban
+        o.forbidden = {8, 9};
+        o.slopes = {{9, 0.1}, {10, 1}};
+        o.no_repeat = {7, 1500};
+        const std::vector<int32_t> prompt{7};
+        Sampler one(o, prompt), other(o, prompt);
+        Floats y = x;
+        for (int i = 0; i < 20; ++i) {
+            CHECK(one.draw(x).token == other.draw_in_place(y).token);
+            CHECK(x == y);
+        }
+        y[2000] = inf;
+        const Floats bad = y;
+        CHECK_THROWS(other.draw_in_place(y), "infinite");
+        CHECK(y == bad);
+    }
+}
+
 void test_greedy() {
     SamplingOptions o = law(0, 1, 0);
     Floats x(1000, 0.f);
@@ -715,6 +740,7 @@ int main() {
     test_many_survivors();
     test_many_blocks();
     test_bans();
+    test_in_place();
     test_greedy();
     test_errors();
     test_check();
