@@ -7,6 +7,7 @@
 #include "error.h"
 #include "pace.h"
 #include "scheduler.h"
+#include "slab.h"
 
 #include <algorithm>
 #include <chrono>
@@ -29,6 +30,7 @@ struct Engine::Core {
     void admit();
     void plan();
     void back_up();
+    void make_room_for_logits();
     void step();
     void sample();
     bool resume(Sequence &sequence);
@@ -85,7 +87,9 @@ struct Engine::Core {
     std::span<const Share> shares;               // of this step
     std::vector<int32_t> tokens, logit_rows;
     std::vector<Span> spans;
-    std::vector<float> logits;                   // [logit_rows, n_vocab]
+    // [logit_rows, n_vocab], in huge pages: products write to all rows at once, which lie far apart.
+    std::unique_ptr<Slab> logits_memory;
+    std::span<float> logits;
     struct Drawing {
         Sequence *sequence;
         size_t row;     // its first of the logits
@@ -249,11 +253,20 @@ void Engine::Core::back_up() {
     }
 }
 
+void Engine::Core::make_room_for_logits() {
+    if (logit_rows.size() * n_vocab <= logits.size()) return;
+    const size_t room = 2 * logit_rows.size() * n_vocab;  // so that a growing batch moves seldom
+    logits = {};
+    logits_memory.reset();
+    logits_memory = std::make_unique<Slab>(room * sizeof(float));
+    logits = {static_cast<float *>(logits_memory->take()), room};
+}
+
 void Engine::Core::step() {
     if (shares.empty()) return;
     started = std::chrono::steady_clock::now();
     try {
-        logits.resize(std::max(logits.size(), logit_rows.size() * n_vocab));
+        make_room_for_logits();
         back_up();
         model->forward({tokens, spans, logit_rows, depth}, logits.data());
     } catch (const std::exception &error) {
@@ -281,7 +294,7 @@ void Engine::Core::sample() {
     model->backend().spread(static_cast<int64_t>(drawing.size()), [this](int64_t i) {
         const auto [sequence, row, draws, first] = drawing[static_cast<size_t>(i)];
         const size_t size = static_cast<size_t>(draws) * n_vocab;
-        sequence->draw(std::span(logits).subspan(row * n_vocab, size), draws, *vocab);
+        sequence->draw(logits.subspan(row * n_vocab, size), draws, *vocab);
     });
     model->backend().spread(static_cast<int64_t>(embedded.size()), [this](int64_t i) {
         embed(*embedded[static_cast<size_t>(i)]);

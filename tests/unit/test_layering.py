@@ -61,6 +61,7 @@ INCLUDES: dict[str, set[str]] = {
         "sampler",
         "scheduler",
         "sequence",
+        "slab",
         "vocab",
     },
     "api": {"backend", "engine", "load", "model", "quant", "sampler", "sequence", "vocab"},
