@@ -122,19 +122,21 @@ RWKV_INLINE void multiply_four(F (&d)[4], const F (&s)[4][4], const float *x) {
 
 // `rows` rows from `row` on through S [64][64], bit for bit as by step: four rows of S at a time, in 16
 // registers. S (−κ) of the next row (of whatever follows the last one) comes before y of this one: its
-// sums then cross the lanes behind multiplications that do not wait for them. Inlined, GCC 12 would
-// keep S in memory.
-__attribute__((noinline)) void sweep(float *S, const Wkv7Rows &at, int64_t row, int64_t rows,
-                                     const float *next) {
-    constexpr int64_t n = 64;
+// sums then cross the lanes behind multiplications that do not wait for them; where S is kept in 16 bits
+// it comes after, of S as it is rounded then. Inlined, GCC 12 would keep S in memory.
+template <class T>
+__attribute__((noinline)) void sweep(T *S, const Wkv7Rows &at, int64_t row, int64_t rows,
+                                     const T *next) {
+    constexpr int64_t n = 64, in_line = 64 / sizeof(T);
     for (int64_t i = 0; i < n; i += 4) {
         if (next)
-            for (int64_t j = 0; j < 4 * n; j += V) __builtin_prefetch(next + i * n + j, 0, 2);
+            for (int64_t j = 0; j < 4 * n; j += in_line)
+                __builtin_prefetch(next + i * n + j, 0, 2);
         F s[4][4], sa[4], sums[4];
 #pragma GCC unroll 4
         for (int l = 0; l < 4; ++l)
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) s[l][j] = load(S + (i + l) * n + j * V);
+            for (int j = 0; j < 4; ++j) s[l][j] = load_state(S + (i + l) * n + j * V);
         multiply_four(sa, s, at.nk + row * n);
         for (int64_t m = row; m < row + rows; ++m) {
             const float *w = at.w + m * n, *b = at.b + m * n;
@@ -155,8 +157,19 @@ __attribute__((noinline)) void sweep(float *S, const Wkv7Rows &at, int64_t row, 
 #pragma GCC unroll 4
                 for (int l = 0; l < 4; ++l) accumulate(s[l][j], sa[l], bj);
             }
-            multiply_four(sa, s, at.nk + (m + 1) * n);
-            multiply_four(sums, s, at.r + m * n);
+            if constexpr (sizeof(T) == sizeof(float)) {
+                multiply_four(sa, s, at.nk + (m + 1) * n);
+                multiply_four(sums, s, at.r + m * n);
+            } else {
+                multiply_four(sums, s, at.r + m * n);
+                if (m + 1 < row + rows) {
+#pragma GCC unroll 4
+                    for (int l = 0; l < 4; ++l)
+#pragma GCC unroll 4
+                        for (int j = 0; j < 4; ++j) s[l][j] = as_kept<T>(s[l][j]);
+                    multiply_four(sa, s, at.nk + (m + 1) * n);
+                }
+            }
             const F y = quarters(sums[0], sums[1], sums[2], sums[3]);
             _mm_storeu_ps(at.y + m * n + i,
                           _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, y)));
@@ -164,7 +177,7 @@ __attribute__((noinline)) void sweep(float *S, const Wkv7Rows &at, int64_t row, 
 #pragma GCC unroll 4
         for (int l = 0; l < 4; ++l)
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; ++j) store(S + (i + l) * n + j * V, s[l][j]);
+            for (int j = 0; j < 4; ++j) store_state(S + (i + l) * n + j * V, s[l][j]);
     }
 }
 #endif
@@ -172,19 +185,18 @@ __attribute__((noinline)) void sweep(float *S, const Wkv7Rows &at, int64_t row, 
 // `rows` rows of one sequence, from `row` on.
 template <class T>
 void recur(T *S, const Wkv7Rows &at, int64_t row, int64_t rows, int64_t n, const T *next) {
+#if defined(RWKV_512_BITS)
+    // One row of fp32 is sooner done by step; 16 bits are widened only once here.
+    if (n == 64 && (rows > 1 || sizeof(T) < sizeof(float))) {
+        sweep(S, at, row, rows, next);
+        return;
+    }
+#endif
     for (int64_t m = row; m < row + rows; ++m) {
         const T *other = m + 1 == row + rows ? next : nullptr;
         (at.stride == 64 ? step<64 / V, T> : step<0, T>)(S, at, m, n, other);
     }
 }
-#if defined(RWKV_512_BITS)
-void recur(float *S, const Wkv7Rows &at, int64_t row, int64_t rows, int64_t n, const float *next) {
-    if (rows > 1 && n == 64)
-        sweep(S, at, row, rows, next);
-    else
-        recur<float>(S, at, row, rows, n, next);
-}
-#endif
 
 // Copies S from the state [n][n] to a padded square [..][stride], and back.
 template <class T>
@@ -287,16 +299,16 @@ void wkv7_with(const Wkv7Task &t) {
         const Wkv7Factors z = {wide, second(out_w, t.w2, t.zw), second(out_a, t.a2, t.za),
                                second(out_v, t.v2, t.zv), second(out_g, t.g2, t.zg)};
         float bonus[kWkv7Rows];
-        for (int64_t m = 0; m < rows; ++m) {
-            if (first + m + kWkv7Rows < t.rows) fetch_row(t, first + m + kWkv7Rows);
-            bonus[m] = prepare_row(t, z, at, first + m, m);
-        }
-
         for (int64_t m = 0, end = 0; m < rows; m = end) {
             T *S = state_of(first + m);
             end = m + 1;
+            while (in_place && end < rows && state_of(first + end) == S) ++end;
+            // Not all of them first: meanwhile the next S arrives.
+            for (int64_t i = m; i < end; ++i) {
+                if (first + i + kWkv7Rows < t.rows) fetch_row(t, first + i + kWkv7Rows);
+                bonus[i] = prepare_row(t, z, at, first + i, i);
+            }
             if (in_place) {
-                while (end < rows && state_of(first + end) == S) ++end;
                 const T *next = first + end < t.rows ? state_of(first + end) : S;
                 recur(S, at, m, end - m, N, next != S ? next : nullptr);
             } else {
