@@ -49,7 +49,8 @@ void Forerunner::recall() {
 
 void Forerunner::run() noexcept {
 #if defined(__linux__)
-    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 19);  // of this thread alone
+    // Of this thread alone: a tenth of a busy core, enough for 40 states of 0.1B a second.
+    setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);
 #endif
     constexpr size_t page = 4096;
     std::unique_lock lock(mutex_);

@@ -1,6 +1,6 @@
 // Writes to memory before it is wanted: where the host of a virtual machine has first to give a page to it, the first
 // write costs 2 ms per MB, and whoever waits for it holds up all streams. Called by slab.cpp, by one thread; the
-// writing is done by a thread of the lowest priority, which knows nothing of what the memory is for.
+// writing is done by a thread of low priority, which knows nothing of what the memory is for.
 #pragma once
 
 #include <condition_variable>
