@@ -453,14 +453,15 @@ def test_the_sound_of_a_text(tmp_path: Path) -> None:
         assert file.getnframes() > 3 * 44100 and max(file.readframes(44100)) > 0
     done = run("music", str(piece), "-o", str(out), "--sound-font", str(piece))
     assert done.returncode == 2 and "--sound-font: is not a SoundFont" in done.stderr
-    # Ctrl-C ends the renderer, too, and leaves nothing behind.
+    # Ctrl-C ends the renderer, too, and leaves nothing behind; so does whoever ends a service.
     piece.write_text("pi:3c:a t125000 pi:3c:0")
     out.unlink()
-    process = subprocess.Popen([COMMAND, "music", piece, "-o", out], env=CLEAN)
-    wait_until(lambda: list(tmp_path.glob(".*.part")))
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    assert list(tmp_path.iterdir()) == [piece]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen([COMMAND, "music", piece, "-o", out], env=CLEAN)
+        wait_until(lambda: list(tmp_path.glob(".*.part")))
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+        assert list(tmp_path.iterdir()) == [piece]
 
 
 @pytest.mark.parametrize(

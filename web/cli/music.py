@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from web.cli.terminal import LoadLine, Refused, model_flags, opened, sampling_flags, sampling_of
+from web.cli.terminal import (
+    LoadLine,
+    Refused,
+    cleaning_up,
+    model_flags,
+    opened,
+    sampling_flags,
+    sampling_of,
+)
 
 if TYPE_CHECKING:
     from web.midi.sound import Sound
@@ -127,7 +135,7 @@ def _studio(font: str | None) -> tuple[Sound, Path]:
 
 
 def _render(midi: bytes, out: Path, renders: Sound, font: Path) -> None:
-    with LoadLine(sys.stderr, out.name, "rendering") as line:
+    with cleaning_up(), LoadLine(sys.stderr, out.name, "rendering") as line:
         try:
             renders.save(midi, font, out.resolve(), "the piece", tell=line.show)
         except OSError as problem:

@@ -24,7 +24,7 @@ class Refused(Exception):
 
 @contextlib.contextmanager
 def cleaning_up() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that what it has written in part is removed."""
+    """SIGTERM ends the block as Ctrl-C does: files that are not whole are removed."""
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
