@@ -223,55 +223,51 @@ void exp_exactly(double *w, size_t n) {
     }
 }
 
-// One block. e: what would be computed otherwise.
 template <bool with_e, bool with_residual, bool cut_survives>
-BlockSum weigh_as(const float *x, const float *e, const float *residual, const QuickLaw &law) {
-    Sums sums;
-    Mask near = {};
-#pragma GCC unroll 4
-    for (size_t i = 0; i < block_size; i += ahead * lanes) {
-        F w[ahead];
-        if constexpr (with_e) {
-            LOGIT_EACH w[j] = load(e + i + j * lanes);
-        } else {
-            LOGIT_EACH {
-                w[j] = load(x + i + j * lanes) - law.max;
-                if constexpr (with_residual) w[j] += load(residual + i + j * lanes) - law.shift;
-                w[j] *= law.log2_power;
-            }
-            exp2(w);
-        }
-        LOGIT_EACH {
-            const F v = load(x + i + j * lanes), cut = splat(law.cut);
-            sums.add(j, either(cut_survives ? ge(v, cut) : gt(v, cut), w[j], F{}));
-            if constexpr (!cut_survives) near |= eq(v, cut);
-        }
-    }
-    return {sums.total(), 0, bits(near) != 0};
-}
-
-size_t weigh(BlockSum *sums, const Row &row, float threshold, const QuickLaw &law) {
+size_t weigh_as(BlockSum *out, const Row &row, float threshold, const QuickLaw &law) {
     float tail[block_size], residual_tail[block_size];
+    const F cut = splat(law.cut);
     size_t active = 0;
     for (size_t b = 0; b * block_size < row.n; ++b) {
         if (row.block_max[b] < threshold) continue;
-        const float *p = whole(row.x, row.n, b, tail);
-        const float *e = row.e ? row.e + b * block_size : nullptr;
-        BlockSum sum;
-        if (row.residual && !row.e) {
-            const float *q = whole(row.residual, row.n, b, residual_tail);
-            sum = weigh_as<false, true, false>(p, e, q, law);
-        } else if (row.e) {
-            sum = (law.cut_survives ? weigh_as<true, false, true> : weigh_as<true, false, false>)(
-                p, e, nullptr, law);
-        } else {
-            sum = (law.cut_survives ? weigh_as<false, false, true> : weigh_as<false, false, false>)(
-                p, e, nullptr, law);
+        const float *x = whole(row.x, row.n, b, tail);
+        const float *residual = nullptr, *e = nullptr;
+        if constexpr (with_residual) residual = whole(row.residual, row.n, b, residual_tail);
+        if constexpr (with_e) e = row.e + b * block_size;
+        Sums sums;
+        Mask near = {};
+#pragma GCC unroll 4
+        for (size_t i = 0; i < block_size; i += ahead * lanes) {
+            F w[ahead];
+            if constexpr (with_e) {
+                LOGIT_EACH w[j] = load(e + i + j * lanes);
+            } else {
+                LOGIT_EACH {
+                    w[j] = load(x + i + j * lanes) - law.max;
+                    if constexpr (with_residual) w[j] += load(residual + i + j * lanes) - law.shift;
+                    w[j] *= law.log2_power;
+                }
+                exp2(w);
+            }
+            LOGIT_EACH {
+                const F v = load(x + i + j * lanes);
+                sums.add(j, either(cut_survives ? ge(v, cut) : gt(v, cut), w[j], F{}));
+                if constexpr (!cut_survives) near |= eq(v, cut);
+            }
         }
-        sum.index = static_cast<uint32_t>(b);
-        sums[active++] = sum;
+        out[active++] = {sums.total(), static_cast<uint32_t>(b), bits(near) != 0};
     }
     return active;
+}
+
+size_t weigh(BlockSum *out, const Row &row, float threshold, const QuickLaw &law) {
+    if (row.e) {
+        return (law.cut_survives ? weigh_as<true, false, true> : weigh_as<true, false, false>)(
+            out, row, threshold, law);
+    }
+    if (row.residual) return weigh_as<false, true, false>(out, row, threshold, law);
+    return (law.cut_survives ? weigh_as<false, false, true> : weigh_as<false, false, false>)(
+        out, row, threshold, law);
 }
 
 float least(const float *x, size_t n) {
