@@ -239,10 +239,12 @@ void quantise_row(int8_t *p, float *s, const float *x, DType type, int64_t in) {
         const int64_t first = g * group(type), n = std::min(group(type), in - first);
         float largest = 0;
         for (int64_t k = 0; k < n; ++k) largest = std::max(largest, std::fabs(x[first + k]));
-        s[g] = largest / 127;
+        const bool nothing = largest < 0x1p-120f;
+        const float inverse = nothing ? 0 : 127 / largest;
+        s[g] = nothing ? 0 : largest / 127;
         std::fill_n(p + first, group(type), int8_t{0});
-        for (int64_t k = 0; k < n && s[g] > 0; ++k)
-            p[first + k] = static_cast<int8_t>(std::clamp(std::nearbyint(x[first + k] / s[g]), -127.0f, 127.0f));
+        for (int64_t k = 0; k < n; ++k)
+            p[first + k] = static_cast<int8_t>(std::nearbyint(x[first + k] * inverse));
     }
 }
 

@@ -20,7 +20,8 @@
 // is the same for every instruction set, so a file may hold it.
 //
 // A row x that enters a product is quantised as well: per group of the matrix s = max |x| / 127 and
-// p = round(x / s), ties to even (s = 0 if all are 0), and
+// p = round(x · (127 / max |x|)), each step in fp32 and ties to even (s = p = 0 if all |x| < 2^−120, whose
+// reciprocals have no room there), and
 //   y = Σ_g fp32(Σ_k q p) · (d s)      in fp32, groups in order, the inner sum exact in int32.
 #pragma once
 

@@ -62,7 +62,9 @@ void test_prepared_rows(DType type) {
         Floats x = random.floats(in, 3);
         if (in == 128) std::fill_n(x.begin() + 64, 64, 0.0f);
         if (in == 100)
-            for (float &v : x) v *= 1e-43f;  // a scale so small that it is hardly one
+            for (float &v : x) v *= 1e-43f;  // so small that all count as zeros
+        if (in == 65)
+            for (float &v : x) v *= 1e-36f;  // and hardly large enough
         if (in == 33)
             for (int i = 0; i < 33; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i) - 0.5f;  // halves: to even
         if (in == 33) x[5] = 127;

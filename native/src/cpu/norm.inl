@@ -44,24 +44,26 @@ void layer_norm(float *y, const float *x, const float *weight, const float *bias
     }
 }
 
-// One group of a row in int8 (quant.h): s = max |x| / 127, p = x / s rounded to even. NaN and infinity
+// One group of a row in int8 (quant.h). Adding 1.5 · 2^23 rounds to even and leaves p in the low byte. NaN and infinity
 // anywhere make s one, and so the whole product.
 template <Type Stored>
 RWKV_INLINE void quantise(char *to, const F *x) {
     constexpr int group = rwkv::cpu::group_of(Stored), count = group / V;
+    constexpr uint32_t magic = 0x4b400000;  // the bits of 1.5 · 2^23
     U magnitude = {};
     for (int j = 0; j < count; ++j) magnitude = larger(magnitude, bits(absolute(x[j])));
-    const float s = largest(magnitude) / 127.0f;
-    const F divisor = splat(s == 0 ? 1.0f : s), magic = splat(12582912.0f);
-    F total = {};
+    const float most = largest(magnitude);
+    const bool nothing = most < 0x1p-120f;  // but not where it is a NaN
+    const float s = nothing ? 0.0f : most / 127.0f;
+    const F inverse = splat(nothing ? 0.0f : 127.0f / most);
+    U total = {};
     for (int j = 0; j < count; ++j) {
-        const F p = at_least(at_most(x[j] / divisor, splat(127.0f)), splat(-127.0f)) + magic;
-        total += p - magic;
-        store_bytes(to + j * V, reinterpret_cast<I>(bits(p) - bits(magic)));
+        const U p = bits(x[j] * inverse + splat(12582912.0f));
+        total += p;
+        store_bytes(to + j * V, reinterpret_cast<I>(p));
     }
-    const bool finite = s - s == 0;
     constexpr int32_t zero = Stored == rwkv::cpu::kI8 ? 128 : 8;
-    const int32_t offset = finite ? -zero * static_cast<int32_t>(sum(total)) : 0;
+    const int32_t offset = s - s == 0 ? -zero * static_cast<int32_t>(sum_words(total) - group * magic) : 0;
     __builtin_memcpy(to + group, &s, 4);
     __builtin_memcpy(to + group + 4, &offset, 4);
 }

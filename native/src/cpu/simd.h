@@ -189,9 +189,16 @@ RWKV_INLINE void accumulate_bytes(I &sum, U a, U b) {
 }
 #endif
 
-// The low byte of every lane.
+// The low byte of every lane. GCC 12 would move them one by one.
 RWKV_INLINE void store_bytes(char *p, I v) {
-#if defined(__aarch64__)
+#if defined(RWKV_512_BITS)
+    const __m128i b = _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(v));
+#elif defined(__AVX2__)
+    const __m128i low = _mm_set1_epi32(0x0c080400);
+    const __m256i w = reinterpret_cast<__m256i>(v);
+    const __m128i b = _mm_unpacklo_epi32(_mm_shuffle_epi8(_mm256_castsi256_si128(w), low),
+                                         _mm_shuffle_epi8(_mm256_extracti128_si256(w, 1), low));
+#elif defined(__aarch64__)
     const int16x4_t h = vmovn_s32(v);
     const int8x8_t b = vmovn_s16(vcombine_s16(h, h));
 #else
@@ -214,6 +221,19 @@ RWKV_INLINE float largest(U v) {
     float f;
     __builtin_memcpy(&f, &u, 4);
     return f;
+}
+
+// The sum of the lanes, modulo 2^32.
+RWKV_INLINE uint32_t sum_words(U v) {
+#if defined(RWKV_512_BITS)
+    return static_cast<uint32_t>(_mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v)));
+#elif defined(__aarch64__)
+    return vaddvq_u32(v);
+#else
+    uint32_t u = 0;
+    for (int i = 0; i < V; ++i) u += v[i];
+    return u;
+#endif
 }
 
 RWKV_INLINE F select(I mask, F yes, F no) { return mask ? yes : no; }
