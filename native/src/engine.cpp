@@ -26,6 +26,8 @@ struct Engine::Core {
 
     void run() noexcept;
     bool receive();
+    bool has_work() const;
+    void make_states(std::unique_lock<std::mutex> &lock) noexcept;
     void drop_cancelled();
     void admit();
     void plan();
@@ -79,7 +81,8 @@ struct Engine::Core {
     Pace pace;
     std::chrono::steady_clock::time_point started;  // this step's forward
     EngineStats done;                            // counts of what has been done
-    std::vector<Buffer> states;                  // by slot, made when a slot is first used
+    std::vector<Buffer> states;                  // by slot, made when a slot is first used, or before
+    size_t states_ahead;                         // slots whose states are made before
     std::vector<Buffer> saved;                   // the same: before a step with guesses
     Keeper keeper;
     std::vector<std::unique_ptr<Sequence>> new_sequences;
@@ -109,6 +112,13 @@ static int32_t at_least_1(const char *field, int32_t value) {
     throw invalid(std::string(field) + " is " + std::to_string(value) + ", it must be at least 1");
 }
 
+// As many as fit 48 MB, which is 20 of a model of 0.1B; none of states so small that making one costs nothing.
+static size_t ahead_of(const Model &model, const EngineOptions &options) {
+    const size_t bytes = model.state_floats() * sizeof(float);
+    if (bytes < size_t{256} << 10) return 0;
+    return std::min((size_t{48} << 20) / bytes, static_cast<size_t>(options.max_batch));
+}
+
 Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> vocab_,
                    EngineOptions options_)
     : model(std::move(model_)),
@@ -118,6 +128,7 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
       scheduler(at_least_1("max_batch", options.max_batch),
                 at_least_1("prefill_chunk", options.prefill_chunk)),
       pace(options.step_ms / 1000),
+      states_ahead(ahead_of(*model, options)),
       keeper(*model) {
     if (!(options.step_ms >= 0 && options.step_ms <= 60e3)) {
         char text[64];
@@ -163,10 +174,8 @@ void Engine::Core::run() noexcept {
 // Sleeps until there is work. False: the engine is to end.
 bool Engine::Core::receive() {
     std::unique_lock lock(mutex);
-    work.wait(lock, [this] {
-        return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle() ||
-               new_cache_bytes || clears_cache;
-    });
+    make_states(lock);
+    work.wait(lock, [this] { return has_work(); });
     if (stopping) return false;
     const auto cache_bytes = std::exchange(new_cache_bytes, std::nullopt);
     const bool clears = std::exchange(clears_cache, false);
@@ -182,6 +191,26 @@ bool Engine::Core::receive() {
     new_sequences.clear();
     speakers.clear();
     return true;
+}
+
+// Caller holds `mutex`.
+bool Engine::Core::has_work() const {
+    return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle() || new_cache_bytes ||
+           clears_cache;
+}
+
+// While there is no work yet: the states of the first slots. Where memory is new, each takes as long as a token, and
+// the first requests that come together would wait for all of them.
+void Engine::Core::make_states(std::unique_lock<std::mutex> &lock) noexcept {
+    while (states.size() < states_ahead && !has_work()) {
+        lock.unlock();
+        try {
+            states.push_back(model->new_state());
+        } catch (const std::exception &) {
+            states_ahead = 0;  // whoever needs one will hear of it
+        }
+        lock.lock();
+    }
 }
 
 void Engine::Core::drop_cancelled() {

@@ -941,6 +941,31 @@ void test_embeddings_in_every_phase() {
     }
 }
 
+// States so large that they are made, and room for kept ones written to, while nobody asks: whenever the first
+// requests come, their answers are those of a model whose states are made when they are wanted.
+void test_large_states() {
+    const auto usual = std::exchange(model, tiny_model({.width = 512, .head_size = 64}));
+    CHECK(model->state_floats() * sizeof(float) >= size_t{256} << 10);
+    EngineOptions options = options_of(8);
+    std::vector<Answer> expected;
+    for (int i = 0; i < 12; ++i) {
+        Client client(options_of(1));
+        expected.push_back(client.run(request_of(3 + i, 4, static_cast<uint64_t>(i))));
+    }
+    options.cache_bytes = 64 << 20;
+    for (const auto rest : {0ms, 1ms, 30ms}) {
+        Client client(options);
+        std::this_thread::sleep_for(rest);
+        std::vector<uint64_t> ids;
+        for (int i = 0; i < 12; ++i)
+            ids.push_back(client.submit(request_of(3 + i, 4, static_cast<uint64_t>(i))));
+        for (size_t i = 0; i < ids.size(); ++i) CHECK(same(client.wait(ids[i]), expected[i]));
+        client.engine().clear_cache();
+        CHECK(same(client.run(request_of(3, 4, 0)), expected[0]));
+    }
+    model = usual;
+}
+
 int main() {
     skip_unless_isa_usable();
     model = tiny_model();
@@ -971,6 +996,7 @@ int main() {
     test_speculation();
     test_embeddings_in_every_phase();
     test_embeddings();
+    test_large_states();
     test_storm();
     return report();
 }
