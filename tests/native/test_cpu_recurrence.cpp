@@ -257,6 +257,7 @@ void test_kept_states(DType kept, double scale) {
 
 int main() {
     skip_unless_isa_usable();
+    test_kept_states(DType::f32, 1);
     test_kept_states(DType::bf16, 1);
     for (const double scale : {1.0, 1e-6, 3e4}) test_kept_states(DType::f16, scale);
     test_wkv4();

@@ -131,7 +131,8 @@ constexpr int64_t wkv7_scratch(int64_t head_size, int64_t largest_rank) {
 
 constexpr int64_t wkv6_scratch(int64_t head_size, int64_t rank) {
     const int64_t padded = (head_size + 15) / 16 * 16;
-    return kWkv7Rows * rounded_floats(rank) + kWkv7Rows * (padded + 2 * kPanel) + 3 * padded;
+    return kWkv7Rows * rounded_floats(rank) + kWkv7Rows * (padded + 2 * kPanel) +
+           5 * kWkv7Rows * padded;
 }
 
 struct Kernels {

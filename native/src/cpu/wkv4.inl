@@ -12,6 +12,13 @@ namespace {
 
 using rwkv::cpu::Wkv4Task;
 
+// e^(a−m) and e^(b−m) by a − b, for m = max(a, b): one of them is 1.
+RWKV_INLINE void weights(F difference, F &a, F &b) {
+    const F one = splat(1.0f), smaller = exp(-absolute(difference));
+    a = select(difference < F{}, smaller, one);
+    b = select(difference < F{}, one, smaller);
+}
+
 void wkv4(const Wkv4Task *given) {
     const Wkv4Task &t = *given;
     for (int64_t c = 0; c < t.channels; c += V) {
@@ -23,16 +30,16 @@ void wkv4(const Wkv4Task *given) {
             const F aa = load_upto(t.aa[m] + at, left), bb = load_upto(t.bb[m] + at, left);
             const F pp = load_upto(t.pp[m] + at, left);
 
-            const F uk = u + k, top = at_least(pp, uk);
-            F e1 = exp(pp - top), e2 = exp(uk - top);
+            F e1, e2;
+            weights(pp - (u + k), e1, e2);
             const F wkv = fma(e1, aa, e2 * v) / fma(e1, bb, e2);
             store_upto(t.y + row, load_upto(t.r + row, left) * wkv, left);
 
-            const F pd = pp + d, next = at_least(pd, k);
-            e1 = exp(pd - next), e2 = exp(k - next);
+            const F pd = pp + d;
+            weights(pd - k, e1, e2);
             store_upto(t.aa[m] + at, fma(e1, aa, e2 * v), left);
             store_upto(t.bb[m] + at, fma(e1, bb, e2), left);
-            store_upto(t.pp[m] + at, next, left);
+            store_upto(t.pp[m] + at, at_least(pd, k), left);
         }
     }
 }
