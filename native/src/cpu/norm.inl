@@ -63,7 +63,8 @@ RWKV_INLINE void quantise(char *to, const F *x) {
         store_bytes(to + j * V, reinterpret_cast<I>(p));
     }
     constexpr int32_t zero = Stored == rwkv::cpu::kI8 ? 128 : 8;
-    const int32_t offset = s - s == 0 ? -zero * static_cast<int32_t>(sum_words(total) - group * magic) : 0;
+    const bool finite = s - s == 0;
+    const int32_t offset = finite ? -zero * sum_words(reinterpret_cast<I>(total - count * magic)) : 0;
     __builtin_memcpy(to + group, &s, 4);
     __builtin_memcpy(to + group + 4, &offset, 4);
 }

@@ -223,16 +223,16 @@ RWKV_INLINE float largest(U v) {
     return f;
 }
 
-// The sum of the lanes, modulo 2^32.
-RWKV_INLINE uint32_t sum_words(U v) {
+// The sum of the lanes, which must not overflow on the way.
+RWKV_INLINE int32_t sum_words(I v) {
 #if defined(RWKV_512_BITS)
-    return static_cast<uint32_t>(_mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v)));
+    return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(v));
 #elif defined(__aarch64__)
-    return vaddvq_u32(v);
+    return vaddvq_s32(v);
 #else
-    uint32_t u = 0;
-    for (int i = 0; i < V; ++i) u += v[i];
-    return u;
+    int32_t sum = 0;
+    for (int i = 0; i < V; ++i) sum += v[i];
+    return sum;
 #endif
 }
 
