@@ -12,6 +12,8 @@ from typing import Any
 import falcon
 import msgspec
 
+from rwkv_native.printable import printable
+
 log = logging.getLogger("gunicorn.error")
 
 # Status -> (OpenAI error type, `detail` where the router, not a handler, refused).
@@ -48,8 +50,7 @@ class Refusal(falcon.HTTPError):
 
 def clip(value: Any) -> str:
     """A value of the client's, as an error may repeat it."""
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return printable(value, 80)
 
 
 class ClientGone(Exception):
