@@ -23,6 +23,7 @@ from gevent.event import Event
 
 from web import errors
 from web.hangup import Hangups
+from web.offload import breathe
 
 if TYPE_CHECKING:
     import falcon
@@ -125,7 +126,7 @@ def fill(fd: int, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[os.write(fd, left[:_PIECE]) :]
-        gevent.sleep(0)
+        breathe()
 
 
 def contents(fd: int) -> bytes:
@@ -133,5 +134,5 @@ def contents(fd: int) -> bytes:
     pieces = []
     while piece := os.read(fd, _PIECE):
         pieces.append(piece)
-        gevent.sleep(0)
+        breathe()
     return b"".join(pieces)

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gevent
 import numpy as np
 
 import rwkv_native as rn
 from web import errors
 from web.bridge import Bridge, Mailbox
 from web.hangup import Hangups
-from web.offload import in_thread
+from web.offload import breathe, in_thread
 from web.personas import Persona, effective
 from web.schemas.completions import Prompt
 from web.schemas.embeddings import EmbeddingFields
@@ -144,7 +143,7 @@ class Generation:
         try:
             for index, prompt in enumerate(prompts):
                 if index:
-                    gevent.sleep(0)  # a thousand prompts, each with a large bias, take a minute
+                    breathe()  # a thousand prompts, each with a large bias, take a minute
                 ids, save_at = _encode(serving, prompt, field, marks)
                 id = self._bridge.submit(ids, wanted, self._mailbox, state, stream, save_at)
                 self._index[id] = index

@@ -16,6 +16,7 @@ from gunicorn.http import errors as http
 from web import errors
 from web.access_log import BODY, REQUEST_ID
 from web.metrics import Metrics
+from web.offload import breathe
 
 _READ = 64 << 10  # bytes per read of a body
 _IN_MEMORY = 1 << 20  # a chunked body larger than this goes to a temporary file
@@ -154,7 +155,7 @@ def read_body(req: falcon.Request) -> bytes:
 def _read(raw: Any, size: int) -> bytes:
     """One read that ends, whatever the client does."""
     try:
-        gevent.sleep(0)  # a read of what has arrived already does not let others run
+        breathe()  # a read of what has arrived already does not let others run
         with gevent.Timeout(_PATIENCE):
             return raw.read(size)
     except gevent.Timeout:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import falcon
-import gevent
 import msgspec
 import numpy as np
 
@@ -17,6 +16,7 @@ from web import errors
 from web.config import Config
 from web.generation import Answer, Generation
 from web.middleware import read_body
+from web.offload import breathe
 from web.runtime import Runtime
 from web.schemas import fields
 from web.schemas.embeddings import Embedding, Embeddings, EmbeddingUsage, embedding_request
@@ -59,7 +59,7 @@ def _data(answers: Sequence[Answer], packed: bool) -> list[Any]:
     encoded = []
     for index, answer in enumerate(answers):
         if index:
-            gevent.sleep(0)
+            breathe()
         vector = np.asarray(answer.embedding, "<f4")
         numbers = base64.b64encode(vector).decode() if packed else vector.tolist()
         encoded.append(msgspec.Raw(msgspec.json.encode(Embedding(index=index, embedding=numbers))))
