@@ -11,47 +11,30 @@ become a call is held back; the rest passes. Never runs or checks a call.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import secrets
 import string
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import msgspec
+from dataclasses import dataclass
 
 from web.schemas.answers import CalledFunction, ToolCall
 from web.schemas.tools import Function
+from web.tool_arguments import FENCE, ArgumentReader
 
 _ID = string.ascii_letters + string.digits
 _ID_LENGTH = 24
 _MOST_KEPT = 1000
 _LONGEST_KEPT = 1 << 16  # characters of a description
-_LONGEST = 8192  # characters of the arguments of one call; what is longer stays text
+_LONGEST = 1 << 20  # characters of the arguments of one call; what is longer stays text
 
-_HEAD = re.compile(r"([\w.-]{1,64})\s{0,16}```[\w\s]{0,32}?tool_call\s{0,4}\(")
-_MAY_BE_HEAD = re.compile(r"\s{0,64}(?:[\w.-]{1,64}\s{0,16}(?:`{1,2}|```[\w\s]{0,48})?)?\Z")
-_LONGEST_HEAD = 200  # characters in which _MAY_BE_HEAD looks
-_CLOSE = re.compile(r"\)\s{0,16}```")
-
-_NEXT = r"(?=\s*,\s*(?:\"[^\"]*\"|'[^']*'|\w+)\s*=|\s*,?\s*\Z)"  # another pair, or the end
-_KEY = re.compile(r"[\s,]*(?:\"(?P<a>[^\"]*)\"|'(?P<b>[^']*)'|(?P<c>\w+))\s*=\s*")
-_VALUE = {
-    '"': re.compile(rf'"(?P<value>.*?)"{_NEXT}', re.S),
-    "'": re.compile(rf"'(?P<value>.*?)'{_NEXT}", re.S),
-    "": re.compile(rf"(?P<value>.*?){_NEXT}", re.S),
-}
-_PYTHON = {"True": True, "False": False, "None": None}
-_KINDS: dict[str, tuple[type, ...]] = {
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-    "null": (type(None),),
-}
+# Between the name of a function and its arguments.
+_OPENING = re.compile(r"```[\w\s]{0,32}?tool_call\s{0,4}\(")
+_MAY_BE_OPENING = re.compile(r"`{0,2}\Z|```[\w\s]{0,48}\Z")
+_LONGEST_OPENING = 64
+_MOST_BLANKS = 16  # between a name and its opening
+_HELD_BLANKS = 64  # before a call; they belong to its form
 
 
 class RememberedTools:
@@ -82,78 +65,107 @@ class CallFinder:
     ) -> None:
         self._noted = noted
         self._parameters = {function.name: function.parameters for function in functions}
+        self._names = sorted(self._parameters, key=len, reverse=True)
+        self._beginnings = {name[:n] for name in self._names for n in range(1, len(name) + 1)}
         self._parallel = parallel
-        self._held = ""  # text that may begin a call, or the arguments of one
-        self._head = ""  # as it was written; "" outside a call
-        self._name = ""
+        self._held = ""  # text that may begin a call
+        self._call: _Call | None = None
         self._after_call = self._said = False
         self.calls = 0
 
     def feed(self, text: str) -> list[str | ToolCall]:
         """What can be told by now."""
-        self._held += text
         out: list[str | ToolCall] = []
-        while self._arguments(out) if self._head else self._text(out):
-            pass
+        while text:
+            if self._call is None:
+                self._held += text
+                text = self._text(out)
+            else:
+                text = self._arguments(text, out)
         return out
 
     def end(self) -> list[str | ToolCall]:
         """The rest: a call that lacks only its last marks, or text."""
         out: list[str | ToolCall] = []
-        if self._head:
-            body = self._held.rstrip().rstrip("`").rstrip()
-            if body.endswith(")"):
-                self._found(body[:-1], out)
-            else:
-                self._say(self._head + self._held, out)
-        else:
-            self._say(self._held, out)
-        self._head = self._held = ""
+        while self._call is not None:
+            out += self.feed(self._arguments("", out, final=True))
+        self._say(self._held, out)
+        self._held = ""
         return out
 
-    def _text(self, out: list[str | ToolCall]) -> bool:
-        """Looks for the head of a call. True: there is more to read."""
-        head = _HEAD.search(self._held)
-        if head is None:
-            tail = max(0, len(self._held) - _LONGEST_HEAD)
-            held = _MAY_BE_HEAD.search(self._held, tail)
-            safe = held.start() if held is not None else len(self._held)
-            self._say(self._held[:safe], out)
-            self._held = self._held[safe:]
-            return False
-        known = head[1] in self._parameters
-        before = self._held[: head.start()].rstrip() if known else self._held[: head.end()]
-        self._say(before, out)
-        self._held = self._held[head.end() :]
-        if known:
-            self._head, self._name = head[0], head[1]
-        return True
+    def _text(self, out: list[str | ToolCall]) -> str:
+        """Looks for the head of a call. What follows it is not read yet."""
+        held, at = self._held, 0
+        while (at := held.find(FENCE, at)) >= 0:
+            if (opening := _OPENING.match(held, at)) is not None:
+                name, start = self._named(held, at)
+                if name is not None:
+                    self._say(held[:start].rstrip(), out)
+                    self._held = ""
+                    self._call = _Call(name, held[start : opening.end()], ArgumentReader())
+                    return held[opening.end() :]
+            at += 1
+        safe = self._safe(held)
+        self._say(held[:safe], out)
+        self._held = held[safe:]
+        return ""
 
-    def _arguments(self, out: list[str | ToolCall]) -> bool:
-        """Looks for the end of a call. True: there is more to read."""
-        close = _CLOSE.search(self._held)
-        if close is not None and close.start() <= _LONGEST:
-            body, self._held = self._held[: close.start()], self._held[close.end() :]
-            self._found(body, out)
-        elif len(self._held) > _LONGEST:
-            self._say(self._head + self._held, out)
-            self._held = ""
-        else:
-            return False
-        self._head = ""
-        return True
+    def _named(self, text: str, end: int) -> tuple[str | None, int]:
+        """The function whose name ends before `end`, blanks aside, and where it begins."""
+        while end > 0 and text[end - 1].isspace():
+            end -= 1
+        for name in self._names:
+            start = end - len(name)
+            if text.endswith(name, 0, end) and start >= 0 and _begins_word(text, start):
+                return name, start
+        return None, end
 
-    def _found(self, body: str, out: list[str | ToolCall]) -> None:
+    def _safe(self, text: str) -> int:
+        """The number of characters that belong to no call, whatever follows."""
+        start = len(text)
+        fence = text.rfind(FENCE, max(0, start - _LONGEST_OPENING))
+        opening = fence if fence >= 0 else len(text.rstrip("`"))
+        if _MAY_BE_OPENING.match(text, opening) is not None:
+            name, begin = self._named(text, opening)
+            if name is not None and opening - begin - len(name) <= _MOST_BLANKS:
+                start = begin
+        if start == len(text):
+            longest = len(self._names[0]) if self._names else 0
+            for begin in range(max(0, start - longest), start):
+                if text[begin:] in self._beginnings and _begins_word(text, begin):
+                    start = begin
+                    break
+        held = text[max(0, start - _HELD_BLANKS) : start]
+        return start - (len(held) - len(held.rstrip()))
+
+    def _arguments(self, text: str, out: list[str | ToolCall], final: bool = False) -> str:
+        """Looks for the end of a call. What follows it is not read yet."""
+        call = self._call
+        assert call is not None
+        if not call.arguments.feed(text, final):
+            if final or len(call.arguments.text) > _LONGEST:
+                self._say(call.head + call.arguments.text, out)
+                self._call = None
+            return ""
+        self._call = None
+        whole, end = call.arguments.text, call.arguments.end
+        self._found(call, whole[:end], out)
+        return whole[end:]
+
+    def _found(self, call: _Call, written: str, out: list[str | ToolCall]) -> None:
+        arguments = call.arguments.arguments(self._parameters[call.name])
+        if arguments is None:
+            self._say(call.head + written, out)
+            return
         if self.calls and not self._parallel:
             return
         self.calls += 1
         self._after_call = True
-        arguments = arguments_of(body, self._parameters.get(self._name))
         id = "call_" + "".join(secrets.SystemRandom().sample(_ID, _ID_LENGTH))
         if self._noted is not None:
             self._noted(id)
         text = json.dumps(arguments, ensure_ascii=False)
-        out.append(ToolCall(id=id, function=CalledFunction(self._name, text)))
+        out.append(ToolCall(id=id, function=CalledFunction(call.name, text)))
 
     def _say(self, text: str, out: list[str | ToolCall]) -> None:
         """Blanks around calls are part of their form."""
@@ -166,53 +178,19 @@ class CallFinder:
             out.append(text)
 
 
-def arguments_of(text: str, parameters: dict[str, Any] | None) -> dict[str, Any]:
-    """The pairs of a call. Values are strings, unless they stand without quotes or the function's
-    parameters say another type. A quote inside a value stays; what is no pair ends the reading."""
-    found: dict[str, Any] = {}
-    at = 0
-    while (key := _KEY.match(text, at)) is not None:
-        quote = text[key.end() : key.end() + 1]
-        value = _VALUE[quote if quote in ("'", '"') else ""].match(text, key.end())
-        if value is None:
-            break
-        name = next(part for part in (key["a"], key["b"], key["c"]) if part is not None)
-        given = value["value"]
-        found[name] = _typed(given, _kinds(parameters, name), quoted=quote in ("'", '"'))
-        at = value.end()
-    return found
+@dataclass(slots=True)
+class _Call:
+    """A call that is being read."""
+
+    name: str
+    head: str  # as it was written
+    arguments: ArgumentReader
 
 
-def _kinds(parameters: dict[str, Any] | None, name: str) -> list[str]:
-    """The JSON types that a function's parameter may have."""
-    properties = (parameters or {}).get("properties")
-    schema = properties.get(name) if isinstance(properties, dict) else None
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    kinds = kind if isinstance(kind, list) else [kind]
-    return [one for one in kinds if isinstance(one, str)]
+def _begins_word(text: str, at: int) -> bool:
+    """Whether a name may begin at `at`: not in the middle of a longer one."""
+    return at == 0 or not (_in_word(text[at]) and _in_word(text[at - 1]))
 
 
-def _typed(text: str, kinds: list[str], quoted: bool) -> Any:
-    if "string" in kinds or (quoted and not kinds):
-        return text
-    value = _literal(text.strip())
-    if not kinds:
-        return value
-    fits = any(type(value) in _KINDS.get(kind, ()) for kind in kinds)
-    return value if fits else text
-
-
-def _literal(text: str) -> Any:
-    """A value as Python or JSON writes it; the text itself if it is neither."""
-    if text in _PYTHON:
-        return _PYTHON[text]
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.MsgspecError, RecursionError):
-        pass
-    try:
-        value = ast.literal_eval(text)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return text
-    return value
+def _in_word(letter: str) -> bool:
+    return letter.isalnum() or letter in "_.-"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from web.prompts.tools import _written
 from web.schemas.answers import ToolCall
-from web.schemas.tools import Function
-from web.tool_calls import CallFinder, arguments_of
+from web.schemas.tools import Call, Function
+from web.tool_arguments import arguments_of
+from web.tool_calls import CallFinder
 
 WEATHER = Function(
     "get_weather",
@@ -92,7 +96,9 @@ def test_text_without_calls_passes_whole(text: str) -> None:
 def test_plain_text_is_not_held_for_long() -> None:
     finder = CallFinder([WEATHER])
     text = "".join(str(item) for item in finder.feed("I am just a language model and do not know"))
-    assert text == "I am just a language model and do not"
+    assert text == "I am just a language model and do not know"
+    held = "".join(str(item) for item in CallFinder([WEATHER]).feed("I would get_wea"))
+    assert held == "I would"
     for hard in ("x" * 100_000, "```" * 30_000, " " * 100_000, "a ```" + "b " * 50_000):
         finder = CallFinder([WEATHER])
         said = sum(len(item) for item in finder.feed(hard) if isinstance(item, str))
@@ -126,8 +132,19 @@ def test_plain_text_is_not_held_for_long() -> None:
         ('"unknown"=3, "x"=None, "y"=word', {"unknown": 3, "x": None, "y": "word"}),
         ('"location"="Zürich", ', {"location": "Zürich"}),
         ('\n  "location" = "Paris",\n  "days" = "2"\n', {"location": "Paris", "days": 2}),
-        ("nonsense", {}),
-        ('"location"="never closed', {}),
+        ('"location"="never closed', {"location": "never closed"}),
+        ('"location"="x) ```", "days"=3', {"location": "x) ```", "days": 3}),
+        ('"location": "Paris", "days": 3', {"location": "Paris", "days": 3}),
+        # Values by their place, as models write them that have seen more Python than examples.
+        ('{"location": "Paris", "days": 3}', {"location": "Paris", "days": 3}),
+        ("{'location': 'a) ```'}", {"location": "a) ```"}),
+        ('"{"days": 3}"', {"days": 3}),
+        ('"Paris"', {"location": "Paris"}),
+        ("Paris", {"location": "Paris"}),
+        ('"Paris", 3', {"location": "Paris", "days": 3}),
+        ('"Paris", "share"=1', {"location": "Paris", "share": 1}),
+        ('"tags"=["a)", {"b": ")```"}], "days"=2', {"tags": ["a)", {"b": ")```"}], "days": 2}),
+        ('"tags"=[unclosed, "days"=2', {"tags": "[unclosed", "days": 2}),
     ],
 )
 def test_arguments(text: str, arguments: dict[str, Any]) -> None:
@@ -139,9 +156,175 @@ def test_any_arguments_are_read(text: str) -> None:
     json.dumps(arguments_of(text, WEATHER.parameters), allow_nan=False)
 
 
-@pytest.mark.parametrize("text", ['"a"=' + '", ' * 2700, '"a"="' + " " * 8000, '"a"=,' * 1600])
-def test_hard_arguments_end(text: str) -> None:
-    arguments_of(text[:8192], WEATHER.parameters)
+def test_what_no_parameter_takes_is_no_call() -> None:
+    assert arguments_of('"Paris"', None) is None
+    assert arguments_of('"a", "b"', {"properties": {"x": {}}}) is None
+    call = 'what-time\n```python\ntool_call("Paris")\n```'
+    assert found([call]) == (call, [])
+
+
+OPTIONAL = {
+    "properties": {
+        "days": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "hourly": {"oneOf": [{"type": "boolean"}, {"type": "null"}]},
+        "tags": {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]},
+        "addr": {"$ref": "#/$defs/Addr"},
+        "home": {"allOf": [{"description": "x"}, {"$ref": "#/$defs/Addr"}]},
+        "level": {"enum": [1, 2, 3]},
+        "mixed": {"enum": ["1", 2, None]},
+        "fixed": {"const": 7},
+        "name": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "any": {"anyOf": [{}, {"type": "integer"}]},
+        "list": {"items": {}},
+        "loop": {"$ref": "#/properties/loop"},
+        "way~/": {"$ref": "#/properties/way~0~1"},
+        "nowhere": {"$ref": "https://example.com/x"},
+        "odd": {"$ref": "#/$defs/Addr/required/0"},
+    },
+    "$defs": {"Addr": {"properties": {"city": {"type": "string"}}, "required": ["city"]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('"days"="3"', 3),
+        ('"days"="None"', None),
+        ('"days"="soon"', "soon"),
+        ('"hourly"="True"', True),
+        ('"tags"="[\'a\']"', ["a"]),
+        ("\"addr\"=\"{'city': 'Paris'}\"", {"city": "Paris"}),
+        ("\"home\"=\"{'city': 'Paris'}\"", {"city": "Paris"}),
+        ('"level"="2"', 2),
+        ('"level"="9"', 9),
+        ('"mixed"="1"', "1"),
+        ('"mixed"="2"', 2),
+        ('"mixed"="None"', None),
+        ('"fixed"="7"', 7),
+        ('"name"="None"', "None"),
+        ('"name"=None', None),
+        ('"name"="12"', "12"),
+        ('"any"="12"', "12"),
+        ('"list"="[1]"', [1]),
+        ('"loop"="1"', "1"),
+        ('"way~/"="1"', "1"),
+        ('"nowhere"="1"', "1"),
+        ('"odd"="1"', "1"),
+    ],
+)
+def test_types_of_schemas(text: str, value: Any) -> None:
+    (read,) = (arguments_of(text, OPTIONAL) or {}).values()
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_a_schema_without_end_is_looked_at_for_a_while() -> None:
+    both = [{"$ref": "#/properties/a"}] * 100
+    endless = {"properties": {"a": {"anyOf": both}}}
+    assert arguments_of('"a"="1"', endless) == {"a": "1"}
+
+
+NAMES = ["srv/get", "srv:get", "@get", "get weather", "获取天气", "a", "get", "(x)"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_is_found(name: str) -> None:
+    call = f'{name}\n```python\ntool_call("a"="b")\n```'
+    for others in ([], NAMES):
+        for pieces in ([f"So: {call}"], list(f"So: {call}")):
+            finder = CallFinder([Function(one, None, None) for one in [name, *others]])
+            items = [item for piece in pieces for item in finder.feed(piece)] + finder.end()
+            assert "".join(item for item in items if isinstance(item, str)) == "So:"
+            (call_found,) = (item for item in items if isinstance(item, ToolCall))
+            assert call_found.function.name == name
+
+
+def test_a_name_inside_of_another_is_none() -> None:
+    text = 'forget\n```python\ntool_call("a"="b")\n```'
+    finder = CallFinder([Function("get", None, None)])
+    assert finder.feed(text) + finder.end() == [text]
+
+
+FILE = Function(
+    "write_file",
+    None,
+    {"properties": {"path": {"type": "string"}, "content": {"type": "string"}}},
+)
+CONTENTS = [
+    "# Demo\n```python\nprint(1)\n```\nend",  # the report's
+    '# Demo\n```python\nprint("hi")\n```\nend',
+    "f(x)\n```",  # a fence that is never closed
+    'say ")\n',
+    "a\n```\nb\n```\n```c\nd(')')\n```",
+    "x" * 20_000,
+    '"), ("',
+    "",
+]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_values_lose_nothing(content: str) -> None:
+    call = Call("write_file", {"path": "a.md", "content": content})
+    text = f"I write.\n\n{_written(call)}\n\n"
+    for pieces in ([text], list(text)):
+        finder = CallFinder([FILE])
+        items = [item for piece in pieces for item in finder.feed(piece)] + finder.end()
+        assert "".join(item for item in items if isinstance(item, str)) == "I write."
+        (made,) = (item for item in items if isinstance(item, ToolCall))
+        assert json.loads(made.function.arguments) == call.arguments
+
+
+@given(st.dictionaries(st.text("ab_", min_size=1), st.text("ab (){}[]`\n.'\\"), max_size=3))
+def test_what_a_history_shows_is_read_back(arguments: dict[str, str]) -> None:
+    text = _written(Call("what-time", arguments))
+    finder = CallFinder([CLOCK])
+    items = finder.feed(text) + finder.end()
+    (made,) = (item for item in items if isinstance(item, ToolCall))
+    assert json.loads(made.function.arguments) == arguments
+
+
+def test_a_call_behind_one_with_an_open_fence_is_found() -> None:
+    first = 'get_weather\n```python\ntool_call("location"="```x")\n```'
+    assert found([f"{first}\n{NOW}"])[1] == [
+        ("get_weather", {"location": "```x"}),
+        ("what-time", {}),
+    ]
+
+
+HARD = {
+    "letters": "天" * 400_000,
+    "blanks": " " * 400_000,
+    "fences": "```" * 130_000,
+    "names": "get_weather " * 33_000,
+    "heads": "get_weather\n```\n" * 25_000,
+    "open": CALL[:40] + '", ' * 130_000,
+    "quotes": CALL[:40] + '"' * 400_000,
+    "keys": CALL[:40] + '", "' + "x" * 400_000,
+    "closes": CALL[:40] + '``` ")' * 60_000,
+    "brackets": "get_weather ```tool_call(a=" + "[" * 400_000,
+    "bare": "get_weather ```tool_call(a=" + ",)" * 200_000,
+    "pairs": "get_weather ```tool_call(" + '"a"="b", ' * 40_000,
+}
+
+
+@pytest.mark.parametrize("text", HARD.values(), ids=HARD.keys())
+def test_time_is_linear(text: str) -> None:
+    """Twice the text takes about twice the time, as one piece and as many."""
+
+    def seconds(length: int, pieces: int) -> float:
+        best = math.inf
+        for _ in range(2):
+            finder = CallFinder([WEATHER])
+            start = time.process_time()
+            size = length // pieces
+            for at in range(0, length, size):
+                finder.feed(text[at : at + size])
+            finder.end()
+            best = min(best, time.process_time() - start)
+        return best
+
+    whole = len(text) // 10
+    for pieces in (1, 1000):
+        assert seconds(whole, pieces) < 12 * seconds(whole // 4, pieces) + 0.02
 
 
 @pytest.mark.parametrize("parameters", [None, {}, {"properties": 5}, {"properties": {"a": 5}}])
