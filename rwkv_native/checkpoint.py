@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import CheckpointError, InvalidError, MissingFileError
-from .formats import folder, gguf, layouts, pth, safetensors
+from .formats import companions, folder, gguf, layouts, pth, safetensors
 from .formats.tensor import DTYPES, Refused, Tensor
 
 __all__ = ["DTYPES", "Checkpoint", "Tensor", "read", "write_safetensors"]
 
 write_safetensors = safetensors.write
+CONTEXT_LENGTH = "rwkv.context_length"  # of a file's metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Checkpoint:
     layout: str = layouts.OFFICIAL  # whose names and orientations the file has
     #: the bytes of every id, where the file carries a World-style vocabulary (GGUF)
     tokenizer_tokens: list[bytes] | None = field(default=None, repr=False)
+    #: tokens of the texts that it was trained on, where the files or their names tell
+    context_length: int | None = None
 
     @property
     def version(self) -> str | None:
@@ -74,8 +77,12 @@ def _read(name: str) -> Checkpoint:
     mode = Path(name).stat().st_mode
     if stat.S_ISDIR(mode):
         inside = folder.chosen(Path(name))
-        found = _read(str(inside))
-        return replace(found, metadata={**found.metadata, **folder.config(Path(name))})
+        return _with_companions(_weights(str(inside)), inside.parent)
+    path = Path(name)
+    return _with_companions(_weights(name), path.parent if folder.is_of_hub(path) else None)
+
+
+def _weights(name: str) -> Checkpoint:
     found, names = _container(name)
     if names is not None:
         return _sharded(found, names)
@@ -83,6 +90,23 @@ def _read(name: str) -> Checkpoint:
         return found
     layout, tensors = layouts.official(found.tensors, name)
     return replace(found, tensors=tensors, layout=layout)
+
+
+def _with_companions(found: Checkpoint, place: Path | None) -> Checkpoint:
+    """place: the folder whose files speak of these weights; None: they stand alone."""
+    beside = companions.Companions() if place is None else companions.read(place)
+    length = found.metadata.get(CONTEXT_LENGTH, "")
+    names = [Path(found.path).stem] + ([] if place is None else [place.resolve().name])
+    told = [
+        int(length) if length.isascii() and length.isdigit() and len(length) < 10 else None,
+        beside.context_length,
+        *map(companions.context_in, names),
+    ]
+    return replace(
+        found,
+        metadata={**found.metadata, **beside.metadata},
+        context_length=next((n for n in told if n), None),
+    )
 
 
 def _cached(fd: int, size: int) -> bool:

@@ -28,7 +28,7 @@ NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 PACKED_NAMES = {"i8": "I8", "i4": "I4"}  # of .safetensors only
 PIECE = 16 << 20  # elements are read by so many bytes
 # What a file says of itself and what stays true of the copy.
-_KEPT = ("rwkv.tokenizer", "rwkv.family", "general.name")
+_KEPT = ("rwkv.tokenizer", "rwkv.family", "rwkv.thinks", "general.name")
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # llama.cpp's numbers
 
 _PACKED = {
@@ -99,6 +99,8 @@ def to_safetensors(
         "rwkv.source": f"{found.format}, {found.layout}",
         **({"rwkv.version": found.version} if found.version else {"rwkv.kind": "tuned-state"}),
     }
+    if found.context_length is not None:
+        metadata[checkpoint.CONTEXT_LENGTH] = str(found.context_length)
     if "rwkv.tokenizer" not in metadata and (name := _vocabulary_name(found)):
         metadata["rwkv.tokenizer"] = name
     metadata |= safetensors.packed_entry(

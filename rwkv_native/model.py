@@ -67,7 +67,8 @@ class ModelInfo:
     isa: str  #: instruction set of the CPU kernels, e.g. "avx2"
     threads: int
     path: str
-    metadata: Mapping[str, str] = field(default_factory=dict)  #: of .safetensors and GGUF
+    metadata: Mapping[str, str] = field(default_factory=dict)  #: of .safetensors, GGUF and folders
+    context_length: int | None = None  #: tokens of the texts it was trained on, where that is told
 
 
 class Loading:
@@ -83,6 +84,7 @@ class Loading:
         found = checkpoint.read(path)
         self._path = found.path
         self._metadata = found.metadata
+        self._context_length = found.context_length
         self._tokens = found.tokenizer_tokens
         self._handle: Any = None
         self._model: Model | None = None
@@ -141,7 +143,7 @@ class Loading:
                 out = ffi.new("rwkv_model **")
                 status = lib.rwkv_load_finish(out, handle)
                 self._raise(status)
-                self._model = Model._adopt(out[0], self._path, self._metadata)
+                self._model = Model._adopt(out[0], self._path, self._metadata, self._context_length)
                 self._model.tokenizer_tokens = self._tokens
             return self._model
 
@@ -209,7 +211,9 @@ class Model:
         raise TypeError("use rn.Model.open(path) or rn.Model.load(path)")
 
     @classmethod
-    def _adopt(cls, handle: Any, path: str, metadata: Mapping[str, str]) -> Model:
+    def _adopt(
+        cls, handle: Any, path: str, metadata: Mapping[str, str], context_length: int | None
+    ) -> Model:
         self = object.__new__(cls)
         self._handle = ffi.gc(handle, lib.rwkv_model_free)
         c = ffi.new("rwkv_model_info *")
@@ -237,6 +241,7 @@ class Model:
             threads=c.threads,
             path=path,
             metadata=dict(metadata),
+            context_length=context_length,
         )
         self._vocab = self.info.vocab
         return self

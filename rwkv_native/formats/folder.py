@@ -19,6 +19,11 @@ SINGLES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = {".pth", ".safetensors", ".st", ".gguf"}
 
 
+def is_of_hub(path: Path) -> bool:
+    """Whether a file has the name that HuggingFace gives the weights of a folder."""
+    return path.name in (*INDICES, *SINGLES)
+
+
 def chosen(folder: Path) -> Path:
     """The file or index that a folder means."""
     for name in (*INDICES, *SINGLES):
@@ -55,16 +60,3 @@ def shards(raw: bytes) -> dict[str, set[str]]:
     if len(files) > MAX_FILES:
         raise Refused(f"names more than {MAX_FILES} files")
     return files
-
-
-def config(folder: Path) -> dict[str, str]:
-    """What config.json says about the model, if there is one that can be read: for people only."""
-    path = folder / "config.json"
-    try:
-        if not path.is_file() or path.stat().st_size > MAX_INDEX:
-            return {}
-        found = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    kind = found.get("model_type") if type(found) is dict else None
-    return {"config.model_type": kind} if type(kind) is str and len(kind) < 100 else {}
