@@ -89,6 +89,7 @@ class Runtime:
         self._serving: Serving | None = None
         self._choice: Choice | None = None  # what serves, or served until its successor loads
         self._switched = False  # by a request: it is not the configured model
+        self._succeeds = False
         self._aside: Serving | None = None  # takes no requests while its successor loads
         # Replaced, and at work for the last requests: in lists of one, empty while it is freed.
         self._draining: list[list[Serving]] = []
@@ -116,6 +117,11 @@ class Runtime:
     def stopping(self) -> bool:
         """Whether this process is about to end: what runs may end, and nothing begins."""
         return self._stopping
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether this worker has taken over from another one that served."""
+        return self._succeeds
 
     @property
     def progress(self) -> float | None:
@@ -213,7 +219,7 @@ class Runtime:
             self._choice, self._switched = None, True
             self._leave()
             return
-        problem = self._begin(choice, log.info, True).get()  # goes on if this client leaves
+        problem = self._begin(choice, log.info).get()  # goes on if this client leaves
         if isinstance(problem, gevent.GreenletExit):
             raise errors.stopping()
         if problem is not None:
@@ -262,8 +268,9 @@ class Runtime:
     # What the worker's hooks do.
 
     def start(self, tell: Tell | None = None) -> None:
-        """Begins to load the configured model, or the one that requests have put in its place, and
-        returns at once. `tell` gets lines for a log."""
+        """Begins to load the configured model, or the one that requests have put in its place (and
+        if that has gone, the configured one again), and returns at once. `tell` gets lines for a
+        log."""
         if self._hangups is None:
             self._hangups = Hangups()
         kept = handover.left()
@@ -272,10 +279,13 @@ class Runtime:
             self._stored = Stored(kept.defaults, path)
             self._deploy = self._deploy or kept.deploy
             self._switched = kept.switched
-        choice = kept.choice if kept is not None and kept.switched else self._configured_choice()
+            self._succeeds = True
+        configured = self._configured_choice()
+        choice = kept.choice if kept is not None and kept.switched else configured
         if choice is not None:
             self._status = LOADING
-            self._begin(choice, tell or log.info, self._switched)
+            instead = configured if self._switched else None
+            self._begin(choice, tell or log.info, self._switched, instead)
 
     def _configured_choice(self) -> Choice | None:
         config = self._config
@@ -312,12 +322,17 @@ class Runtime:
 
     # A load, in a greenlet of its own.
 
-    def _begin(self, choice: Choice, tell: Tell, switched: bool) -> gevent.Greenlet:
-        self._load_greenlet = gevent.spawn(self._replace, choice, tell, switched)
+    def _begin(
+        self, choice: Choice, tell: Tell, switched: bool = True, instead: Choice | None = None
+    ) -> gevent.Greenlet:
+        self._load_greenlet = gevent.spawn(self._replace, choice, tell, switched, instead)
         return self._load_greenlet
 
-    def _replace(self, choice: Choice, tell: Tell, switched: bool) -> str | None:
-        """Loads a model in the place of the present one. Returns what went wrong."""
+    def _replace(
+        self, choice: Choice, tell: Tell, switched: bool, instead: Choice | None
+    ) -> str | None:
+        """Loads a model in the place of the present one, or if it cannot be, another one
+        `instead`. Returns what went wrong."""
         try:
             self._make_room(choice)
             serving = self._configured(self._open(choice, tell))
@@ -325,6 +340,9 @@ class Runtime:
             reason = loading.reason(problem, choice)
             fault = problem if loading.is_fault(problem) else None
             log.error("failed to load %s: %s", choice.name, reason, exc_info=fault)
+            if instead is not None:
+                log.warning("%s is loaded in its place, as configured", instead.name)
+                return self._replace(instead, tell, False, None)
             self._restore(tell)
             return reason
         self._take(serving, choice)

@@ -6,7 +6,9 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -173,6 +175,23 @@ def test_a_worker_takes_over_what_requests_have_set() -> None:
             assert answer["usage"]["completion_tokens"] == 7
             assert server.post("/exit", None, expect=403)["detail"] == "Forbidden"
         assert "Traceback" not in server.log()
+
+
+def test_a_switched_model_that_has_gone_is_replaced_by_the_configured_one(tmp_path: Path) -> None:
+    """`serve` ends where the model of its command line cannot be loaded, but nobody named this."""
+    gone = tmp_path / "gone.safetensors"
+    shutil.copy(DEMO, gone)
+    settings = {"model_dir": tmp_path, "strategy": "cpu fp32", "max_batch": 1}
+    command = [str(Path(sys.executable).with_name("rwkv-native")), "serve"]
+    with serving(wrapped=lambda _: command, **settings) as server:
+        assert server.post("/switch-model", {"model": "gone.safetensors"}) == "success"
+        last = server.status()["pid"]
+        gone.unlink()
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: served_by_another(server, last), 30)
+        assert server.status()["model"] == "demo"
+        assert "demo is loaded in its place, as configured" in server.log()
+        assert server.process.poll() is None and "Traceback" not in server.log()
 
 
 def answered_by_another(server: Server, worker: int) -> bool:

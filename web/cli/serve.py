@@ -249,8 +249,9 @@ def _announce(server: Any) -> None:
 
 
 def _watch_load(runtime: Any, line: LoadLine) -> None:
-    """Shows the first load on a terminal, and ends the server if it fails: whoever named a model on
-    the command line wants that one."""
+    """Shows a worker's load on a terminal, and ends the server if the very first one fails: whoever
+    named a model on the command line wants that one. A worker that takes over from another must
+    not: nobody named the model that /switch-model chose, and clients can choose again."""
     import gevent
 
     from web.runtime import LOADING, OFFLINE
@@ -263,7 +264,7 @@ def _watch_load(runtime: Any, line: LoadLine) -> None:
             line.show(share, 1)
             gevent.sleep(0.1)
         line.wipe()
-        if runtime.status == OFFLINE:
+        if runtime.status == OFFLINE and not runtime.succeeds:
             # gunicorn's code for a worker that cannot start: the master ends, too.
             sys.exit(3)
 
