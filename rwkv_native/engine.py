@@ -286,7 +286,8 @@ class Engine:
         keep: list[Any] = []
         lib.rwkv_request_init(request)
         vocab = self.model.info.vocab
-        fill(request.sampling, s, vocab, keep)
+        end_ids = fill(request.sampling, s, vocab, keep, self._end_ids)
+        stop_ids = id_array("stop_token_ids", s.stop_token_ids, vocab)
         ids = self._ids(prompt)
         request.tokens, request.n_tokens = ids, len(ids)
         request.max_tokens = token_limit(s)
@@ -296,9 +297,6 @@ class Engine:
             sizes = ffi.new("size_t[]", [len(t) for t in texts])
             keep += [texts, pointers, sizes]
             request.stops, request.stop_sizes, request.n_stops = pointers, sizes, len(texts)
-        stop_ids, end_ids = id_array("stop_token_ids", s.stop_token_ids, vocab), self._end_ids
-        if s.end_token_ids is not None:
-            end_ids = id_array("end_token_ids", s.end_token_ids, vocab)
         request.stop_ids, request.n_stop_ids = stop_ids, len(stop_ids)
         request.end_ids, request.n_end_ids = end_ids, len(end_ids)
         keep += [ids, stop_ids, end_ids]

@@ -28,7 +28,14 @@ class Sampling:
     """
 
     max_tokens: int | None = None
-    """Tokens to draw at most, at least 1; None: until the model ends its answer."""
+    """Tokens to draw at most; None: until the model ends its answer. 0: none; the prompt is read,
+    and kept where the engine keeps states."""
+    min_tokens: int = 0
+    """An answer has so many tokens at least: before that no id that would end it is drawn, and no
+    stop text ends it."""
+    ignore_eos: bool = False
+    """Never draw end_token_ids: the answer goes on until max_tokens or what it was told to stop
+    at."""
     temperature: float = 1
     """The power 1/temperature of the surviving probabilities; 0: always the most likely token."""
     top_p: float = 1
@@ -84,10 +91,13 @@ _NUMBER_FIELDS = (
 )
 
 
-def fill(c: Any, s: Sampling, vocab: int, keep: list[Any]) -> None:
-    """Writes `s` into an initialised rwkv_sampling; `keep` holds what C will read."""
+def fill(c: Any, s: Sampling, vocab: int, keep: list[Any], ends: Any = ()) -> Any:
+    """Writes `s` into an initialised rwkv_sampling; `keep` holds what C will read. Returns the ids
+    that end the answer: `ends`, unless `s` has others."""
     if not isinstance(s, Sampling):
         raise InvalidError(f"sampling must be a Sampling, not {type(s).__name__}")
+    if s.end_token_ids is not None:
+        ends = id_array("end_token_ids", s.end_token_ids, vocab)
     c.temperature = _number("temperature", s.temperature)
     c.top_p = _number("top_p", s.top_p)
     c.min_p = _number("min_p", s.min_p)
@@ -106,12 +116,16 @@ def fill(c: Any, s: Sampling, vocab: int, keep: list[Any]) -> None:
             setattr(c, ids_field, ids)
             setattr(c, values_field, values)
             setattr(c, count, len(ids))
+    c.min_tokens = _integer("min_tokens", s.min_tokens, 0, UNLIMITED)
     for name, pointer, count in _ID_FIELDS:
         array = id_array(name, getattr(s, name), vocab)
+        if pointer == "forbidden" and s.ignore_eos:
+            array = id_array(name, [*array, *ends], vocab)
         if len(array):
             keep.append(array)
             setattr(c, pointer, array)
             setattr(c, count, len(array))
+    return ends
 
 
 def _table(name: str, kind: str, table: Mapping[int, float], vocab: int) -> tuple[Any, Any]:
@@ -151,7 +165,7 @@ def seed_of(s: Sampling) -> int:
 
 def token_limit(s: Sampling) -> int:
     """max_tokens as C takes it."""
-    return UNLIMITED if s.max_tokens is None else _integer("max_tokens", s.max_tokens, 1, UNLIMITED)
+    return UNLIMITED if s.max_tokens is None else _integer("max_tokens", s.max_tokens, 0, UNLIMITED)
 
 
 def stop_texts(s: Sampling) -> list[bytes]:
@@ -195,7 +209,9 @@ def probe(
     keep: list[Any] = []
     c = ffi.new("rwkv_sampling *")
     lib.rwkv_sampling_init(c)
-    fill(c, sampling, values.size, keep)
+    ends = fill(c, sampling, values.size, keep)
+    late = id_array("stop_token_ids", [*sampling.stop_token_ids, *ends], values.size)
+    c.late, c.n_late = late, len(late)
     out = np.empty(values.size, np.float64)
     token = ffi.new("int32_t *")
     history, before = id_array("drawn", drawn), id_array("prompt", prompt)

@@ -209,6 +209,10 @@ typedef struct {
     const int32_t *slope_ids;   /* slope * (tokens drawn so far) is added to the logits of these */
     const double *slopes;
     size_t n_slopes;
+    int64_t min_tokens;         /* an answer has so many tokens at least: before that no stop string ends it,
+                                 * and of a request no stop id or end id is drawn; 0: off */
+    const int32_t *late;        /* more ids that are not drawn before that */
+    size_t n_late;
 } rwkv_sampling;
 
 /* temperature 1, top_p 1, penalty_decay 0.996, logprobs -1, the rest off. */
@@ -245,13 +249,15 @@ typedef struct {
     rwkv_sampling sampling;
     const int32_t *tokens;      /* the prompt, at least one id; copied */
     size_t n_tokens;
-    int64_t max_tokens;         /* tokens to draw at most, >= 1 */
+    int64_t max_tokens;         /* tokens to draw at most; 0: the prompt is read, and kept where the engine keeps
+                                 * states, and the answer ends with RWKV_FINISH_LENGTH */
     const char *const *stops;   /* stop strings, none empty; never emitted, not even in part */
     const size_t *stop_sizes;
     size_t n_stops;
     const int32_t *stop_ids;    /* drawing one ends the answer; counted, not emitted */
     size_t n_stop_ids;
-    const int32_t *end_ids;     /* end of document: ends the answer; neither counted nor emitted */
+    const int32_t *end_ids;     /* end of document: ends the answer; neither counted nor emitted. Those in
+                                 * sampling.forbidden are never drawn: the answer goes on for max_tokens */
     size_t n_end_ids;
     const rwkv_state *state;    /* start state or NULL for zero; copied */
     int32_t speculate;          /* tokens to guess ahead at most, by looking up the text so far; a guess is

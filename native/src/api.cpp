@@ -185,6 +185,8 @@ rwkv::SamplingOptions sampling_options(const rwkv_sampling &s) {
     o.logprobs = s.logprobs;
     o.weights = pairs(s.weight_ids, s.weights, s.n_weights, "weight_ids", "weights");
     o.slopes = pairs(s.slope_ids, s.slopes, s.n_slopes, "slope_ids", "slopes");
+    o.min_tokens = s.min_tokens;
+    o.late = list(s.late, s.n_late, "late");
     return o;
 }
 

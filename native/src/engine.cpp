@@ -44,6 +44,7 @@ struct Engine::Core {
     void tell(Sequence &sequence);
     void end_all(const std::exception &error);
     void forbid_undecodable(Request &request) const;
+    static void hold_ends(Request &request);
     void refuse_speculation(int32_t speculate) const;
     size_t keepable(int64_t bytes) const;
     void show_stats();
@@ -477,6 +478,14 @@ void Engine::Core::forbid_undecodable(Request &request) const {
                         std::back_inserter(request.sampling.forbidden));
 }
 
+// What ends an answer is not drawn before its least length.
+void Engine::Core::hold_ends(Request &request) {
+    SamplingOptions &sampling = request.sampling;
+    if (sampling.min_tokens == 0) return;
+    for (const auto *ids : {&request.end_ids, &request.stop_ids})
+        sampling.late.insert(sampling.late.end(), ids->begin(), ids->end());
+}
+
 void Engine::Core::refuse_speculation(int32_t speculate) const {
     if (speculate > 0 && model->info().version == "7b")
         throw unsupported("speculate needs a state that can be put back, and RWKV-7b also keeps its "
@@ -511,6 +520,7 @@ uint64_t Engine::submit(Request request) {
     if (request.dimensions > 0) request.speculate = 0;
     core.refuse_speculation(request.speculate);
     core.forbid_undecodable(request);
+    core.hold_ends(request);
     auto sequence = std::make_unique<Sequence>(std::move(request));
     std::unique_lock lock(core.mutex);
     if (core.stopping) throw Error(RWKV_STOPPED, "the engine has stopped");

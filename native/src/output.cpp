@@ -96,19 +96,19 @@ Output::Output(const std::vector<std::string> &stops) {
     }
 }
 
-bool Output::add(std::string_view bytes, std::string &text) {
+bool Output::add(std::string_view bytes, std::string &text, bool may_stop) {
     if (stopped_) {
         return true;
     }
     std::string characters;
     decode(characters, partial_, bytes);
-    return match(characters, text);
+    return match(characters, text, may_stop);
 }
 
 void Output::finish(std::string &text) {
     if (!stopped_ && !partial_.empty()) {
         partial_.clear();
-        match(replacement, text);
+        match(replacement, text, true);
     }
     if (!stopped_) {
         text += held_;
@@ -119,7 +119,7 @@ void Output::finish(std::string &text) {
 
 // Only whole characters come in, and stops are whole characters, so whatever matches the beginning
 // of a stop at the end of the text is whole characters too: bytes can be compared.
-bool Output::match(std::string_view characters, std::string &text) {
+bool Output::match(std::string_view characters, std::string &text, bool may_stop) {
     for (const char c : characters) {
         held_ += c;
         size_t complete = 0;
@@ -130,9 +130,11 @@ bool Output::match(std::string_view characters, std::string &text) {
             }
             k += stop.text[k] == c;
             stop.matched = k;
-            if (k == stop.text.size()) {
+            if (k < stop.text.size()) continue;
+            if (may_stop)
                 complete = std::max(complete, stop.text.size());
-            }
+            else
+                stop.matched = stop.border[k];  // another one may begin inside it
         }
         if (complete > 0) {
             text.append(held_, 0, held_.size() - complete);

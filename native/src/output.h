@@ -24,8 +24,8 @@ public:
     // characters, invalid bytes as U+FFFD (one for each maximal part of a character, like Python's
     // "replace"), nothing that could still become part of a stop string. Stops are looked for after
     // replacement. Returns true when a stop string has been completed: the answer is then over, and
-    // nothing more is ever appended.
-    bool add(std::string_view bytes, std::string &text);
+    // nothing more is ever appended. Without `may_stop` the text goes on behind one.
+    bool add(std::string_view bytes, std::string &text, bool may_stop = true);
     // The answer ends otherwise: appends everything still held back; an incomplete character
     // becomes U+FFFD (which may complete a stop).
     void finish(std::string &text);
@@ -41,7 +41,7 @@ private:
         uint32_t matched = 0;          // bytes at the end of the answer that begin this stop
     };
 
-    bool match(std::string_view characters, std::string &text);
+    bool match(std::string_view characters, std::string &text, bool may_stop);
 
     std::vector<Stop> stops_;
     std::string partial_;  // an incomplete character, at most 3 bytes

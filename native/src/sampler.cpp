@@ -132,6 +132,13 @@ void check(const SamplingOptions &options, size_t vocab) {
     for (const int32_t id : options.forbidden) {
         check_id("forbidden", id, vocab);
     }
+    if (options.min_tokens < 0) {
+        throw invalid("min_tokens is " + std::to_string(options.min_tokens) +
+                      ", it must be at least 0");
+    }
+    for (const int32_t id : options.late) {
+        check_id("late", id, vocab);
+    }
     for (const int32_t id : options.no_repeat) {
         check_id("no_repeat", id, vocab);
     }
@@ -233,8 +240,12 @@ bool Sampler::repeats() const {
            options_.no_repeat.end();
 }
 
+bool Sampler::early() const {
+    return !options_.late.empty() && step_ < static_cast<uint64_t>(options_.min_tokens);
+}
+
 bool Sampler::adjusts() const {
-    return !options_.bias.empty() || !options_.forbidden.empty() || repeats() ||
+    return !options_.bias.empty() || !options_.forbidden.empty() || repeats() || early() ||
            (step_ > 0 && !(occurrences_.empty() && options_.slopes.empty()));
 }
 
@@ -252,6 +263,11 @@ void Sampler::adjust(Adjusted &row) const {
     }
     for (const int32_t id : options_.forbidden) {
         row.forbid(id);
+    }
+    if (early()) {
+        for (const int32_t id : options_.late) {
+            row.forbid(id);
+        }
     }
     if (repeats()) {
         row.forbid(last_);

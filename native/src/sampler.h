@@ -28,6 +28,8 @@ struct SamplingOptions {
     std::vector<std::pair<int32_t, double>> weights;
     // slope * step() is added to the logit: what should grow likelier as an answer grows.
     std::vector<std::pair<int32_t, double>> slopes;
+    int64_t min_tokens = 0;
+    std::vector<int32_t> late;  // not drawn before so many tokens have been
 };
 
 // Throws Error (RWKV_INVALID) naming the field: NaN, negative temperature, ids outside [0, vocab)
@@ -74,6 +76,7 @@ private:
     class Adjusted;
     Law law() const;
     bool repeats() const;  // whether the last token must not come again at once
+    bool early() const;    // whether the late ones cannot come yet
     bool adjusts() const;  // whether the next draw changes any logit
     void adjust(Adjusted &row) const;
     Drawn taken(int32_t token, std::span<const float> logits);

@@ -32,9 +32,12 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     if (request.dimensions < 0 || request.dimensions > most_dimensions)
         throw invalid("dimensions is " + std::to_string(request.dimensions) + ", outside [1, " +
                       std::to_string(most_dimensions) + "]");
-    if (request.dimensions == 0 && request.max_tokens < 1)
+    if (request.dimensions == 0 && request.max_tokens < 0)
         throw invalid("max_tokens is " + std::to_string(request.max_tokens) +
-                      ", it must be at least 1");
+                      ", it must be at least 0");
+    if (request.sampling.min_tokens > request.max_tokens)
+        throw invalid("min_tokens is " + std::to_string(request.sampling.min_tokens) +
+                      ", above max_tokens, which is " + std::to_string(request.max_tokens));
     if (request.state && request.state->size() != state_floats)
         throw invalid("the start state has " + std::to_string(request.state->size()) +
                       " numbers, the states of this model have " + std::to_string(state_floats));
@@ -100,6 +103,11 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
     accepted = 0;
     undone = false;
     read_before = read;
+    if (request.max_tokens == 0) {  // nothing but the prompt is to be read
+        read = prompt_size();
+        finish = Finish::length;
+        return;
+    }
     try {
         for (;; ++accepted) {
             read = prompt_size() + completion;
@@ -149,7 +157,8 @@ void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
     }
     const std::string_view bytes = vocab.bytes(next);
     const bool stop_id = contains(request.stop_ids, next);
-    if (!stop_id && output.add(bytes, event.text)) {
+    const bool may_stop = completion >= request.sampling.min_tokens;
+    if (!stop_id && output.add(bytes, event.text, may_stop)) {
         finish = Finish::stop;
         return;
     }

@@ -22,7 +22,7 @@ namespace rwkv {
 struct Request {
     std::vector<int32_t> prompt;
     SamplingOptions sampling;
-    int64_t max_tokens = 0;
+    int64_t max_tokens = 0;    // 0: the prompt is read, and nothing is drawn
     std::vector<std::string> stops;
     std::vector<int32_t> stop_ids, end_ids;
     std::shared_ptr<const std::vector<float>> state;  // null: zero; many requests may share one

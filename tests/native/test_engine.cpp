@@ -219,6 +219,7 @@ Request random_request(Random &random) {
     if (random.below(3) == 0) request.stops.push_back("xyzzy");
     if (random.below(4) == 0) request.stop_ids = {1 + 'k'};
     if (random.below(4) == 0) request.end_ids = {0, 1 + 'z'};
+    if (random.below(4) == 0) request.sampling.min_tokens = random.below(max_tokens + 1);
     if (random.below(4) == 0) request.sampling.temperature = random.below(2) ? 0.0 : 0.5;
     if (random.below(4) == 0) request.sampling.top_p = 0.9;
     if (random.below(4) == 0) request.sampling.presence_penalty = 0.4;
@@ -254,8 +255,11 @@ void check_consistent(const Request &request, const Answer &answer) {
             CHECK(answer.finish == Finish::stop);
             break;
         }
-        stopped = output.add(vocab->bytes(answer.tokens[i]), text);
+        const auto least = static_cast<size_t>(request.sampling.min_tokens);
+        stopped = output.add(vocab->bytes(answer.tokens[i]), text, i + 1 >= least);
     }
+    if (answer.finish == Finish::stop)
+        CHECK(answer.completion_tokens >= request.sampling.min_tokens);
     if (stopped) CHECK(answer.finish == Finish::stop);
     if (!stopped && answer.finish != Finish::cancel) output.finish(text);
     CHECK(answer.text == text);
@@ -331,6 +335,32 @@ void test_finish_reasons() {
     CHECK(a.finish == Finish::length && a.text == "A" && a.completion_tokens == 1);
     a = client.run(always(1 + 0xe4, 3));  // the first byte of a character that never ends
     CHECK(a.finish == Finish::length && a.text == "\uFFFD\uFFFD\uFFFD");
+
+    // No sooner than the least length, and then at once.
+    a = run(always(A, 9), [&](Request &r) { r.end_ids = {A}, r.sampling.min_tokens = 4; });
+    CHECK(a.finish == Finish::stop && a.completion_tokens == 4 && !contains(a.tokens, A));
+    a = run(always(A, 9), [&](Request &r) { r.stop_ids = {A}, r.sampling.min_tokens = 4; });
+    CHECK(a.finish == Finish::stop && a.completion_tokens == 5 && a.tokens.back() == A);
+    a = run(always(A, 9), [](Request &r) { r.stops = {"AAA"}, r.sampling.min_tokens = 5; });
+    CHECK(a.finish == Finish::stop && a.completion_tokens == 5 && a.text == "AA");
+    a = run(always(A, 9), [](Request &r) { r.stops = {"AAA"}, r.sampling.min_tokens = 9; });
+    CHECK(a.finish == Finish::stop && a.completion_tokens == 9 && a.text == "AAAAAA");
+    a = run(always(A, 4), [&](Request &r) { r.end_ids = {A}, r.sampling.min_tokens = 4; });
+    CHECK(a.finish == Finish::length && a.completion_tokens == 4);
+    a = run(always(A, 9), [&](Request &r) { r.end_ids = r.sampling.forbidden = {A}; });
+    CHECK(a.finish == Finish::length && a.completion_tokens == 9 && !contains(a.tokens, A));
+
+    // The prompt alone, which is then known.
+    EngineOptions keeping = options_of(1);
+    keeping.cache_bytes = 1 << 20;
+    Client warm(keeping);
+    a = warm.run(request_of(40, 0));
+    CHECK(a.finish == Finish::length && a.text.empty() && a.tokens.empty());
+    CHECK(a.prompt_tokens == 40 && a.completion_tokens == 0);
+    CHECK(warm.stats().prompt_tokens == 40 && warm.stats().completion_tokens == 0);
+    CHECK(same(warm.run(request_of(40, 0)), a));
+    CHECK(same(warm.run(request_of(40, 6)), client.run(request_of(40, 6))));
+    CHECK(warm.stats().prompt_tokens == 40);
 
     // The same places in a lively text.
     const Request plain = letters_of(12, 40, 3);
@@ -615,7 +645,8 @@ void test_refused_requests() {
     refused([](Request &r) { r.prompt.clear(); }, "the prompt is empty");
     refused([](Request &r) { r.prompt[3] = 70000; }, "prompt token 3 is 70000, outside [0, 257)");
     refused([](Request &r) { r.prompt[0] = -1; }, "prompt token 0 is -1");
-    refused([](Request &r) { r.max_tokens = 0; }, "max_tokens is 0");
+    refused([](Request &r) { r.max_tokens = -1; }, "max_tokens is -1");
+    refused([](Request &r) { r.sampling.min_tokens = 5; }, "min_tokens is 5, above max_tokens");
     refused([](Request &r) { r.stop_ids = {257}; }, "stop id 0 is 257");
     refused([](Request &r) { r.end_ids = {1, -5}; }, "end id 1 is -5");
     refused([](Request &r) { r.stops = {"a", ""}; }, "stop");

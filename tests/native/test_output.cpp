@@ -142,6 +142,42 @@ void compare(const Strings &stops, const std::string &bytes, std::mt19937 &rando
     CHECK(text == expect(stops, bytes, false).text);
 }
 
+// Stops that are complete too early are text, and one that ends later may begin inside them.
+void test_early_stops() {
+    std::mt19937 random(2);
+    const auto letters = [&](size_t n) {
+        std::string out;
+        while (out.size() < n) out += static_cast<char>('a' + random() % 2);
+        return out;
+    };
+    for (int round = 0; round < 20000 && !failures; ++round) {
+        Strings stops(1 + random() % 3);
+        for (std::string &stop : stops) stop = letters(1 + random() % 5);
+        const std::string bytes = letters(random() % 20);
+        const size_t least = random() % 12;
+        std::string expected = bytes;
+        bool stops_at_all = false;
+        for (size_t end = std::max<size_t>(least, 1); end <= bytes.size() && !stops_at_all; ++end) {
+            size_t size = 0;
+            for (const std::string &stop : stops)
+                if (std::string_view(bytes).substr(0, end).ends_with(stop)) size = std::max(size, stop.size());
+            if (size == 0) continue;
+            stops_at_all = true;
+            expected = bytes.substr(0, end - size);
+        }
+        Output output(stops);
+        std::string text;
+        bool stopped = false;
+        for (size_t i = 0; i < bytes.size() && !stopped; ++i) {
+            stopped = output.add(bytes.substr(i, 1), text, i + 1 >= least);
+            CHECK(stopped || text.size() + output.held() == i + 1);
+        }
+        if (!stopped) output.finish(text);
+        CHECK(stopped == stops_at_all);
+        CHECK(text == expected);
+    }
+}
+
 void test_random() {
     std::mt19937 random(1);
     const Strings alphabets[] = {
@@ -269,6 +305,7 @@ int main() {
     test_stops();
     test_splits();
     test_replacement();
+    test_early_stops();
     test_random();
     return report();
 }

@@ -416,6 +416,23 @@ void test_bans() {
     CHECK(probabilities(sampler, x)[2] == 0);
     CHECK(probabilities(Sampler(o, {}), x)[3] > 0);
 
+    // Late ids come as soon as there are enough tokens, drawn ones and none of the prompt's.
+    o = {};
+    o.min_tokens = 2;
+    o.late = {3, 0};
+    Sampler patient(o, prompt);
+    for (int drawn = 0; drawn < 4; ++drawn) {
+        const auto p = probabilities(patient, x);
+        const auto free = probabilities(SamplingOptions{}, x);
+        const double rest = drawn < 2 ? free[1] + free[2] : 1;
+        for (const size_t i : {0, 1, 2, 3}) {
+            const bool held = drawn < 2 && (i == 0 || i == 3);
+            CHECK_NEAR(p[i], held ? 0 : free[i] / rest, 1e-15);
+        }
+        const int32_t token = patient.draw(x).token;
+        CHECK(drawn >= 2 || token == 1 || token == 2);
+    }
+
     // The residuals of one sampler must not reach the next one on the same thread.
     o = {};
     o.frequency_penalty = 0.1;
@@ -526,6 +543,8 @@ void test_check() {
     CHECK_THROWS(with([](auto &o) { o.forbidden = {-1}; }), "forbidden: token id -1 is outside");
     CHECK_THROWS(with([](auto &o) { o.no_repeat = {100}; }), "no_repeat: token id 100");
     CHECK_THROWS(with([](auto &o) { o.exempt = {100}; }), "exempt: token id 100");
+    CHECK_THROWS(with([](auto &o) { o.late = {100}; }), "late: token id 100");
+    CHECK_THROWS(with([](auto &o) { o.min_tokens = -1; }), "min_tokens is -1, it must be at least");
     CHECK_THROWS(with([](auto &o) { o.weights = {{100, 1}}; }), "count_weights: token id 100");
     CHECK_THROWS(with([](auto &o) { o.weights = {{1, -1}}; }), "count_weights must be between 0");
     CHECK_THROWS(with([=](auto &o) { o.weights = {{1, nan}}; }), "count_weights must be a finite");

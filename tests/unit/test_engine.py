@@ -100,6 +100,37 @@ def test_max_tokens(engine: rn.Engine) -> None:
         assert sum(len(e.token_ids) for e in events) == n
 
 
+def test_no_tokens(small_model: rn.Model, byte_tokenizer: rn.Tokenizer) -> None:
+    with rn.Engine(small_model, byte_tokenizer, cache_bytes=1 << 20) as engine:
+        (event,) = engine.generate("abcdef", saying("abc", max_tokens=0))
+        assert (event.text, event.token_ids, event.finish_reason) == ("", [], "length")
+        assert (event.prompt_tokens, event.completion_tokens) == (6, 0)
+        event = list(engine.generate("abcdef", saying("abc")))[-1]
+        assert event.cached_tokens == 6, "the prompt was read, and kept"
+
+
+def test_min_tokens(engine: rn.Engine) -> None:
+    for least in (0, 1, 3, 4, 7):
+        events = list(engine.generate("x", saying("abcdefgh", min_tokens=least, stop=["cd"])))
+        # "cd" ends it with its 4th token, and only with that one.
+        assert text_of(events) == ("ab" if least <= 4 else "abcdefgh")
+    for ends in ({"end_token_ids": [1 + ord("a")]}, {"stop_token_ids": [1 + ord("a")]}):
+        bias = {1 + ord("a"): 1000}
+        sampling = rn.Sampling(max_tokens=9, min_tokens=5, logit_bias=bias, **ends)
+        events = list(engine.generate("x", sampling))
+        counted = 5 + ("stop_token_ids" in ends)
+        assert events[-1].completion_tokens == counted and events[-1].finish_reason == "stop"
+        assert "a" not in text_of(events)
+
+
+def test_ends_that_are_ignored(engine: rn.Engine) -> None:
+    for more in ({}, {"end_token_ids": [0, 5]}):
+        sampling = rn.Sampling(max_tokens=300, ignore_eos=True, seed=1, **more)
+        events = list(engine.generate("x", sampling))
+        assert (events[-1].completion_tokens, events[-1].finish_reason) == (300, "length")
+        assert not {0, *more.get("end_token_ids", ())} & {i for e in events for i in e.token_ids}
+
+
 def test_unlimited_answers_end_by_themselves(engine: rn.Engine) -> None:
     events = list(engine.generate("x", saying("abc", max_tokens=None)))
     assert (text_of(events), events[-1].finish_reason) == ("abc", "stop")
@@ -392,7 +423,9 @@ def test_a_full_queue(small_model: rn.Model, byte_tokenizer: rn.Tokenizer) -> No
         (None, {}, "prompt"),
         (b"abc", {}, "prompt"),
         ("\ud800", {}, "surrogate"),
-        ("x", {"max_tokens": 0}, "max_tokens"),
+        ("x", {"min_tokens": -1}, "min_tokens"),
+        ("x", {"min_tokens": 2}, "min_tokens is 2, above max_tokens, which is 1"),
+        ("x", {"min_tokens": "1"}, "min_tokens"),
         ("x", {"max_tokens": -5}, "max_tokens"),
         ("x", {"max_tokens": 1.5}, "max_tokens"),
         ("x", {"stop": [""]}, "stop"),

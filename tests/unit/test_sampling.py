@@ -191,6 +191,19 @@ def test_forbidden() -> None:
     assert p[2] == 0
 
 
+def test_ends_that_come_late() -> None:
+    logits = np.array([1, 2, 3, 4], np.float32)
+    free = probe(logits, rn.Sampling())[0]
+    late = rn.Sampling(min_tokens=2, end_token_ids=[3], stop_token_ids=[0])
+    for drawn in range(4):
+        p, _ = probe(logits, late, drawn=[1] * drawn)
+        expected = free if drawn >= 2 else np.array([0, free[1], free[2], 0]) / free[1:3].sum()
+        np.testing.assert_allclose(p, expected, rtol=1e-15)
+    never = rn.Sampling(ignore_eos=True, end_token_ids=[3], stop_token_ids=[0])
+    expected = np.array([*free[:3], 0]) / free[:3].sum()
+    np.testing.assert_allclose(probe(logits, never, drawn=[1] * 9)[0], expected, rtol=1e-15)
+
+
 def test_no_repeat() -> None:
     sampling = rn.Sampling(no_repeat_token_ids=[2])
     logits = np.float32([0, 0, 9])
