@@ -8,6 +8,12 @@ import io
 import pypdf
 
 FONT = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
+CATALOG = b"<< /Type /Catalog /Pages 2 0 R >>"
+# Of a document whose fourth object is a font, and the fifth its content.
+PAGE = (
+    b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 5 0 R "
+    b"/Resources << /Font << /F1 4 0 R >> >> >>"
+)
 
 
 def stream(data: bytes, extra: bytes = b"") -> bytes:

@@ -2,40 +2,33 @@
 parser do ends with this process.
 
 Standard input: one line of JSON (what the document is), then the document. Standard output: the
-answer as JSON and exit code 0, or what is wrong with the document and 1, with its encoding and 2.
-It runs as a file of its own (`python -I`), so it imports nothing of this project.
+answer as JSON and exit code 0, or what is wrong and the code of its kind (`unreadable.py`).
 """
 
 from __future__ import annotations
 
+import codecs
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-# pypdf's names of what a PDF says about itself -> those of RWKV Runner's answers.
-_FACTS = {
-    "/Title": "title",
-    "/Author": "author",
-    "/Subject": "subject",
-    "/Keywords": "keywords",
-    "/Creator": "creator",
-    "/Producer": "producer",
-    "/CreationDate": "creationDate",
-    "/ModDate": "modDate",
-    "/Trapped": "trapped",
+# Run as a file of its own, isolated, by a process with limits (`web/limited.py`).
+sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
+
+from web.files.unreadable import UnknownEncoding, Unreadable
+
+# Marks at the start of a text -> what they say about it. The longer of two comes first.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
 }
-
-
-class Unreadable(Exception):
-    """What the client is told."""
-
-    code = 1
-
-
-class UnknownEncoding(Unreadable):
-    code = 2
+_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 def main(task: dict[str, Any]) -> tuple[bytes, int]:
@@ -45,12 +38,15 @@ def main(task: dict[str, Any]) -> tuple[bytes, int]:
         if task["kind"] == "txt":
             pages = _text(raw, task["name"], task["encoding"])
         else:
-            pages = _pdf(raw, task["name"], task["most_pages"])
+            from web.files import pdf
+
+            logging.disable()  # pypdf tells of every blemish
+            pages = pdf.pages(raw, task["name"], task["most_pages"])
         return _joined(pages, task["most_bytes"]), 0
     except Unreadable as problem:
         return str(problem).encode("utf-8", "replace"), problem.code
     except MemoryError:
-        return b"it needs too much memory", 1
+        return b"it needs too much memory", Unreadable.code
 
 
 def _joined(pages: Iterator[dict[str, Any]], most_bytes: int) -> bytes:
@@ -67,10 +63,12 @@ def _joined(pages: Iterator[dict[str, Any]], most_bytes: int) -> bytes:
 
 
 def _text(raw: bytes, name: str, encoding: str) -> Iterator[dict[str, Any]]:
+    if not raw:
+        raise Unreadable("it is empty: no file was sent")
     if "\0" in encoding:
         raise UnknownEncoding("the name of an encoding holds no null character")
     try:
-        text = raw.decode(encoding)
+        text = raw.decode(_marked(raw, encoding))
         text.encode()  # some encodings can write half a surrogate pair, which JSON cannot
     except LookupError as problem:
         raise UnknownEncoding(str(problem)) from None
@@ -80,71 +78,16 @@ def _text(raw: bytes, name: str, encoding: str) -> Iterator[dict[str, Any]]:
         raise
     except Exception as problem:  # codecs raise what they like for what is not theirs
         raise Unreadable(f"'{encoding}' codec cannot decode it: {problem}") from None
-    yield {"page_content": text, "metadata": {"source": name}}
+    yield {"page_content": text.removeprefix(_MARK), "metadata": {"source": name}}
 
 
-def _pdf(raw: bytes, name: str, most_pages: int) -> Iterator[dict[str, Any]]:
-    import io
-    import logging
-
-    import pypdf
-
-    if not raw:
-        raise Unreadable("cannot open empty document")
-    logging.disable()  # pypdf tells of every blemish
-    try:
-        reader = pypdf.PdfReader(io.BytesIO(raw))
-        _unlock(reader)
-        pages = reader.pages
-        total = len(pages)
-        facts = _facts(reader)
-    except (MemoryError, Unreadable):
-        raise
-    except Exception:
-        raise Unreadable("cannot open broken document") from None
-    if not total:
-        raise Unreadable("cannot open broken document")
-    if total > most_pages:
-        raise Unreadable(f"it has {total} pages; this server reads at most {most_pages}")
-    for number in range(total):
-        try:
-            text = _whole(pages[number].extract_text())
-        except MemoryError:
-            raise
-        except Exception:
-            raise Unreadable(f"cannot read page {number + 1}: it is broken") from None
-        if text and not text.endswith("\n"):
-            text += "\n"
-        place = {"source": name, "file_path": name, "page": number, "total_pages": total}
-        yield {"page_content": text, "metadata": place | facts}
-
-
-def _unlock(reader: Any) -> None:
-    """Opens what an empty password opens, as viewers do without a word."""
-    if not reader.is_encrypted:
-        return
-    try:
-        opened = reader.decrypt("")
-    except Exception:  # an encryption for which pypdf wants another package
-        opened = 0
-    if not opened:
-        raise Unreadable("the document is encrypted: save it without a password first")
-
-
-def _facts(reader: Any) -> dict[str, str]:
-    header = reader.pdf_header  # %PDF-1.7
-    facts = {"format": _whole(header.replace("%PDF-", "PDF "))}
-    info = reader.metadata or {}
-    for key, name in _FACTS.items():
-        value = info.get(key)
-        value = value.get_object() if hasattr(value, "get_object") else value
-        facts[name] = _whole(value.removeprefix("/")) if isinstance(value, str) else ""
-    return facts
-
-
-def _whole(text: str) -> str:
-    """The text with halves of surrogate pairs joined, or replaced where the other half is not."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+def _marked(raw: bytes, encoding: str) -> str:
+    """The encoding that the text's own mark names, with which no UTF-8 can begin."""
+    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
+        for mark, named in _MARKS.items():
+            if raw.startswith(mark):
+                return named
+    return encoding
 
 
 if __name__ == "__main__":

@@ -19,7 +19,12 @@ from web.files.uploads import FIELD, Upload
 _READER = Path(__file__).with_name("document_reader.py")
 _AT_WORK = 2  # children at one time
 _MOST_WAITING = 32  # requests that wait for one, each with its file in memory
-_FIELDS = {1: FIELD, 2: "file_encoding"}  # exit code -> what the child complains about
+# Exit code -> what the child complains about, and RWKV Runner's `detail` for it where it has one.
+_COMPLAINTS = {
+    1: (FIELD, None),
+    2: ("file_encoding", None),
+    3: (FIELD, "cannot open broken document"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +76,12 @@ class Documents:
             child.fill(given, file.data)
             os.lseek(given, 0, os.SEEK_SET)
             code = child.run(_READER, (), given, got, allowance, client)
-            told = child.contents(got) if code in (0, *_FIELDS) else b""
+            told = child.contents(got) if code in (0, *_COMPLAINTS) else b""
         if code == 0:
             return told
-        if code in _FIELDS:
-            raise _unreadable(_FIELDS[code], told.decode())
+        if code in _COMPLAINTS:
+            field, detail = _COMPLAINTS[code]
+            raise _unreadable(field, told.decode(), detail)
         raise _unreadable(
             FIELD,
             f"it cannot be read within {self._limits.seconds} s and "
@@ -83,12 +89,12 @@ class Documents:
         )
 
 
-def _unreadable(field: str, problem: str) -> errors.Refusal:
-    """400 with a `detail` of RWKV Runner's own wording."""
+def _unreadable(field: str, problem: str, detail: str | None = None) -> errors.Refusal:
+    """400 with the problem as `detail`, as RWKV Runner has it, unless it has other words."""
     return errors.Refusal(
         "400 Bad Request",
-        f"{field}: {problem}",
+        f"{field}: {detail}: {problem}" if detail else f"{field}: {problem}",
         param=field,
         code="unreadable_file",
-        detail=problem,
+        detail=detail or problem,
     )
