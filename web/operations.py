@@ -356,8 +356,9 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
             parameters=(
                 _parameter(
                     "file_name",
-                    "Where the file has no name of its own: ends in .txt or .pdf. "
-                    "文件自身没有名称时使用，以 .txt 或 .pdf 结尾。",
+                    "Says what the file is: ends in .txt or .pdf. Without it, the form's field of "
+                    "this name does, or the part's own name. "
+                    "以 .txt 或 .pdf 结尾，说明文件类型；缺省时取同名表单字段或文件名。",
                     example="233.PDF",
                 ),
                 _parameter("file_encoding", "Of a text file. 文本文件的编码。", example="utf-8"),

@@ -43,9 +43,9 @@ def test_a_text(server: Server) -> None:
 def test_a_pdf(server: Server) -> None:
     info = b"/Title (A title) /Author (Somebody) /CreationDate (D:20260102) /Trapped /False"
     raw = documents.pages("One line\nand another", "", "Third", info=info)
-    # The guide's own query; its name is in capitals, and the part's name decides.
+    # The guide's own query; its name is in capitals, and decides: browsers call each part "blob".
     query = "file_name=233.PDF&file_encoding=utf-8"
-    for name in ("233.PDF", None, ""):
+    for name in ("233.PDF", None, "", "blob", "upload.txt"):
         status, answer = send(server, query, form(raw, name))
         assert status == 200
         first, second, third = answer["pages"]
@@ -74,20 +74,69 @@ def test_a_pdf(server: Server) -> None:
 @pytest.mark.parametrize(
     ("query", "name", "raw", "expected"),
     [
-        ("", "a.txt", b"", ""),
         ("", "A.TXT", b"x", "x"),
         ("", "not/a\u00e9path/你.Txt", b"x", "x"),
         ("file_name=a.txt", None, b"x", "x"),
         ("file_name=a.txt", "", b"x", "x"),
+        ("file_name=a.txt", "a.md", b"x", "x"),
+        ("file_name=blob", "a.txt", b"x", "x"),
         ("file_encoding=", "a.txt", b"x", "x"),
         ("file_encoding=gbk", "a.txt", "你好".encode("gbk"), "你好"),
         ("file_encoding=UTF_16", "a.txt", "é".encode("utf-16"), "é"),
         ("file_encoding=utf-8-sig", "a.txt", b"\xef\xbb\xbfx", "x"),
+        # Its own mark says what it is, and is no part of it.
+        ("", "a.txt", b"\xef\xbb\xbfx", "x"),
+        ("", "a.txt", b"\xef\xbb\xbf", ""),
+        ("", "a.txt", "é你".encode("utf-16"), "é你"),
+        ("file_encoding=utf-8", "a.txt", b"\xfe\xff" + "é你".encode("utf-16-be"), "é你"),
+        ("", "a.txt", "é你".encode("utf-32"), "é你"),
+        ("", "a.txt", b"\0\0\xfe\xff" + "é你".encode("utf-32-be"), "é你"),
+        ("file_encoding=utf-16-le", "a.txt", "é".encode("utf-16"), "é"),
+        ("file_encoding=gb18030", "a.txt", "\ufeff你".encode("gb18030"), "你"),
+        ("file_encoding=latin-1", "a.txt", b"\xff\xfex", "\xff\xfex"),
         ("", "a.txt", b"\r\n--A\r\n\x00\x7f", "\r\n--A\r\n\x00\x7f"),
     ],
 )
 def test_texts(server: Server, query: str, name: str | None, raw: bytes, expected: str) -> None:
     assert texts(server, query, form(raw, name)) == [expected]
+
+
+def filled(data: bytes, headers: str = "", **fields: str) -> bytes:
+    """A form with fields before and behind its file."""
+    parts = [
+        f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n{headers}\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    ]
+    named = f'--B\r\n{headers}Content-Disposition: form-data; name="file_data"; filename="blob"\r\n'
+    file = named.encode() + headers.encode() + b"\r\n" + data + b"\r\n"
+    return b"".join([*parts[:1], file, *parts[1:], b"--B--\r\n"])
+
+
+def test_fields_beside_the_file(server: Server) -> None:
+    raw = "你好".encode("gbk")
+    fields = {"file_encoding": "gbk", "file_name": "a.txt", "other": "x" * 10_000}
+    assert texts(server, "", filled(raw, **fields)) == ["你好"]
+    fields = {"file_name": "a.txt", "file_encoding": "gbk"}
+    assert texts(server, "", filled(raw, **fields)) == ["你好"]
+    # What the query says counts more.
+    assert texts(server, "file_encoding=latin-1", filled(b"\xe9", **fields)) == ["é"]
+    assert texts(server, "file_name=b.pdf", filled(documents.pages("P"), **fields)) == ["P\n"]
+    assert send(server, "", filled(b"x", file_name="a.md"))[1]["error"]["param"] == "file_name"
+
+
+@pytest.mark.parametrize("value", ["7bit", "8bit", "binary", "8BIT", "Binary"])
+@pytest.mark.parametrize("name", ["Content-Transfer-Encoding: ", "content-transfer-encoding:"])
+def test_encodings_of_a_transfer_that_change_nothing(server: Server, name: str, value: str) -> None:
+    """As Android's and Java's clients send them; in the file such a line is text."""
+    raw = f"x\r\n{name}{value}\r\n\r\nx--Bx"
+    body = filled(raw.encode(), f"{name}{value}\r\n", file_name="a.txt", other="y")
+    assert texts(server, "", body) == [raw]
+
+
+def test_other_encodings_of_a_transfer_are_refused(server: Server) -> None:
+    body = filled(b"eA==", "Content-Transfer-Encoding: base64\r\n", file_name="a.txt")
+    status, answer = send(server, "", body)
+    assert status == 400 and "Content-Transfer-Encoding" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain", ""])
@@ -110,7 +159,8 @@ def test_raw_bodies(server: Server, kind: str) -> None:
         ("file_encoding=unicode_escape", form(b"\\ud800", "a.txt"), "file_data", None),
         ("", form(b"not a pdf", "a.pdf"), "file_data", "cannot open broken document"),
         ("", form(b"", "a.pdf"), "file_data", "cannot open empty document"),
-        ("file_name=a.txt", form(b"x", "a.md"), "file_name", "file type not supported"),
+        ("file_name=a.md", form(b"x", "blob"), "file_name", "file type not supported"),
+        ("", form(b"", "a.txt"), "file_data", "it is empty: no file was sent"),
         ("", form(b"x", "txt"), "file_name", "file type not supported"),
         ("file_name=.", b"x", "file_data", None),
         ("", form(b"x", None), "file_name", None),

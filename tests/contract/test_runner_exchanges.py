@@ -41,6 +41,7 @@ DIFFERENT = {
         (501, "apt install") if sound.missing() else (400, "midi_path names a file")
     ),
     "49 file PDF uppercase": (200, "hello"),
+    "52 multipart filename wins over query": (200, "x"),
     "66 deploy /switch-model": (403, "Forbidden"),
     "67 deploy /albatross/profile": (404, "Not Found"),
     "73 state bad ext": (200, ""),  # a folder means none
