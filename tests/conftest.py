@@ -10,9 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+import durations
 import pytest
 from hypothesis import HealthCheck, settings
-from native_builds import Kind, build, reason_to_skip
+from native_builds import SOAK, Kind, build, reason_to_skip
 
 import rwkv_native as rn
 
@@ -53,6 +54,31 @@ def byte_tokenizer() -> rn.Tokenizer:
     return rn.Tokenizer.world_bytes()
 
 
+# -- what belongs to `make soak`, and how long the rest may take
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not SOAK and item.get_closest_marker("soak"):
+        pytest.skip("`make soak` runs it")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if not SOAK:
+        durations.note(report)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if durations.too_slow() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if lines := durations.too_slow():
+        terminalreporter.section("too slow for `make test`: see tests/durations.py", red=True)
+        for line in lines:
+            terminalreporter.line(line)
+
+
 # -- native tests: compiled one kind after the other, with the least claim on the processor, while
 # the other tests mostly wait. Those that need them come last.
 
@@ -61,7 +87,9 @@ _compiled: dict[str, Future[None]] = {}
 
 def _kinds(item: pytest.Item) -> list[Kind]:
     marker = item.get_closest_marker("compiled")
-    return list(marker.args) if marker else []
+    if marker is None or (item.get_closest_marker("soak") and not SOAK):
+        return []
+    return list(marker.args)
 
 
 @pytest.hookimpl(trylast=True)

@@ -23,8 +23,6 @@ FUZZ = ROOT / "tests" / "fuzz"
 THREADED = re.compile(r"test_(engine|pool|scheduler|state_cache|api)")
 # Tests of what differs between instruction sets.
 KERNELS = re.compile(r"test_(isa|cpu_(blocks|identity|numbers|products|recurrence))")
-# The same without the one that takes an emulator longest, half a minute for each.
-EMULATED = re.compile(r"test_(isa|cpu_(blocks|numbers|products|recurrence))")
 # The package's own build of the engine, where a build folder has one.
 PREBUILT = next(ROOT.glob("build/cp311-abi3-*/librwkv_engine.a"), None)
 TOOLCHAIN = ROOT / "native" / "cmake" / "aarch64.cmake"
@@ -41,6 +39,7 @@ class Kind:
     tests: re.Pattern[str] = re.compile("test_")
     toolchain: Path | None = None
     fuzz: bool = False  # with the fuzz targets, for their corpus
+    soak: bool = False  # built by `make soak` only
 
     @property
     def folder(self) -> Path:
@@ -54,9 +53,6 @@ class Kind:
     def chosen(self) -> str:
         """A regular expression for ctest's names, TARGET.ISA."""
         everywhere = self.targets()
-        if self.toolchain and not SOAK:
-            # In neonbf16 is all of neondot.
-            return rf"^({'|'.join(everywhere)})\.neon(bf16)?$"
         if not self.sanitize or SOAK:
             return rf"^({'|'.join(everywhere)})\."
         kernels = [target for target in everywhere if KERNELS.match(target)] or ["none"]
@@ -70,9 +66,10 @@ KINDS = [
         "address,undefined",
         {"UBSAN_OPTIONS": "print_stacktrace=1", "ASAN_OPTIONS": "detect_stack_use_after_return=1"},
         fuzz=True,
+        soak=True,
     ),
     Kind("thread", "thread", {"TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1"}, THREADED),
-    Kind("aarch64", tests=re.compile("test_") if SOAK else EMULATED, toolchain=TOOLCHAIN),
+    Kind("aarch64", toolchain=TOOLCHAIN, soak=True),
 ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 from environments import ENVIRONMENTS
-from serving import Server, serving
+from serving import SOAK, Server, serving
 
 _making: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -22,7 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly or not any(map(_needs_environments, session.items)):
+    wanted = SOAK and any(map(_needs_environments, session.items))
+    if session.config.option.collectonly or not wanted:
         return
     for name, environment in ENVIRONMENTS.items():
         _making[name] = environment.begin()

@@ -21,7 +21,7 @@ PATIENCE = 600.0  # seconds for an environment that no earlier run has left, and
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 CALLS = [["get_weather", {"location": "Paris", "days": 3}], ["get_weather", {"location": "Rome"}]]
 
-pytestmark = pytest.mark.timeout(3 * PATIENCE)
+pytestmark = [pytest.mark.timeout(3 * PATIENCE), pytest.mark.soak]
 
 
 @pytest.fixture(scope="module")

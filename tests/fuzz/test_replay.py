@@ -10,13 +10,13 @@ from pathlib import Path
 
 import parsers
 import pytest
-from native_builds import KINDS, Kind, reason_to_skip
+from native_builds import KINDS, SOAK, Kind, reason_to_skip
 
 import native
 import rwkv_native as rn
 from rwkv_native import checkpoint
 
-FOR_FUZZING = [kind for kind in KINDS if kind.fuzz]  # plain, and under sanitizers
+FOR_FUZZING = [kind for kind in KINDS if kind.fuzz and (SOAK or not kind.soak)]
 
 
 def inputs(target: str) -> list[Path]:
@@ -42,7 +42,7 @@ def test_parsers_in_python(target: str) -> None:
 @pytest.mark.compiled(*FOR_FUZZING)
 @pytest.mark.parametrize("target", native.TARGETS)
 def test_parsers_in_cpp(target: str, compiled: Callable[[Kind], None]) -> None:
-    """Under AddressSanitizer, if the compiler has it."""
+    """In soak runs under AddressSanitizer, if the compiler has it."""
     kind = next(kind for kind in reversed(FOR_FUZZING) if reason_to_skip(kind) is None)
     compiled(kind)
     programs = kind.folder / "tests" / "fuzz"

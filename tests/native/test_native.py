@@ -1,11 +1,10 @@
 """Builds the native tests four ways and lets ctest run them.
 
 plain: every test, once per instruction set of this machine, on the engine that the package was
-built with. address: the same under AddressSanitizer and UndefinedBehaviorSanitizer; but only in
-soak runs is what all instruction sets share run more than once. thread: the tests of units that
-share data between threads, under ThreadSanitizer. aarch64: the tests of the kernels (in soak runs,
-all) for 64-bit ARM, where a cross compiler and qemu-user are installed; they show that the numbers
-are right, and nothing of how fast they come. `native_builds.py` says how they are compiled.
+built with. thread: the tests of units that share data between threads, under ThreadSanitizer. In
+soak runs also address: all under AddressSanitizer and UndefinedBehaviorSanitizer; and aarch64: all
+for 64-bit ARM, where a cross compiler and qemu-user are installed; they show that the numbers are
+right, and nothing of how fast they come. `native_builds.py` says how they are compiled.
 """
 
 from __future__ import annotations
@@ -29,7 +28,15 @@ def world_vocabulary() -> str:
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, id=kind.name, marks=pytest.mark.compiled(kind)) for kind in KINDS]
+    "kind",
+    [
+        pytest.param(
+            kind,
+            id=kind.name,
+            marks=[pytest.mark.compiled(kind), *([pytest.mark.soak] if kind.soak else [])],
+        )
+        for kind in KINDS
+    ],
 )
 def test_native(kind: Kind, compiled: Callable[[Kind], None]) -> None:
     if reason := reason_to_skip(kind):
