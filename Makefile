@@ -68,6 +68,7 @@ $(BIN)/python:
 	if ! command -v $${CXX:-c++} >/dev/null 2>&1; then \
 	  echo "make: no C++ compiler ($${CXX:-c++}) was found; Debian and Ubuntu: apt install g++"; \
 	  exit 1; fi; \
+	echo "[1/4] a virtual environment, $(VENV)"; \
 	if ! $$found -m venv $(VENV); then \
 	  rm -rf $(VENV); \
 	  echo "make: $$found cannot make a virtual environment;" \
@@ -77,16 +78,19 @@ $(BIN)/python:
 $(VENV)/.tools: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))\
 	["build-system"]["requires"], sep="\n")' >$(VENV)/build-requires.txt
-	$(BIN)/pip install --quiet --requirement $(VENV)/build-requires.txt
+	@echo "[2/4] tools to build with (half a minute)"
+	@$(BIN)/pip install --quiet --requirement $(VENV)/build-requires.txt
 	@touch $@
 
 # Without npm or a network this says what is missing, and the rest goes on; the next make tries again.
 $(VENV)/.browser-files: web/static/_build.py web/static/package.json web/static/package-lock.json \
 		| $(BIN)/python
+	@echo "[3/4] libraries of the pages in the browser"
 	@if $(BIN)/python web/static/_build.py; then touch $@; fi
 
 $(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE) | $(VENV)/.browser-files
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
+	@echo "[4/4] the engine, compiled for every instruction set, and what it needs (two to five minutes)"
+	@$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
 	@touch $@
 
 # The one thing outside of .venv and build: the library that turns MIDI into sound, where root and apt

@@ -14,7 +14,7 @@ LIMIT = 5.0  # seconds for one phase of a test: its fixtures, itself, their ends
 _NEIGHBOURS = 1.5  # times as much on machines that others use, too
 
 LISTED = {
-    "tests/native/test_native.py::test_native": "waits for the native tests to be compiled, and is them",
+    "tests/native/test_native.py::test_native": "waits for its compilation, and is them all",
     "tests/fuzz/test_replay.py::test_parsers_in_cpp": "waits for the fuzz targets to be compiled",
     "tests/clients/test_schemathesis.py": "sends requests of every kind to every route",
 }

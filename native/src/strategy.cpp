@@ -95,6 +95,25 @@ std::optional<Words> words_of(std::string_view text) {
     return words;
 }
 
+// What somebody may have meant who knows another program's words: int8, q4_0, float32, half.
+std::string nearest(const std::string &part) {
+    struct Word {
+        const char *said, *meant;
+    };
+    static constexpr Word types[] = {{"fp32", "fp32"}, {"f32", "fp32"},  {"float32", "fp32"},
+                                     {"bf16", "bf16"}, {"bfloat16", "bf16"}, {"fp16", "fp16"},
+                                     {"f16", "fp16"},  {"float16", "fp16"},  {"half", "fp16"}};
+    static constexpr Word blocks[] = {{"int8", "i8"}, {"i8", "i8"}, {"q8", "i8"}, {"8bit", "i8"},
+                                      {"int4", "i4"}, {"i4", "i4"}, {"q4", "i4"}, {"4bit", "i4"}};
+    std::string type, quantised;
+    for (const Word &word : types)
+        if (type.empty() && part.find(word.said) != std::string::npos) type = word.meant;
+    for (const Word &word : blocks)
+        if (quantised.empty() && part.find(word.said) != std::string::npos) quantised = word.meant;
+    if (type.empty() && quantised.empty()) return {};
+    return "cpu " + (type.empty() ? "bf16" : type) + quantised;
+}
+
 Precision precision_of(const Words &words) {
     const DType compute = words.type == "fp32"   ? DType::f32
                           : words.type == "fp16" ? DType::f16
@@ -118,9 +137,11 @@ Strategy parse_strategy(const std::string &text) {
     for (const std::string &part : split(words)) {
         const std::optional<Words> found = words_of(part);
         if (!found) {
-            throw invalid("'" + text + "' is no strategy: '" + part +
-                          "' is not 'DEVICE TYPE' with an optional '*LAYERS' or '*LAYERS+'; " +
-                          usable);
+            const std::string meant = nearest(part);
+            std::string message = "'" + text + "' is no strategy";
+            if (part != words) message += ": '" + part + "' is no stage of one";
+            message += meant.empty() ? "; " + std::string(usable) : "; did you mean '" + meant + "'?";
+            throw invalid(message);
         }
         Stage stage{precision_of(*found), -1, found->count.ends_with('+')};
         if (!found->count.empty()) stage.layers = std::stol(found->count);

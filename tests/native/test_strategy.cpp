@@ -114,6 +114,20 @@ void test_refusals() {
     CHECK(code_of(std::string(257, 'x')) == RWKV_INVALID);
     CHECK(code_of("cpu fp32" + std::string(200, ' ')) == RWKV_OK);
 
+    // the words of other programs
+    const std::pair<const char *, const char *> meant[] = {
+        {"int8", "cpu bf16i8"},          {"cpu int8", "cpu bf16i8"}, {"cpu i8", "cpu bf16i8"},
+        {"cpu q4_0", "cpu bf16i4"},      {"i4", "cpu bf16i4"},       {"float32", "cpu fp32"},
+        {"cpu half int8", "cpu fp16i8"}, {"CPU fp32", "cpu fp32"},   {"cpu fp32;", "cpu fp32"},
+        {"cpu bf16 *2 -> int8", "cpu bf16i8"},
+    };
+    for (const auto &[text, right] : meant) {
+        std::string message;
+        CHECK(code_of(text, &message) == RWKV_INVALID);
+        CHECK(message.ends_with("did you mean '" + std::string(right) + "'?"));
+        CHECK(code_of(right) == RWKV_OK);
+    }
+
     // strategies of another build: the alternative keeps the types and works
     const std::pair<const char *, const char *> wanted[] = {
         {"cuda fp16", "'cpu fp16'"},

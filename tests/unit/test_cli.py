@@ -20,11 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from serving import wait_until
+from serving import ROOT, wait_until
 
 import rwkv_native as rn
 from web.cli import main
 from web.midi import sound
+
+sys.path.insert(0, str(ROOT / "tests" / "golden"))
+import random_checkpoint
 
 COMMAND = Path(sys.executable).with_name("rwkv-native")
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("RWKV_NATIVE_")}
@@ -154,12 +157,39 @@ def test_wrong_requests_end_with_2_and_one_line(
     assert said.err.startswith("rwkv-native: ") and said.err.count("\n") == 1
 
 
-def test_wrong_flags_show_the_usage_of_their_command(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["serve", "--nope"], "rwkv-native serve: unrecognized arguments: --nope"),
+        (
+            ["serve", "--port", "abc"],
+            "rwkv-native serve: argument --port: invalid int value: 'abc'",
+        ),
+        (["nothing"], "rwkv-native: argument COMMAND: invalid choice: 'nothing'"),
+    ],
+)
+def test_wrong_flags_say_so_first(
+    args: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["serve", "--nope"])
+        main(args)
     assert end.value.code == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(reason)
+    assert second == f"`{reason.partition(':')[0]} --help` lists what it takes"
+
+
+def test_errors_of_files_have_no_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "no.txt")
+    assert main(["music", missing, "--output", str(tmp_path / "a.mid")]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("usage: rwkv-native serve ") and "arguments: --nope" in told
+    assert "Errno" not in told and f"{missing}: no such file" in told
+
+
+def test_help_names_the_quantised_strategies() -> None:
+    assert "bf16i8" in run("generate", "--help").stdout
 
 
 def test_an_address_of_another_machine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,13 +213,29 @@ def test_tokenize_and_back() -> None:
     assert run("tokenize", "--decode", *ids).stdout == "Hello, \u4e16\u754c\n"
     assert run("tokenize", "--count", stdin="Hello, \u4e16\u754c\n").stdout == f"{len(ids)}\n"
     assert run("tokenize", "--tokenizer", "world-bytes", "AB").stdout == "66 67\n"
+    assert run("tokenize", "--tokenizer", "world-bytes", "-", stdin="AB").stdout == "66 67\n"
+    wrong = run("tokenize", "--decode", "hello")
+    assert wrong.returncode == 2 and "not 'hello'" in wrong.stderr
+
+
+def test_a_model_of_another_vocabulary_names_the_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "rows100.safetensors"
+    shape = random_checkpoint.Shape("7", layers=1, heads=2, head_size=16, ffn=64, vocab=100)
+    random_checkpoint.write(path, shape)
+    done = run("generate", "zz", "--model", str(path))
+    assert done.returncode == 2
+    assert "the tokenizer abc has other ids than the 100 of this model" in done.stderr
 
 
 def test_info_knows_the_demo_model_without_loading_it() -> None:
     facts = json.loads(run("info", "--json").stdout)
     info = rn.Model.open(rn.demo_model()).info
     assert facts["version"] == "RWKV-7"
-    assert facts["parameters"] == f"{info.parameters:,}"
+    assert facts["parameters"] == info.parameters == sum(facts["types"].values())
+    assert (facts["heads"], facts["head_size"]) == (info.heads, info.width // info.heads)
+    assert facts["file_size"] == rn.demo_model().stat().st_size
+    assert facts["state_bytes"] == info.state_bytes and facts["weight_bytes"] > 0
+    assert facts["machine"]["cores"] > 0 and facts["machine"]["memory_bytes"] > 1 << 20
     assert (facts["layers"], facts["width"]) == (info.layers, info.width)
     assert (facts["ffn"], facts["vocabulary"]) == (info.ffn, info.vocab)
     assert facts["metadata"]["rwkv.tokenizer"] == "world-bytes"
@@ -202,7 +248,7 @@ def test_info_leaves_the_table_of_packed_matrices_out(tmp_path: Path) -> None:
     facts = json.loads(run("info", str(target), "--json", "--tensors").stdout)
     assert facts["metadata"]["rwkv.tokenizer"] == "world-bytes"
     assert "rwkv.packed" not in facts["metadata"]
-    assert facts["tensors"]["head.weight"] == "I4 [257, 128]"
+    assert facts["tensors"]["head.weight"] == {"dtype": "I4", "shape": [257, 128]}
 
 
 ENDED = """

@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from web.cli import bench, chat, convert, generate, info, music, serve, tokenize
 from web.cli.terminal import Refused
@@ -56,13 +56,26 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        print(f"rwkv-native: {error or type(error).__name__}", file=sys.stderr)
+        print(f"rwkv-native: {_said(error)}", file=sys.stderr)
         return 2 if isinstance(error, (Refused, ValueError, FileNotFoundError)) else 1
+
+
+def _said(error: Exception) -> str:
+    """What an error says to a person."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror.lower()}"  # without Python's number
+    return str(error) or type(error).__name__
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line: the usage would push it out of sight."""
+        self.exit(2, f"{self.prog}: {message}\n`{self.prog} --help` lists what it takes\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "rwkv-native",
         description="Run and serve RWKV models.",
         epilog=_EPILOG,

@@ -7,13 +7,13 @@ import json
 import sys
 import time
 
-from web.cli.terminal import Refused, model_flags, opened, sampling_flags, sampling_of
+from web.cli.terminal import Refused, model_flags, opened, sampling_flags, sampling_of, speed
 
 SUMMARY = "continue a text"
 EPILOG = """\
 The prompt is used as it is; `rwkv-native chat` adds a chat format. The continuation goes to
 standard output while it is drawn. --json prints one object at the end instead: text, token_ids,
-finish_reason, prompt_tokens, completion_tokens, seconds.
+finish_reason, prompt_tokens, completion_tokens, seconds. On a terminal the speed follows.
 
 examples:
   rwkv-native generate "The capital of France is" --max-tokens 20 --temperature 0
@@ -27,7 +27,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     sampling_flags(parser)
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="ends it; may be repeated"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="stop sequence; may be given several times",
     )
     group.add_argument("--echo", action="store_true", help="print the prompt first")
     group.add_argument("--json", action="store_true", help="one JSON object instead of the text")
@@ -56,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
                     print(event.text, end="", flush=True)
         if not args.json:
             print()
+            if sys.stderr.isatty():
+                told = speed(event.completion_tokens, time.monotonic() - begun)
+                print(f"[{told}]", file=sys.stderr)
             return 0
         answer = {
             "text": "".join(text),

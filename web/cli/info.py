@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "path", nargs="?", help="checkpoint or folder of one (default: the demo model)"
     )
     parser.add_argument("--tensors", action="store_true", help="list every tensor, too")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="one JSON object; sizes in bytes")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
     facts = describe(found) | _machine()
     if args.tensors:
         facts["tensors"] = {
-            t.name: f"{t.dtype} [{', '.join(map(str, t.shape))}]" for t in found.tensors.values()
+            t.name: {"dtype": t.dtype, "shape": list(t.shape)} for t in found.tensors.values()
         }
     if args.json:
         print(json.dumps(facts, ensure_ascii=False, indent=2))
         return 0
-    for name, value in facts.items():
+    for name, value in _in_words(facts).items():
         if isinstance(value, dict):
             print(f"{name}:")
             for key, inner in value.items():
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe(found: Checkpoint) -> dict[str, Any]:
-    """Facts that the index holds; sizes that it does not tell are left out."""
+    """Facts that the index holds, sizes in bytes; what it does not tell is left out."""
     from rwkv_native.formats.layouts import OFFICIAL
     from rwkv_native.formats.safetensors import PACKED_KEY
     from rwkv_native.formats.tensor import nbytes_of
@@ -67,10 +67,10 @@ def describe(found: Checkpoint) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "file": found.path,
         "format": found.format + layout,
-        "file_size": _bytes(sum(Path(f).stat().st_size for f in files)),
+        "file_size": sum(Path(f).stat().st_size for f in files),
         "version": _version(found),
-        "parameters": f"{parameters:,}",
-        "types": ", ".join(f"{k} {n / parameters:.1%}" for k, n in sorted(counts.items())),
+        "parameters": parameters,
+        "types": dict(sorted(counts.items())),  # numbers of each type
     }
     layers = 1 + max((int(m[1]) for n in tensors if (m := _BLOCK.match(n))), default=-1)
     emb = tensors.get("emb.weight")
@@ -81,13 +81,12 @@ def describe(found: Checkpoint) -> dict[str, Any]:
             facts["ffn"] = key.shape[0]
         floats = 5 * width  # version 4: rows that shift, and the sums of its recurrence
         if (heads := _heads(found)) is not None:
-            facts["heads"] = f"{heads[0]} of {heads[1]}"
+            facts["heads"], facts["head_size"] = heads
             floats = 2 * width + heads[0] * heads[1] * heads[1]
         if heads is not None or found.version == "4":
-            facts["state"] = _bytes(4 * layers * floats) + " per sequence"
+            facts["state_bytes"] = 4 * layers * floats  # of one sequence, in fp32
         # The embedding stays as it is in the file; 16-bit types are never widened in memory.
-        facts["memory"] = _bytes(sum(nbytes_of(t.dtype, t.count) for t in tensors.values()))
-        facts["memory"] += " for the weights"
+        facts["weight_bytes"] = sum(nbytes_of(t.dtype, t.count) for t in tensors.values())
         facts["tokenizer"] = _tokenizer(found, vocab)
     # The table of packed matrices is the container's; what it says is among the types and tensors.
     if metadata := {k: v for k, v in found.metadata.items() if k != PACKED_KEY}:
@@ -149,11 +148,48 @@ def _bytes(count: int) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
-def _machine() -> dict[str, str]:
+def _machine() -> dict[str, Any]:
     import rwkv_native as rn
 
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "machine": f"{len(os.sched_getaffinity(0))} usable cores, kernels for {rn.cpu_isa()}, "
-        f"{_bytes(memory)} of memory"
+        "machine": {
+            "cores": len(os.sched_getaffinity(0)),
+            "isa": rn.cpu_isa(),
+            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        }
     }
+
+
+def _in_words(facts: dict[str, Any]) -> dict[str, Any]:
+    """The same for a person."""
+    words: dict[str, Any] = {}
+    for name, value in facts.items():
+        match name:
+            case "file_size":
+                words[name] = _bytes(value)
+            case "parameters":
+                words[name] = f"{value:,}"
+            case "types":
+                total = max(facts["parameters"], 1)
+                words[name] = ", ".join(f"{k} {n / total:.1%}" for k, n in value.items())
+            case "heads":
+                words[name] = f"{value} of {facts['head_size']}"
+            case "head_size":
+                pass
+            case "state_bytes":
+                words["state"] = f"{_bytes(value)} per sequence"
+            case "weight_bytes":
+                words["memory"] = f"{_bytes(value)} for the weights"
+            case "tensors":
+                words[name] = {
+                    key: f"{one['dtype']} [{', '.join(map(str, one['shape']))}]"
+                    for key, one in value.items()
+                }
+            case "machine":
+                words[name] = (
+                    f"{value['cores']} usable cores, kernels for {value['isa']}, "
+                    f"{_bytes(value['memory_bytes'])} of memory"
+                )
+            case _:
+                words[name] = value
+    return words

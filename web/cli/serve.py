@@ -49,12 +49,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("server")
     server.add_argument("--host", help="address, or unix:PATH (default: 127.0.0.1)")
     server.add_argument("--port", type=int, help="0: any free one (default: 8000)")
-    server.add_argument("--backlog", type=int, metavar="N", help="connections that wait (2048)")
     server.add_argument(
-        "--timeout-keep-alive", type=int, metavar="S", help="seconds a connection may idle (120)"
+        "--backlog", type=int, metavar="N", help="TCP listen backlog (default: 2048)"
     )
     server.add_argument(
-        "--no-access-log", dest="access_log", action="store_false", default=None, help="be quiet"
+        "--timeout-keep-alive",
+        type=int,
+        metavar="S",
+        help="seconds that an idle connection stays open (default: 120)",
+    )
+    server.add_argument(
+        "--no-access-log",
+        dest="access_log",
+        action="store_false",
+        default=None,
+        help="disable the access log",
     )
     server.add_argument(
         "--log-prompts",
@@ -62,7 +71,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="write what clients send, their prompts included, to the access log",
     )
-    server.add_argument("--webui", action="store_true", help="the browser UI (not in this version)")
+    server.add_argument("--webui", action="store_true", help=argparse.SUPPRESS)
     server.add_argument(
         "--deploy",
         action=argparse.BooleanOptionalAction,
@@ -90,18 +99,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="another folder of models and states; may be given several times",
     )
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--max-batch", type=int, metavar="N", help="requests at work (64)")
     engine.add_argument(
-        "--prefill-chunk", type=int, metavar="N", help="prompt tokens of one step (256)"
+        "--max-batch",
+        type=int,
+        metavar="N",
+        help="maximum requests processed at once (default: 64)",
     )
     engine.add_argument(
-        "--max-queue", type=int, metavar="N", help="requests that wait before a 429 (1024)"
+        "--prefill-chunk",
+        type=int,
+        metavar="N",
+        help="most prompt tokens of one step (default: 256)",
+    )
+    engine.add_argument(
+        "--max-queue",
+        type=int,
+        metavar="N",
+        help="requests that may wait; more get a 429 (default: 1024)",
     )
     engine.add_argument(
         "--step-ms",
         type=float,
         metavar="MS",
-        help="how long running answers may wait for a step with prompt tokens of others (20)",
+        help="cap on how long running streams may be delayed by other requests' prompts, in"
+        " milliseconds (default: 20)",
     )
     engine.add_argument(
         "--speculate",
@@ -114,14 +135,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--cache-mb",
         type=int,
         metavar="N",
-        help="MiB for states of earlier texts, so that the next turn of a conversation costs its"
+        help="size of the prefix cache in MiB, so that the next turn of a conversation costs its"
         " new tokens only (default: a quarter of the free memory; 0: none)",
     )
     engine.add_argument(
-        "--max-prompt-tokens", type=int, metavar="N", help="of one prompt (1048576)"
+        "--max-prompt-tokens", type=int, metavar="N", help="longest prompt (default: 1048576)"
     )
     engine.add_argument(
-        "--max-tokens", type=int, metavar="N", help="that a request may ask for (102400)"
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="upper limit for a request's max_tokens (default: 102400)",
     )
 
 
@@ -238,6 +262,7 @@ def _announce(server: Any) -> None:
 
     # Where port 0 was asked for, the socket knows what it has become.
     bound = server.LISTENERS[0].sock.getsockname()
+    url = None
     if isinstance(bound, str):
         where = f"{UNIX}{bound}"
     else:
@@ -245,6 +270,8 @@ def _announce(server: Any) -> None:
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         where = f"{url} (OpenAI clients: base_url {url}/v1)"
     print(f"\nrwkv-native {rn.__version__}: {where}", file=sys.stderr)
+    if url is not None:
+        print(f"Try it at {url}/docs, or with `rwkv-native chat`.", file=sys.stderr)
     print("Ctrl-C ends it.\n", file=sys.stderr, flush=True)
 
 

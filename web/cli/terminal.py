@@ -41,7 +41,9 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--strategy",
-        help="'cpu fp32', 'cpu bf16', 'cpu fp16', or auto: the file's own type (default: auto)",
+        help="'cpu fp32', 'cpu bf16' or 'cpu fp16'; with i8 or i4 behind it for quantised weights:"
+        " 'cpu bf16i8' needs half the memory, 'cpu bf16i4' a third; or auto: the file's own type"
+        " (default: auto)",
     )
     group.add_argument(
         "--state-type",
@@ -79,7 +81,7 @@ _SAMPLING = (
     ("presence_penalty", float, "X", "against tokens that have been drawn"),
     ("frequency_penalty", float, "X", "the same, for each time"),
     ("penalty_decay", float, "X", "how counts fade with every token"),
-    ("seed", int, "N", "the same seed gives the same text"),
+    ("seed", int, "N", "random seed: the same seed gives the same text"),
 )
 
 
@@ -150,7 +152,20 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, r
         model = model_for(config, line.show)
     tokenizer = tokenizer_for(model, config.tokenizer)
     with rn.Engine(model, tokenizer, max_batch=1, prefill_chunk=config.prefill_chunk) as engine:
-        yield model, tokenizer, engine
+        try:
+            yield model, tokenizer, engine
+        except rn.InvalidError as problem:
+            if "is outside 0 to" not in str(problem):
+                raise
+            raise Refused(
+                f"{problem}: the tokenizer {tokenizer.name} has other ids than the"
+                f" {model.info.vocab} of this model; --tokenizer names the right one"
+            ) from None
+
+
+def speed(tokens: int, seconds: float) -> str:
+    """How fast an answer of several tokens came."""
+    return f"{tokens} tokens, {tokens / max(seconds, 1e-9):.1f} tokens/s"
 
 
 class LoadLine:

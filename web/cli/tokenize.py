@@ -17,7 +17,9 @@ examples:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", nargs="*", help="text, or ids with --decode; none: standard input")
+    parser.add_argument(
+        "text", nargs="*", help="text, or ids with --decode; none or -: standard input"
+    )
     parser.add_argument(
         "--tokenizer",
         default="world",
@@ -31,14 +33,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from rwkv_native.printable import printable
+
     tokenizer = tokenizer_named(args.tokenizer)
     # Bytes that are not UTF-8 have tokens as well.
-    raw = " ".join(args.text).encode("utf-8", "surrogateescape") if args.text else _input()
+    given = args.text not in ([], ["-"])
+    raw = " ".join(args.text).encode("utf-8", "surrogateescape") if given else _input()
     if args.decode:
-        try:
-            ids = [int(word) for word in raw.decode().replace(",", " ").strip("[] \n").split()]
-        except ValueError as error:
-            raise Refused(f"--decode takes token ids: {error}") from None
+        words = raw.decode(errors="replace").replace(",", " ").strip("[] \n").split()
+        for word in words:
+            if not word.isdecimal():
+                raise Refused(
+                    f"--decode takes token ids, which are numbers, not {printable(word, 40)!r}"
+                )
+        ids = [int(word) for word in words]
         sys.stdout.buffer.write(tokenizer.decode_bytes(ids))
         sys.stdout.buffer.write(b"\n" if sys.stdout.isatty() else b"")
         sys.stdout.flush()
