@@ -71,6 +71,7 @@ class Bridge:
         self._engine = engine
         self._metrics = metrics
         self._routes: dict[int, _Route] = {}
+        self._failed = False
         self._watcher = gevent.get_hub().loop.io(engine.fileno(), 1)
         self._watcher.start(self._drain)
 
@@ -78,6 +79,11 @@ class Bridge:
     def alive(self) -> bool:
         """Whether events still come: not after close(), nor when the engine has failed."""
         return bool(self._watcher.active)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the engine has; no request is ever answered then."""
+        return self._failed
 
     def submit(
         self,
@@ -143,6 +149,7 @@ class Bridge:
                     route.mailbox.put(event)
         except Exception:
             log.exception("the engine cannot be polled")
+            self._failed = True
             self._watcher.stop()
             self._end_all("error", "the engine has failed")
 

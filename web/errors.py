@@ -174,6 +174,15 @@ def wrong_origin(origin: str) -> Refusal:
     )
 
 
+def wrong_host(host: str) -> Refusal:
+    """403 for what comes under a name that a foreign site may have given to this server."""
+    return Refusal(
+        falcon.HTTP_403,
+        f"this server does not answer as {clip(host)}; its --public-name allows more names",
+        code="host_not_allowed",
+    )
+
+
 def prompt_too_long(param: str, tokens: int, most: int) -> Refusal:
     """400 with OpenAI's code: clients then shorten their conversation."""
     return Refusal(
@@ -198,6 +207,16 @@ def stopping() -> Refusal:
         falcon.HTTP_503,
         "the server is stopping, or its model is being replaced",
         code="server_stopping",
+        retry_after=5,
+    )
+
+
+def engine_failed() -> Refusal:
+    """503: this worker ends, and another one starts."""
+    return Refusal(
+        falcon.HTTP_503,
+        "the engine has failed, and is started again",
+        code="engine_failed",
         retry_after=5,
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,10 @@ timeout = 120
 # What a stop leaves to running answers: 500 tokens (the default length) at 20 tokens/s take 25 s.
 graceful_timeout = 30
 
+# Seconds that requests wait for a worker that takes over to load its model. Most clients wait for a
+# minute at least; then they are told to come again.
+_WAITING = 60
+
 # By default a peer on loopback, so a client as well as a proxy, may send headers that replace the
 # path of its own request.
 forwarder_headers = ""
@@ -69,10 +74,18 @@ def on_starting(server: Any) -> None:
     _allow_open_files(server.cfg.worker_connections + 256)
     sole_worker.prepare()
     handover.prepare()
+    # SIGUSR2 would start a second master with an engine of its own, beside this one.
+    server.reexec = lambda: server.log.warning("SIGUSR2 is refused: reload by SIGHUP, or restart")
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    stopping.obey_early(server, worker)
 
 
 def post_worker_init(worker: Any) -> None:
-    """In the worker, before it accepts: waits for its turn, then starts the load."""
+    """In the worker, before it accepts: waits for its turn, then starts the load. A worker that
+    takes over from another accepts nothing before its model is there, so that requests wait in
+    the listener's backlog; the first one accepts at once, and tells how far the load is."""
     # Ctrl-C reaches the whole process group, and the master passes it on: the first of the two
     # would end the worker with a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -85,6 +98,8 @@ def post_worker_init(worker: Any) -> None:
     gevent.spawn(_say_what_is_missing, worker.log)
     if not _config.deploy:
         sample.write(Path(_config.workspace))
+    if runtime.succeeds:
+        _wait_for_model(worker, runtime)
 
 
 def pre_request(worker: Any, req: Any) -> None:
@@ -100,6 +115,13 @@ def worker_exit(server: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None:
         app.runtime.close()
+
+
+def _wait_for_model(worker: Any, runtime: Any) -> None:
+    end = time.monotonic() + _WAITING
+    while runtime.progress is not None and time.monotonic() < end:
+        worker.notify()
+        gevent.sleep(0.05)
 
 
 def _say_what_is_missing(log: Any) -> None:

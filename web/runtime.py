@@ -114,6 +114,11 @@ class Runtime:
         return self._serving is not None and self._serving.bridge.alive
 
     @property
+    def failed(self) -> bool:
+        """Whether an engine gives no answers any more: only another process can."""
+        return any(serving.bridge.failed for serving in self._engines())
+
+    @property
     def stopping(self) -> bool:
         """Whether this process is about to end: what runs may end, and nothing begins."""
         return self._stopping
@@ -163,11 +168,13 @@ class Runtime:
         return len(self._draining)
 
     def serving(self) -> Serving:
-        """The model to answer with; raises 503 while it loads or the server stops, and 400 without
-        one."""
+        """The model to answer with; raises 503 while it loads, has failed or the server stops, and
+        400 without one."""
         if self._stopping:
             raise errors.stopping()
         if self._serving is not None:
+            if self._serving.bridge.failed:
+                raise errors.engine_failed()
             return self._serving
         raise errors.model_loading() if self._status == LOADING else errors.model_not_loaded()
 

@@ -1,16 +1,17 @@
-"""How a worker goes: idle connections are closed at once, new work is told to come again, running
-answers may end, and what still runs shortly before gunicorn's patience does is told so.
+"""How a worker goes: connections without a request are closed at once, running answers may end, new
+work is told to come again, and what still runs shortly before gunicorn's patience does is told so.
 
 gunicorn waits for every open connection until graceful_timeout, and then kills the worker. Clients
-with a pool keep theirs open for minutes, so each stop would take 30 s, and streams would break off
-without a word. Called by the hooks in `web/gunicorn.conf.py` and by
-`resources/exit.py`, in the worker.
+with a pool keep theirs open for minutes, browsers open some in advance, so each stop would take
+30 s, and streams would break off without a word. Called by the hooks in `web/gunicorn.conf.py` and
+by `resources/exit.py`, in the worker.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import socket
 import time
@@ -21,23 +22,62 @@ import gevent
 from gevent import monkey
 
 _LAST_WORDS = 3.0  # seconds before graceful_timeout at which running answers are cut
+_FIRST_WORDS = 1.0  # seconds that a new connection has for its first request
+# Seconds after the last connection was taken in which its request may come and is answered: after
+# a reload nobody else would, and a request that follows waits for the next worker.
+_LAST_GUESTS = 0.3
 
 _master = 0  # the process that started this worker
-_idle: weakref.WeakSet[Any] = weakref.WeakSet()  # sockets between two requests
+# Sockets without a request -> when they may be closed, by time.monotonic().
+_idle: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+
+
+def obey_early(server: Any, worker: Any) -> None:
+    """Lets a worker that does not serve yet end at once when it is told to. For a worker, as the
+    first thing after the fork.
+
+    gunicorn would lose such signals while the worker starts (its handlers are the master's until
+    all is imported), wait for 30 s and kill it.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+    def leave(*_: object) -> None:
+        os._exit(0)  # nothing to end yet; an exception would end up in whatever is being imported
+
+    def unless_serving(then: Any) -> Any:
+        return lambda *given: then(*given) if worker.booted else leave()
+
+    for number in numbers:
+        signal.signal(number, leave)
+    # gunicorn installs these two in the course of the start.
+    worker.handle_exit = unless_serving(worker.handle_exit)
+    worker.handle_quit = unless_serving(worker.handle_quit)
+    with contextlib.suppress(queue.Empty):  # what came between the fork and here
+        while True:
+            if server.SIG_QUEUE.get_nowait() in numbers:
+                leave()
 
 
 def request_begins(sock: Any) -> None:
-    _idle.discard(sock)
+    _idle.pop(sock, None)
 
 
 def request_ends(sock: Any) -> None:
-    _idle.add(sock)
+    _idle[sock] = 0.0
 
 
 def watch(worker: Any) -> None:
-    """Starts a greenlet that waits for the worker's stop."""
+    """Knows from here on which connections are without a request, and starts a greenlet that waits
+    for the worker's stop, or for its engine to fail."""
     global _master
     _master = worker.ppid
+    handle = worker.handle
+
+    def accepted(listener: Any, client: Any, address: Any) -> None:
+        _idle[client] = time.monotonic() + _FIRST_WORDS
+        handle(listener, client, address)
+
+    worker.handle = accepted
     gevent.spawn(_wait_and_close, worker)
 
 
@@ -49,17 +89,27 @@ def end_server() -> None:
 
 
 def _wait_and_close(worker: Any) -> None:
+    runtime = worker.wsgi.runtime
     while worker.alive:
         gevent.sleep(0.2)
-    worker.wsgi.runtime.begin_to_stop()
+        if runtime.failed:
+            worker.log.critical("the engine has failed: worker %s ends", worker.pid)
+            worker.alive = False  # the master starts another
     cut = time.monotonic() + worker.cfg.graceful_timeout - _LAST_WORDS
-    while time.monotonic() < cut:
-        for sock in list(_idle):
-            _idle.discard(sock)
-            with contextlib.suppress(OSError):  # closed already
-                _end_reading(sock.fileno())
-        gevent.sleep(0.2)
-    worker.wsgi.runtime.close()
+    closed = None  # when gunicorn closed the listeners, which takes it up to a second
+    while (now := time.monotonic()) < cut:
+        if closed is None and all(sock.fileno() < 0 for sock in worker.sockets):
+            closed = now
+        if closed is not None and now - closed >= _LAST_GUESTS:
+            runtime.begin_to_stop()
+        for sock, since in list(_idle.items()):
+            if now >= since:
+                _idle.pop(sock, None)
+                with contextlib.suppress(OSError):  # closed already
+                    _end_reading(sock.fileno())
+        gevent.sleep(0.1)
+    runtime.begin_to_stop()
+    runtime.close()
 
 
 def _end_reading(fd: int) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from serving import ENDLESS, Server, events_of, serving, wait_until
+from serving import ENDLESS, ROOT, Server, events_of, serving, wait_until
 
 CHUNK = 16384  # rows of one step: its intermediate values take some 100 MB
 LONG = {"prompt": "x" * 4 * CHUNK, "max_tokens": 1}
@@ -54,6 +54,35 @@ def test_an_engine_without_memory() -> None:
         assert server.post("/completions", answered)["choices"] == before
         assert json.loads(server.request("GET", "/health")[2]) == {"status": "ok"}
         assert "Traceback" not in server.log()
+
+
+def test_an_engine_whose_answers_are_lost(tmp_path: Path) -> None:
+    """Nobody waits for ever: who is at work hears of it, and another worker takes over."""
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text(
+        f"exec(open({str(ROOT / 'web/gunicorn.conf.py')!r}).read())\n"
+        "from rwkv_native.engine import Engine\n"
+        "_poll = Engine.poll\n"
+        "def poll(engine):\n"
+        "    if engine.stats().running and os.path.exists(FAILS):\n"
+        "        os.unlink(FAILS)\n"
+        "        raise MemoryError\n"
+        "    return _poll(engine)\n"
+        f"import os; FAILS = {str(tmp_path / 'fails')!r}; Engine.poll = poll\n"
+    )
+    with serving("-c", str(conf), access_log=0) as server:
+        failed = server.status()["pid"]
+        (tmp_path / "fails").touch()
+        status, _, raw = server.request(
+            "POST", "/completions", {"prompt": "x", **ENDLESS, "stream": True}
+        )
+        assert status == 200 and events_of(raw)[-2]["error"]["code"] == "generation_failed"
+        # Until the next worker is there, requests hear when to come again, or wait for it.
+        status, headers, _ = server.request("POST", "/completions", {"prompt": "x"})
+        assert status == 200 or (status == 503 and int(headers["retry-after"]) >= 1)
+        wait_until(lambda: _served_by_another(server, failed), 60)
+        assert server.post("/completions", {"prompt": "x", "max_tokens": 1})["choices"]
+        assert "the engine has failed" in server.log()
 
 
 def test_a_worker_that_is_killed() -> None:

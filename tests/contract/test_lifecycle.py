@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from serving import ENDLESS, ROOT, Server, serving, wait_until
+from serving import ENDLESS, ROOT, SOAK, Server, serving, wait_until
 
 DEMO = ROOT / "rwkv_native" / "demo" / "demo.safetensors"
 
@@ -92,6 +96,32 @@ def test_ctrl_c_reaches_worker_and_master() -> None:
         assert "SystemExit" not in server.log()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("delay", [0, 0.1, 0.4, 0.8, 1.6] if SOAK else [0, 0.4])
+@pytest.mark.parametrize("group", [False, True] if SOAK else [True])
+def test_a_stop_in_the_first_moments(number: int, delay: float, group: bool) -> None:
+    """gunicorn's own handlers would lose it: 30 s, and then SIGKILL."""
+    server = Server(ready=False)
+    booting = wait_until(lambda: re.search(r"Booting worker with pid: (\d+)", server.log()), 30)
+    time.sleep(delay)
+    server.process.send_signal(number)
+    if group:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(booting[1]), number)
+    assert server.process.wait(15) == 0
+    for sign in ("SIGKILL", "Traceback", "SystemExit"):
+        assert sign not in server.log()
+
+
+def test_a_second_master_is_refused() -> None:
+    """It would hold another engine."""
+    with serving(max_batch=1) as server:
+        pid = server.status()["pid"]
+        server.process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: "SIGUSR2 is refused" in server.log())
+        assert server.status()["pid"] == pid and server.log().count("Listening at") == 1
+
+
 def test_the_name_is_the_file_name_without_extension(tmp_path: Path) -> None:
     path = tmp_path / "RWKV-x070-mine-0.1B.safetensors"
     path.symlink_to(DEMO)
@@ -139,7 +169,7 @@ def test_reload_hands_over() -> None:
     was running ends properly."""
     with serving() as server:
         first = server.status()["pid"]
-        body = {"prompt": "x", **ENDLESS, "max_tokens": 8000, "stream": True}
+        body = {"prompt": "x", **ENDLESS, "max_tokens": 30_000, "stream": True}
         sock = server.open("POST", "/completions", body)
         wait_until(lambda: server.status()["running"] == 1)
         server.process.send_signal(signal.SIGHUP)
@@ -293,6 +323,48 @@ def test_idle_connections_do_not_hold_up_a_stop() -> None:
         server.process.terminate()
         assert server.process.wait(20) == 0
         assert time.monotonic() - begun < 10
+        assert "Traceback" not in server.log()
+
+
+def test_silent_connections_do_not_hold_up_a_stop() -> None:
+    """Browsers open some in advance; here also one in the middle of its first header."""
+    with serving(max_batch=1) as server:
+        silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
+        silent[0].sendall(b"GET /status HTTP/1.1\r\nHost: ")
+        server.status()
+        begun = time.monotonic()
+        server.process.terminate()
+        assert server.process.wait(25) == 0
+        assert time.monotonic() - begun < 10
+        assert "Traceback" not in server.log()
+        for sock in silent:
+            sock.close()
+
+
+def test_requests_wait_for_the_next_worker() -> None:
+    """On connections of their own, before, while and after a worker takes over: none is refused."""
+    with serving(max_batch=1) as server:
+        answered: list[int] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                body = {"prompt": "x", "max_tokens": 1}
+                answered.append(server.request("POST", "/completions", body)[0])
+                time.sleep(0.01)
+
+        with ThreadPoolExecutor(3) as pool:
+            asking = [pool.submit(ask) for _ in range(3)]
+            try:
+                for _ in range(5 if SOAK else 1):
+                    first = server.status()["pid"]
+                    server.process.send_signal(signal.SIGHUP)
+                    wait_until(lambda last=first: served_by_another(server, last), 60)
+            finally:
+                stop.set()
+            for one in asking:
+                one.result()
+        assert set(answered) == {200} and len(answered) > 20
         assert "Traceback" not in server.log()
 
 
