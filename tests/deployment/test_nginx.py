@@ -55,16 +55,25 @@ class Proxy:
     trust: ssl.SSLContext
     server: Server
 
-    def connect(self) -> http.client.HTTPSConnection:
+    def connect(self, source: str = "127.0.0.1") -> http.client.HTTPSConnection:
         return http.client.HTTPSConnection(
-            "localhost", self.secure, timeout=120, context=self.trust
+            "localhost",
+            self.secure,
+            timeout=120,
+            context=self.trust,
+            source_address=(source, 0),
         )
 
     def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        source: str = "127.0.0.1",
     ) -> tuple[int, http.client.HTTPMessage, Any]:
         """(status, headers, JSON) of one request."""
-        with contextlib.closing(self.connect()) as connection:
+        with contextlib.closing(self.connect(source)) as connection:
             raw = None if body is None else json.dumps(body)
             connection.request(method, path, raw, headers or {})
             answer = connection.getresponse()
@@ -184,6 +193,16 @@ def test_pages_of_this_server_may_use_it_and_others_may_not(proxy: Proxy) -> Non
     ):
         body = {"prompt": "x", "max_tokens": 1}
         assert proxy.ask("POST", "/completions", body, {"Origin": origin})[0] == status
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "/x/../metrics/"])
+def test_only_this_machine_reads_the_metrics(proxy: Proxy, path: str) -> None:
+    status, headers, body = proxy.ask("GET", path, source="127.0.0.2")
+    assert status == 403 and headers["content-type"] == "application/json"
+    assert body["error"]["code"] == "forbidden" and body["detail"] == body["error"]["message"]
+    with contextlib.closing(proxy.connect()) as connection:
+        connection.request("GET", path)
+        assert connection.getresponse().status != 403
 
 
 def test_the_library_of_the_pages_is_compressed(proxy: Proxy) -> None:
