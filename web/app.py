@@ -19,7 +19,7 @@ from web.middleware import CountAnswers, RequestBody, RequestId
 from web.midi import sound
 from web.midi.composition import Compositions
 from web.midi.conversion import Conversions
-from web.origins import Origins
+from web.origins import Hosts, Origins
 from web.paths import Roots
 from web.resources.billing import BillingResource
 from web.resources.chat import ChatCompletionsResource
@@ -55,7 +55,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
         middleware=[
             CountAnswers(runtime.metrics),
             RequestId(),
-            Origins(config.cors_origin),
+            Origins(config.cors_origin, Hosts(config.public_name, any=bool(config.api_key))),
             ApiKeys(config.api_key),
             RequestBody(config.max_body, config.log_prompts),
             DeployGuard(runtime),

@@ -19,7 +19,7 @@ _TRUE = frozenset({"1", "true", "t", "yes", "y", "on"})
 _FALSE = frozenset({"0", "false", "f", "no", "n", "off"})
 
 # Settings that are lists -> what separates their values in the environment.
-_SEPARATORS = {"model_dir": os.pathsep, "api_key": ",", "cors_origin": ","}
+_SEPARATORS = {"model_dir": os.pathsep, "api_key": ",", "cors_origin": ",", "public_name": ","}
 
 # Setting -> smallest and largest value; those of the engine are its own.
 _RANGES = {
@@ -84,9 +84,11 @@ class Config:
     sound_seconds: int = 60  # to render it
     sound_memory: int = 1 << 30  # bytes of the process that renders it
     deploy: bool = False  # refuse requests that change the server or touch its files
+    insecure: bool = False  # listen on the network with neither keys nor deploy mode
     workspace: str = "."  # the folder whose files requests may name
     model_dir: tuple[str, ...] = ()  # more such folders
     api_key: tuple[str, ...] = field(default=(), repr=False)  # empty: none is asked for
+    public_name: tuple[str, ...] = ()  # names in the public DNS that the server answers to
     cors_origin: tuple[str, ...] = ()  # of pages that browsers may let use the server; "*": all
 
     def __post_init__(self) -> None:

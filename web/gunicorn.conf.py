@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 
-from web import handover, malformed, sole_worker, stopping, watchdog
+from web import exposure, handover, malformed, sole_worker, stopping, watchdog
 from web.config import Config
 from web.midi import sample, sound
 
@@ -71,6 +71,9 @@ def on_starting(server: Any) -> None:
             f"worker class {server.cfg.worker_class_str} is refused: streams need gevent; use -k "
             "gevent."
         )
+    hosts = [at if isinstance(at, str) else at[0] for at in server.cfg.address]
+    if (problem := exposure.problem(_config, hosts)) is not None:
+        raise RuntimeError(problem)
     _allow_open_files(server.cfg.worker_connections + 256)
     sole_worker.prepare()
     handover.prepare()

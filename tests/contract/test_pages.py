@@ -86,7 +86,7 @@ def test_nothing_else_is_served(server: Server, path: str) -> None:
 def test_a_page_without_its_library_says_why() -> None:
     app = create_app(Runtime(Config()), Config())
     app.add_route("/empty", PageResource({}, "docs.html", SWAGGER_UI))
-    answer = falcon.testing.TestClient(app).simulate_get("/empty")
+    answer = falcon.testing.TestClient(app).simulate_get("/empty", host="localhost")
     assert answer.status_code == 501
     assert answer.json["error"]["code"] == "not_built"
     assert "swagger-ui-bundle.js" in answer.json["detail"] and "npm" in answer.json["detail"]

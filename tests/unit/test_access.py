@@ -10,6 +10,7 @@ import falcon.testing
 import msgspec
 import pytest
 
+from web import exposure
 from web.access_log import BODY, REQUEST_ID, line
 from web.app import create_app
 from web.config import Config
@@ -17,8 +18,10 @@ from web.runtime import Runtime
 
 
 def client(**settings: Any) -> falcon.testing.TestClient:
+    """Who asks names localhost, unless a request says another host."""
     config = Config(model="none", **settings)
-    return falcon.testing.TestClient(create_app(Runtime(config), config))
+    app = create_app(Runtime(config), config)
+    return falcon.testing.TestClient(app, headers={"Host": "localhost"})
 
 
 KEYS = client(api_key=("first-key", "sécond"))
@@ -73,8 +76,7 @@ STRICT = client(cors_origin=("https://chat.example.com/", "http://Tool.example:8
     [
         *("http://localhost", "http://localhost:3000", "https://localhost", "http://a.localhost:5"),
         *("http://127.0.0.1:8000", "http://127.9.9.9", "http://[::1]:5173"),
-        *("wails://wails", "http://wails.localhost", "tauri://localhost"),
-        "chrome-extension://abcdefgh",
+        *("wails://wails", "http://wails.localhost", "tauri://localhost", "app://rwkv"),
     ],
 )
 def test_local_pages_and_programs(origin: str) -> None:
@@ -99,6 +101,7 @@ def test_local_pages_and_programs(origin: str) -> None:
             "http://nolocalhost",
         ),
         "http://localhost@evil.example",
+        *("chrome-extension://abcdefgh", "moz-extension://a-b", "file://", "evil://localhost"),
     ],
 )
 def test_other_pages_may_only_look(origin: str) -> None:
@@ -118,16 +121,115 @@ def test_other_pages_may_only_look(origin: str) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
-@pytest.mark.parametrize("host", ["192.168.1.5:8000", "10.0.0.7"])
-def test_a_page_of_this_server(host: str) -> None:
-    """By its address; not by a name, which a hostile site can point anywhere."""
-    for at, status in ((host, 400), ("evil.example", 403)):
-        headers = {"Origin": f"http://{at}"}
-        name, _, port = at.partition(":")
+PUBLIC = client(public_name=("LLM.example.com", "other.example"))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "localhost:8000", "a.localhost", "LOCALHOST.", "127.0.0.1:8000", "[::1]:80"),
+        *("192.168.1.5:8000", "203.0.113.7", "[2001:db8::7]", "mybox:8310", "x", "mybox.local"),
+        *("host.docker.internal:8000", "rwkv.home.arpa", "a.b.svc.cluster.local", "a.b.svc:80"),
+    ],
+)
+def test_own_names(host: str) -> None:
+    """What no foreign site can be called; a page that came under it may also change things."""
+    headers = {"Host": host}
+    assert OPEN.simulate_get("/status", headers=headers).status_code == 200
+    for origin, status in ((f"http://{host}", 400), (f"https://{host}", 400), ("http://a.b", 403)):
         answer = OPEN.simulate_post(
-            "/completions", headers=headers, json={"prompt": "x"}, host=name, port=port or None
+            "/completions", headers=headers | {"Origin": origin}, json={"prompt": "x"}
         )
-        assert answer.status_code == status, at
+        assert answer.status_code == status, origin  # 400: no model is loaded
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "evil.example:8000", "EVIL.example.", "llm.example.com", "1.2.3.4.5"),
+        *("evil.localhost.example", "notlocal.notlocal", "cluster.local.example", "127.0.0.1.a.b"),
+        *(
+            "localhost@evil.example",
+            "evil.example/localhost",
+            "[::1",
+            "localhost:x",
+            "[evil.example]",
+        ),
+        *("a b", "localhost#evil.example", "localhost?a.b", ":8000"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/status"), ("POST", "/exit"), ("HEAD", "/models"), ("GET", "/docs")],
+)
+def test_foreign_names(host: str, method: str, path: str) -> None:
+    """A hostile site that points its name here is not even read to (DNS rebinding), be it with the
+    Origin of its pages or, as browsers read from their own, without."""
+    for origin in ({}, {"Origin": f"http://{host}"}):
+        headers = {"Host": host} | origin
+        answer = OPEN.simulate_request(method, path, headers=headers, body=b'{"prompt": "x"}')
+        assert answer.status_code == 403
+        if method != "HEAD":
+            assert answer.json["error"]["code"] == "host_not_allowed"
+        if "localhost" not in host:
+            assert "access-control-allow-origin" not in answer.headers
+
+
+def test_what_is_answered_under_every_name() -> None:
+    headers = {"Host": "evil.example"}
+    assert OPEN.simulate_get("/", headers=headers).status_code == 200
+    assert OPEN.simulate_get("/health", headers=headers).status_code == 503  # there is no model
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *(("llm.example.com", 400), ("LLM.EXAMPLE.COM:443", 400), ("other.example.", 400)),
+        *(("evil.example", 403), ("a.llm.example.com", 403), ("localhost", 400)),
+    ],
+)
+def test_public_names(host: str, status: int) -> None:
+    for headers in ({"Host": host}, {"Host": host, "Origin": f"https://{host}"}):
+        answer = PUBLIC.simulate_post("/completions", headers=headers, json={"prompt": "x"})
+        assert answer.status_code == status
+
+
+def test_a_key_opens_under_every_name() -> None:
+    """Pages of the server itself work; a foreign page has no key."""
+    key = {"Authorization": "Bearer first-key"}
+    for host in ("llm.example.com", "localhost"):
+        page = {"Host": host, "Origin": f"https://{host}"}
+        answer = KEYS.simulate_post("/completions", headers=page | key, json={"prompt": "x"})
+        assert answer.status_code == 400
+        assert KEYS.simulate_post("/completions", headers=page, json={}).status_code == 401
+        assert KEYS.simulate_get("/status", headers=page).status_code == 401
+        foreign = key | {"Host": host, "Origin": "https://evil.example"}
+        answer = KEYS.simulate_post("/completions", headers=foreign, json={"prompt": "x"})
+        assert answer.status_code == 403
+
+
+def test_a_request_without_a_host() -> None:
+    config = Config(model="none")
+    app = create_app(Runtime(config), config)
+    environ = falcon.testing.create_environ("/status", http_version="1.0")
+    environ.pop("HTTP_HOST", None)
+    seen: list[str] = []
+    app(environ, lambda status, headers, *_: seen.append(status))
+    assert seen == ["200 OK"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "192.168.1.5", ""])
+def test_a_public_address_wants_a_key_or_deploy_mode(host: str) -> None:
+    assert "--insecure" in (exposure.problem(Config(), ["127.0.0.1", host]) or "")
+    for safe in ({"api_key": ("k",)}, {"deploy": True}, {"insecure": True}):
+        assert exposure.problem(Config(**safe), [host]) is None
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "unix:/a", "/a"]
+)
+def test_a_private_address_wants_none(host: str) -> None:
+    assert exposure.problem(Config(), [host]) is None
 
 
 @pytest.mark.parametrize(

@@ -193,9 +193,15 @@ def test_help_names_the_quantised_strategies() -> None:
 
 
 def test_an_address_of_another_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--host", "192.0.2.1"]) == 1
+    assert main(["serve", "--host", "192.0.2.1", "--deploy"]) == 1
     told = capsys.readouterr().err
     assert "cannot listen on 192.0.2.1:8000" in told and "--port" not in told
+
+
+def test_a_public_address_wants_a_key_or_deploy_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--host", "0.0.0.0"]) == 2
+    told = capsys.readouterr().err
+    assert all(flag in told for flag in ("--api-key", "--deploy", "--insecure"))
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -56,7 +56,8 @@ def until(what: Callable[[], Any]) -> None:
 
 
 def client_of(runtime: Runtime) -> falcon.testing.TestClient:
-    return falcon.testing.TestClient(create_app(runtime, Config()))
+    app = create_app(runtime, Config())
+    return falcon.testing.TestClient(app, headers={"Host": "localhost"})
 
 
 def test_nothing_starts_by_itself() -> None:
@@ -171,7 +172,9 @@ class Scripted:
                 clear_cache=lambda: self.cleared.append(choice.name),
                 close=lambda: self.freed.append(choice.name),
             ),
-            bridge=SimpleNamespace(busy=False, detach=lambda: None, close=lambda: None),
+            bridge=SimpleNamespace(
+                busy=False, failed=False, detach=lambda: None, close=lambda: None
+            ),
         )
 
     def switch(self, name: str) -> None:

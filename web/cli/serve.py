@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from web import exposure
 from web.cli.terminal import LoadLine, Refused, model_flags, model_path, tokenizer_named
 from web.config import UNIX, Config
 
@@ -39,7 +40,16 @@ _SETTINGS = (
         "model_dir",
         "api_key",
     ),
-    *("cors_origin", "max_batch", "prefill_chunk", "max_queue", "step_ms", "speculate"),
+    *(
+        "public_name",
+        "insecure",
+        "cors_origin",
+        "max_batch",
+        "prefill_chunk",
+        "max_queue",
+        "step_ms",
+        "speculate",
+    ),
     *("cache_mb", "max_prompt_tokens", "max_tokens"),
 )
 
@@ -82,6 +92,20 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         action="append",
         help="answer only those who send one of the keys; RWKV_NATIVE_API_KEY hides them from `ps`",
+    )
+    server.add_argument(
+        "--public-name",
+        metavar="NAME",
+        action="append",
+        help="a name, such as llm.example.com, by which clients without a key may reach the server;"
+        " may be given several times (default: localhost, IP addresses and private names)",
+    )
+    server.add_argument(
+        "--insecure",
+        action="store_true",
+        default=None,
+        help="listen on an address of the network without --api-key and without --deploy: whoever"
+        " reaches it may load models, write into the workspace and end the server",
     )
     server.add_argument(
         "--cors-origin",
@@ -155,6 +179,8 @@ def run(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _SETTINGS}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
     config = Config.from_environment(**given)
+    if (problem := exposure.problem(config, [config.host])) is not None:
+        raise Refused(problem)
     _check_folders(config)
     if config.model != "none":
         import rwkv_native as rn
