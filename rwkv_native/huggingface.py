@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidError, UnsupportedError
+from .printable import printable
 from .vocabularies import Vocabulary
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _told(what: str) -> Iterator[None]:
     except BaseException as problem:
         # A panic is no Exception.
         if isinstance(problem, Exception) or type(problem).__name__ == "PanicException":
-            raise InvalidError(f"{what}: {problem!s:.200}") from None
+            raise InvalidError(f"{what}: {printable(problem, 200)}") from None
         raise
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from . import vocabularies
 from ._ffi import check, ffi, id_array, lib
 from .errors import Error, FileError, InvalidError, MissingFileError, UnsupportedError
+from .printable import printable
 from .vocabularies import Vocabulary
 
 if TYPE_CHECKING:
@@ -400,7 +401,7 @@ def _from_json(raw: bytes, stem: str) -> Tokenizer:
     except RecursionError:
         raise InvalidError("nested too deeply for a tokenizer") from None
     except ValueError as error:  # not UTF-8, not JSON, or a number of too many digits
-        raise InvalidError(f"not JSON: {error!s:.200}") from None
+        raise InvalidError(f"not JSON: {printable(error, 200)}") from None
     if isinstance(description, dict):
         if description.get("tokenization") == "REMI":
             return Tokenizer._of(vocabularies.remi(description))
