@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import CheckpointError, InvalidError, MissingFileError
-from .formats import companions, folder, gguf, layouts, pth, safetensors
+from .formats import companions, folder, foreign, gguf, layouts, pth, safetensors
 from .formats.tensor import DTYPES, Refused, Tensor
 
 __all__ = ["DTYPES", "Checkpoint", "Tensor", "read", "write_safetensors"]
 
 write_safetensors = safetensors.write
-CONTEXT_LENGTH = "rwkv.context_length"  # of a file's metadata
+# Keys of a file's metadata.
+CONTEXT_LENGTH = "rwkv.context_length"
+EMBEDDING, NORMED = "rwkv.embedding", "normed"  # its rows have gone through blocks.0.ln0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class Checkpoint:
     tokenizer_tokens: list[bytes] | None = field(default=None, repr=False)
     #: tokens of the texts that it was trained on, where the files or their names tell
     context_length: int | None = None
+
+    @property
+    def normed(self) -> bool:
+        """Whether the norm before block 0 is part of the embedding; there is no ln0 then."""
+        return self.metadata.get(EMBEDDING) == NORMED
 
     @property
     def version(self) -> str | None:
@@ -77,9 +84,9 @@ def _read(name: str) -> Checkpoint:
     mode = Path(name).stat().st_mode
     if stat.S_ISDIR(mode):
         inside = folder.chosen(Path(name))
-        return _with_companions(_weights(str(inside)), inside.parent)
+        return _with_companions(str(inside), inside.parent)
     path = Path(name)
-    return _with_companions(_weights(name), path.parent if folder.is_of_hub(path) else None)
+    return _with_companions(name, path.parent if folder.is_of_hub(path) else None)
 
 
 def _weights(name: str) -> Checkpoint:
@@ -92,9 +99,17 @@ def _weights(name: str) -> Checkpoint:
     return replace(found, tensors=tensors, layout=layout)
 
 
-def _with_companions(found: Checkpoint, place: Path | None) -> Checkpoint:
+def _with_companions(name: str, place: Path | None) -> Checkpoint:
     """place: the folder whose files speak of these weights; None: they stand alone."""
     beside = companions.Companions() if place is None else companions.read(place)
+    if beside.refusal is not None:
+        raise Refused(beside.refusal)
+    found = _weights(name)
+    tensors, metadata = found.tensors, found.metadata | beside.metadata
+    if layouts.is_normed(found.layout, tensors, beside.folded):
+        metadata[EMBEDDING] = NORMED
+    if metadata.get(EMBEDDING) == NORMED:
+        tensors = {n: t for n, t in tensors.items() if n not in layouts.FIRST_NORM}
     length = found.metadata.get(CONTEXT_LENGTH, "")
     names = [Path(found.path).stem] + ([] if place is None else [place.resolve().name])
     told = [
@@ -104,7 +119,8 @@ def _with_companions(found: Checkpoint, place: Path | None) -> Checkpoint:
     ]
     return replace(
         found,
-        metadata={**found.metadata, **beside.metadata},
+        tensors=tensors,
+        metadata=metadata,
         context_length=next((n for n in told if n), None),
     )
 
@@ -149,7 +165,7 @@ def _container(name: str) -> tuple[Checkpoint, dict[str, set[str]] | None]:
         if len(head) > 8 and head[8:9] == b"{":
             tensors, metadata = safetensors.read(file, name, size)
             return Checkpoint(name, tensors, metadata, "safetensors"), None
-    raise Refused(_what_it_is(head))
+    raise Refused(foreign.of_bytes(head))
 
 
 def _gguf(file: BinaryIO, name: str, size: int) -> Checkpoint:
@@ -183,15 +199,3 @@ def _sharded(index: Checkpoint, names: dict[str, set[str]]) -> Checkpoint:
     layout, tensors = layouts.official(tensors, index.path)
     kind = f"{' and '.join(sorted(kinds))}, {len(names)} files"
     return replace(index, tensors=tensors, metadata=metadata, format=kind, layout=layout)
-
-
-def _what_it_is(head: bytes) -> str:
-    if not head:
-        return "the file is empty"
-    if head.startswith(b"version https://"):
-        return "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
-    if head.lstrip().startswith(b"<"):
-        return "is a web page, not a checkpoint: the download went wrong"
-    if head.startswith(b"fmgg"):
-        return "is an rwkv.cpp .bin file; give the .pth, .safetensors or .gguf file"
-    return "is neither a .pth nor a .safetensors file, nor a GGUF"

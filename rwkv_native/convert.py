@@ -28,7 +28,7 @@ NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 PACKED_NAMES = {"i8": "I8", "i4": "I4"}  # of .safetensors only
 PIECE = 16 << 20  # elements are read by so many bytes
 # What a file says of itself and what stays true of the copy.
-_KEPT = ("rwkv.tokenizer", "rwkv.family", "rwkv.thinks", "general.name")
+_KEPT = (checkpoint.EMBEDDING, "rwkv.tokenizer", "rwkv.family", "rwkv.thinks", "general.name")
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # llama.cpp's numbers
 
 _PACKED = {
@@ -148,6 +148,11 @@ def to_gguf(
         what = f"RWKV-{found.version}" if found.version else "what is in this file"
         raise UnsupportedError(
             f"{found.path}: GGUF has no form for {what}; write .safetensors, or convert 6 or 7"
+        )
+    if found.normed:
+        raise UnsupportedError(
+            f"{found.path}: its embedding holds the norm before block 0, for which GGUF has no"
+            " form; write .safetensors, or convert the .pth that it was made of"
         )
     wanted = wanted or _main_dtype(found)
     try:

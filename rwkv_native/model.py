@@ -165,11 +165,18 @@ class Loading:
 
 def _rows(found: checkpoint.Checkpoint) -> tuple[Any, list[Any]]:
     """The index as C takes it, and the memory that it points to."""
-    rows = ffi.new("rwkv_tensor[]", len(found.tensors))
+    marks = ["emb.weight/normed"] if found.normed else []
+    rows = ffi.new("rwkv_tensor[]", len(found.tensors) + len(marks))
     names = {t.path for t in found.tensors.values()}  # more than one where a model is in parts
     paths = {name: ffi.new("char[]", os.fsencode(name)) for name in names}
     keep = [rows, *paths.values()]
-    for row, tensor in zip(rows, found.tensors.values(), strict=True):
+    tensors = found.tensors.values()
+    for row, mark in zip(rows[len(tensors) : len(rows)], marks, strict=True):
+        row.name = name = ffi.new("char[]", mark.encode())
+        row.data = value = ffi.new("float[1]")
+        row.nbytes = ffi.sizeof(value)
+        keep += [name, value]
+    for row, tensor in zip(rows[0 : len(tensors)], tensors, strict=True):
         row.name = name = ffi.new("char[]", tensor.name.encode())
         keep.append(name)
         row.path = paths[tensor.path]

@@ -75,6 +75,18 @@ typedef enum {
     RWKV_Q4_K = 21, RWKV_Q5_K = 22, RWKV_Q6_K = 23
 } rwkv_dtype;
 
+/* A row named NAME/... says something of the tensor NAME:
+ * emb.weight/normed, of any content: its rows have gone through blocks.0.ln0, which is not applied again.
+ * NAME/0/KIND/a, NAME/1/..., of a large matrix [out, in] or a table of plain numbers: what is made of it while it
+ *   is read, one after the other; KIND is a word of rwkv_change. low_rank also has /b and, of one element, /scale. */
+typedef enum {
+    RWKV_LOW_RANK = 0,     /* low_rank:    W += scale · b · a               a [r, in], b [out, r] */
+    RWKV_SHARD = 1,        /* shard:       W[o, c] += a[c mod r, o mod m]   a [r, m], m a divisor of out */
+    RWKV_BAT_COLUMNS = 2,  /* bat_columns: W = blocks [r, r], each W += W · a + a, a by column of blocks, [in / r, r, r] */
+    RWKV_BAT_ROWS = 3,     /* bat_rows:    the same, a by row of blocks, [out / r, r, r] */
+    RWKV_MAGNITUDE = 4     /* magnitude:   every row to the length a[o]     a [out] */
+} rwkv_change;
+
 /* One row of a checkpoint's index. The bytes lie in `path` or, where path is NULL, at `data`. */
 typedef struct {
     const char *name;    /* official name, e.g. "blocks.0.att.key.weight" */
@@ -130,6 +142,11 @@ RWKV_API void rwkv_load_cancel(rwkv_load *load);
 RWKV_API int rwkv_packed_size(size_t *out, int32_t dtype, int64_t rows, int64_t in);
 RWKV_API int rwkv_pack(uint8_t *out, double *loss, int32_t dtype, const float *weights, int64_t rows,
                        int64_t in);
+
+/* Changes rows first to first + n - 1, which lie at `rows`, of a matrix [out, in] as a load does. b: of RWKV_LOW_RANK
+ * only; rank: r. Thread-safe. */
+RWKV_API int rwkv_change_rows(float *rows, int64_t first, int64_t n, int64_t out, int64_t in, int32_t change,
+                              int64_t rank, float scale, const float *a, size_t n_a, const float *b, size_t n_b);
 
 RWKV_API int rwkv_model_describe(rwkv_model_info *out, const rwkv_model *model);
 /* Drops the caller's reference; engines and states that use the model keep it alive. */

@@ -1,6 +1,7 @@
 // The C ABI over the C++ engine: argument checks, and the one place where exceptions become codes.
 // Nothing is computed here.
 #include "backend.h"
+#include "change.h"
 #include "engine.h"
 #include "error.h"
 #include "load.h"
@@ -313,6 +314,24 @@ int rwkv_pack(uint8_t *out, double *loss, int32_t dtype, const float *weights, i
             rwkv::quant::pack(reinterpret_cast<std::byte *>(out), weights, *rwkv::packed_type(dtype), rows, in);
         required(loss, "loss");
         loss[0] = changed.error, loss[1] = changed.norm;
+    });
+}
+
+int rwkv_change_rows(float *rows, int64_t first, int64_t n, int64_t out, int64_t in, int32_t change,
+                     int64_t rank, float scale, const float *a, size_t n_a, const float *b, size_t n_b) {
+    return guarded([&] {
+        if (change < RWKV_LOW_RANK || change > RWKV_MAGNITUDE) {
+            throw invalid("there is no change " + std::to_string(change));
+        }
+        if (first < 0 || n < 0 || out < 1 || in < 1 || first > out || n > out - first) {
+            throw invalid("the rows lie outside of the matrix");
+        }
+        rwkv::Change made{static_cast<rwkv::ChangeKind>(change), rank, scale, {}, {}};
+        made.a.assign(&required(a, "a"), a + n_a);
+        if (n_b > 0) made.b.assign(&required(b, "b"), b + n_b);
+        rwkv::require_change_fits(made, out, in);
+        if (n > 0) required(rows, "rows");
+        for (int64_t i = 0; i < n; ++i) rwkv::change_row(rows + i * in, first + i, in, made);
     });
 }
 

@@ -162,7 +162,7 @@ public:
     virtual Matrix table(const Tensor &rows) = 0;
 
     // -- operations. One caller at a time.
-    // x[row] = LayerNorm(table[token of row]), eps 1e-5.
+    // x[row] = LayerNorm(table[token of row]), eps 1e-5; without the norm where that has no weights.
     virtual void embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) = 0;
     virtual void shift_linear(const Shift &shift, std::span<const Product> products,
                               const Batch &batch) = 0;

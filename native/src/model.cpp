@@ -102,6 +102,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     uint64_t total = 0;
     int64_t parameters = 0;
     for (const Tensor &t : table.all()) {
+        if (is_statement(t.name)) continue;
         if (t.shape.size() >= 2) total += static_cast<uint64_t>(bytes_of(t.dtype, t.count()));
         if (!t.name.ends_with("att.time_state")) parameters += t.count();
     }

@@ -103,6 +103,8 @@ void read_row(float *out, const Tensor &tensor, int64_t row) {
     const std::byte *data = tensor.data + bytes_of(tensor.dtype, row * tensor.stride[0]);
     read_line(out, data, tensor.dtype, tensor.shape[1], tensor.stride[1]);
     rescale(out, tensor.shape[1], tensor.scale);
+    if (tensor.changes)
+        for (const Change &change : *tensor.changes) change_row(out, row, tensor.shape[1], change);
 }
 
 }  // namespace rwkv

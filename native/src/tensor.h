@@ -2,6 +2,8 @@
 // file; read by the architectures and by Backend::matrix.
 #pragma once
 
+#include "change.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -70,6 +72,8 @@ struct Tensor {
     float scale = 1;              // a power of two; the readers below multiply by it
     bool packed = false;                // a matrix in the panels of quant.h; i8 and i4 always are
     std::shared_ptr<const void> owner;  // of the bytes, where they may be kept; else null
+    // What read_row makes of every row, one after the other; null for nothing. Of plain matrices only.
+    std::shared_ptr<const std::vector<Change>> changes;
 
     int64_t count() const {
         int64_t n = 1;
@@ -80,7 +84,7 @@ struct Tensor {
 
 // Every element as float, in C order of the shape; out holds count() floats. Exact for 16-bit types.
 void read_floats(float *out, const Tensor &tensor);
-// Row `row` of a two-dimensional tensor, packed or not, but not i8 or i4; shape[1] floats.
+// Row `row` of a two-dimensional tensor, packed or not, but not i8 or i4, with its changes; shape[1] floats.
 void read_row(float *out, const Tensor &tensor, int64_t row);
 
 }  // namespace rwkv

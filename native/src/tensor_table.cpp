@@ -116,7 +116,9 @@ std::vector<std::string> TensorTable::untaken() const {
 
 DType TensorTable::main_dtype() const {
     std::map<DType, int64_t> counts;
-    for (const Tensor &t : tensors_) counts[t.dtype] += t.count();
+    for (const Tensor &t : tensors_)
+        if (!is_statement(t.name)) counts[t.dtype] += t.count();
+    if (counts.empty()) return DType::f32;
     if (counts.contains(DType::i8) || counts.contains(DType::i4))  // a packed file, whatever its embedding
         std::erase_if(counts, [](const auto &count) { return !is_quantised(count.first); });
     const auto fewer = [](const auto &a, const auto &b) { return a.second < b.second; };

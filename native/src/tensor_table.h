@@ -30,7 +30,7 @@ public:
     int64_t layers() const;
     // Names never taken, sorted.
     std::vector<std::string> untaken() const;
-    // Type of most elements.
+    // Type of most elements, those of changes left out.
     DType main_dtype() const;
 
     const std::vector<Tensor> &all() const { return tensors_; }
@@ -42,6 +42,9 @@ private:
     std::unordered_map<std::string, size_t> index_;
     std::vector<bool> taken_;
 };
+
+// Whether a name is that of a statement about a tensor, `NAME/...`, in place of a tensor's own.
+inline bool is_statement(const std::string &name) { return name.find('/') != std::string::npos; }
 
 std::string shape_text(const std::vector<int64_t> &shape);  // "[768, 64]"
 

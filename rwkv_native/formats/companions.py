@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import foreign
+
 MAX_BYTES = 16 << 20
 MAX_CONTEXT = 1 << 30
 # What names say: `ctx4096`, `ctx25600`, `ctx16k`.
@@ -29,6 +31,7 @@ class Companions:
     context_length: int | None = None  # tokens
     folded: bool | None = None  # the norm before block 0 is part of the embedding
     thinks: bool | None = None  # whether the chat template knows <think>; None: there is none
+    refusal: str | None = None  # why the weights beside them are not read
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -51,6 +54,7 @@ def read(folder: Path) -> Companions:
         context_length=next((n for n in lengths if _is_length(n)), None),
         folded=folded if type(folded) is bool else None,
         thinks=_thinks(folder),
+        refusal=foreign.of_config(config),
     )
 
 

@@ -7,6 +7,7 @@ by checkpoint.py, which reads each file that is chosen here.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ MAX_FILES = 1_000
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = {".pth", ".safetensors", ".st", ".gguf"}
+# What trainers leave beside these, or in their place.
+ALSO = {".pt", ".ckpt", ".bin"}
+# Of ALSO and of SUFFIXES: what never holds a model's weights.
+_OTHERS = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|random_states|rng_state)([_-]\w*)?\.\w+"
+)
 
 
 def is_of_hub(path: Path) -> bool:
@@ -29,11 +36,14 @@ def chosen(folder: Path) -> Path:
     for name in (*INDICES, *SINGLES):
         if (folder / name).is_file():
             return folder / name
-    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    files: list[Path] = []
+    for suffixes in (SUFFIXES, ALSO):
+        found = (p for p in folder.iterdir() if p.suffix in suffixes and p.is_file())
+        files = files or sorted(p for p in found if not _OTHERS.fullmatch(p.name))
     if len(files) == 1:
         return files[0]
-    found = f"{len(files)} checkpoints; name one" if files else "no checkpoint in it"
-    raise Refused(f"is a folder with {found} (an index or {SINGLES[0]} would be taken)")
+    held = f"{len(files)} checkpoints; name one" if files else "no checkpoint in it"
+    raise Refused(f"is a folder with {held} (an index or {SINGLES[0]} would be taken)")
 
 
 def shards(raw: bytes) -> dict[str, set[str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from . import foreign
 from .gguf import Contents
 from .tensor import Refused, Tensor
 
@@ -19,28 +20,44 @@ OFFICIAL = "official"
 WEB_RWKV = "web-rwkv .st"
 FLA = "flash-linear-attention"
 HF_RWKV = "HuggingFace rwkv"
+HF_RWKV7 = "HuggingFace rwkv7"
+
+FIRST_NORM = ("blocks.0.ln0.weight", "blocks.0.ln0.bias")
 
 # What trainers put in front of every name (taken off while all names share one).
 PREFIXES = ("_forward_module.", "module.", "model.", "base_model.model.")
+# What torch puts into names, anywhere, for a module that it compiles or shards.
+_WRAPPERS = re.compile(
+    r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 def without_prefix(tensors: Tensors) -> Tensors:
-    """Takes off what all names start with; wrappers may be nested."""
+    """Takes out what wrappers put into names: anywhere, or at the start of all; they may be nested.
+
+    Only where something is left of every name.
+    """
+    if any(_WRAPPERS.search(n) for n in tensors):
+        tensors = _renamed(tensors, lambda name: _WRAPPERS.sub("", name))
     cut = 0
     names = list(tensors)
     for _ in range(4):
         found = next((p for p in PREFIXES if all(n.startswith(p, cut) for n in names)), "")
         cut += len(found)
-    return {n[cut:]: t.renamed(n[cut:]) for n, t in tensors.items()} if cut else tensors
+    return _renamed(tensors, lambda name: name[cut:]) if cut else tensors
 
 
 def official(tensors: Tensors, path: str) -> tuple[str, Tensors]:
     """The layout that the names show, and the tensors by official names."""
     tensors = without_prefix(tensors)
+    if (refusal := foreign.architecture(tensors)) is not None:
+        raise Refused(refusal)
     if any(n.startswith(("model.layers.", "layers.")) for n in tensors):
         return FLA, _from_fla(tensors)
     if any(".attention." in n for n in tensors) and any("blocks." in n for n in tensors):
         return HF_RWKV, _renamed(tensors, _hf_name)
+    if any(_HF_7_SIGN.search(n) for n in tensors):
+        return HF_RWKV7, _from_hf_7(tensors)
     return _from_web_rwkv(tensors, path)
 
 
@@ -76,6 +93,48 @@ def _hf_name(name: str) -> str:
     for pattern, official_part in _HF_PARTS:
         name = pattern.sub(official_part, name)
     return name
+
+
+# -- HuggingFace "rwkv7": official names in blocks, of two spellings
+
+_HF_7_PREFIX = re.compile(r"^(?:rwkv7|model)\.(?=(?:blocks|emb|embeddings|ln_out)\.)")
+_HF_7_FACTOR = re.compile(r"(\.att\.[wavg][12])\.weight$")
+_HF_7_SIGN = re.compile(
+    rf"^(?:rwkv7|model)\.(?:blocks|emb|embeddings|ln_out)\.|^embeddings\.|{_HF_7_FACTOR.pattern}"
+)
+
+
+def _from_hf_7(tensors: Tensors) -> Tensors:
+    """Low-rank factors are raw, as the official ones, or a Linear's weight and then transposed."""
+    linear = any(_HF_7_FACTOR.search(n) for n in tensors)
+
+    def name(given: str) -> str:
+        given = _HF_7_PREFIX.sub("", given)
+        return _HF_7_FACTOR.sub(r"\1", re.sub(r"^embeddings\.", "emb.", given))
+
+    named = _renamed(tensors, name)
+    return _swapped(named, _LOW_RANK_7) if _is_transposed_7(named, linear) else named
+
+
+def is_normed(layout: str, tensors: Mapping[str, Tensor], folded: bool | None) -> bool:
+    """Whether the rows of the embedding have gone through blocks.0.ln0.
+
+    folded: what config.json says. Without its word, a norm of nothing but ones and zeros is what a
+    converter left behind that had folded it: no trained one is.
+    Raises Refused for a norm that is neither there nor said to be folded in.
+    """
+    if layout != HF_RWKV7:
+        return False
+    found = [tensors[name] for name in FIRST_NORM if name in tensors]
+    if folded is None and len(found) == 2 and all(t.count <= 1 << 20 for t in found):
+        weight, bias = (t.to_numpy() for t in found)
+        folded = bool((weight == 1).all() and (bias == 0).all())
+    if not folded and "emb.weight" in tensors and not found:
+        raise Refused(
+            f"{FIRST_NORM[0]} is missing, and there is no config.json beside it that says that the"
+            " embedding holds it (embedding_layer_norm_fused)"
+        )
+    return bool(folded)
 
 
 # -- flash-linear-attention, version 7

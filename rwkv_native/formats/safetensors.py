@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import partial
+from . import foreign, partial
 from .tensor import (
     DTYPES,
     PACKED,
@@ -65,6 +65,10 @@ def read(file: BinaryIO, path: str, size: int) -> tuple[dict[str, Tensor], dict[
     if type(metadata) is not dict or not all(type(v) is str for v in metadata.values()):
         raise Refused("__metadata__ is not an object of strings")
 
+    if "rwkvq" in metadata:
+        raise Refused("is a .rwkvq file (of rwkv-quant), which is not read; give its checkpoint")
+    if (refusal := foreign.quantised(header)) is not None:
+        raise Refused(refusal)
     start = 8 + length
     packed = _packed(metadata)
     tensors = {}

@@ -87,6 +87,8 @@ class Tensor:
         return self.strides == contiguous(self.shape)
 
     def renamed(self, name: str) -> Tensor:
+        if not name:
+            raise Refused(f"a tensor is called {self.name!a}, which is nothing but a prefix")
         return self if name == self.name else replace(self, name=name)
 
     def swapped(self) -> Tensor:

@@ -7,8 +7,9 @@ in ../shared/golden/formats come from those converters' rules by another hand.
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -263,6 +264,201 @@ def test_fla_in_several_files(tmp_path: Path) -> None:
         rn.Model.open(folder)
 
 
+# -- HuggingFace rwkv7, in the two spellings of transformers and of vLLM's fork
+
+FACTOR = re.compile(r"\.att\.[wavg][12]$")
+SPELLINGS = ("transformers", "transformers emb", "vllm")
+
+
+def as_rwkv7(arrays: Arrays, spelling: str) -> Arrays:
+    out = {}
+    for name, array in arrays.items():
+        if name in UNUSED or name == "head.weight":
+            if name not in UNUSED:
+                out[name] = array
+            continue
+        if spelling == "vllm" and FACTOR.search(name):
+            name, array = f"{name}.weight", array.T
+        if not spelling.endswith("emb"):
+            name = name.replace("emb.", "embeddings.")
+        out[("model." if spelling == "vllm" else "rwkv7.") + name] = array
+    return out
+
+
+def in_folder(folder: Path, arrays: Arrays, parts: int = 1, **config: object) -> Path:
+    """As save_pretrained leaves it."""
+    if parts > 1:
+        write_shards(folder, arrays, parts)
+    else:
+        folder.mkdir()
+        write(folder / "model.safetensors", arrays, format="pt")
+    about = {"model_type": "rwkv7", "architectures": ["Rwkv7ForCausalLM"], "context_length": 25600}
+    (folder / "config.json").write_text(json.dumps(about | config))
+    return folder
+
+
+def official_arrays(path: Path) -> Arrays:
+    return {n: t.to_numpy() for n, t in checkpoint.read(path).tensors.items()}
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("source", ["v70_L4_D32_fp16.pth", "v70_L3_D32_fp32.pth"])
+def test_rwkv7_of_huggingface(
+    source: str, spelling: str, parts: int, golden: Path, tmp_path: Path
+) -> None:
+    official = golden / source
+    given = as_rwkv7(official_arrays(official), spelling)
+    folder = in_folder(tmp_path / "m", given, parts, embedding_layer_norm_fused=False)
+    same_model(folder, official, layouts.HF_RWKV7)
+    found = checkpoint.read(folder)
+    assert (found.version, found.context_length, found.normed) == ("7", 25600, False)
+    # Transposed views of the file, not copies.
+    strides = {n: t.strides for n, t in found.tensors.items() if FACTOR.search(n)}
+    assert all((s[0] == 1) == (spelling == "vllm") for s in strides.values())
+    copy = tmp_path / "copy.safetensors"
+    convert.to_safetensors(folder, copy)
+    same_model(copy, official, layouts.OFFICIAL)
+
+
+def test_rwkv7_with_square_factors(tmp_path: Path) -> None:
+    """Where all ranks are D the shapes tell nothing, and the names decide."""
+    source = made("7", ranks=(32, 32, 32, 32))
+    official = write(tmp_path / "a.safetensors", source)
+    for spelling in SPELLINGS:
+        folder = in_folder(tmp_path / spelling, as_rwkv7(source, spelling))
+        assert np.array_equal(logits(folder), logits(official))
+
+
+def test_rwkv7_whose_factors_lie_as_their_shapes_say(tmp_path: Path) -> None:
+    """Names of one spelling, orientations of the other."""
+    source = made("7")
+    official = write(tmp_path / "a.safetensors", source)
+    turned = {n: a.T if FACTOR.search(n) else a for n, a in source.items()}
+    for spelling in SPELLINGS:
+        folder = in_folder(tmp_path / spelling, as_rwkv7(turned, spelling))
+        assert np.array_equal(logits(folder), logits(official))
+
+
+def folded(arrays: Arrays, left: str) -> Arrays:
+    """The norm before block 0 in the embedding; `left`: what is left of it."""
+    weight, bias = (arrays[n] for n in layouts.FIRST_NORM)
+    wide = arrays["emb.weight"].astype(np.float64)
+    mean, spread = wide.mean(1, keepdims=True), wide.var(1, keepdims=True)
+    table = (wide - mean) / np.sqrt(spread + 1e-5) * weight + bias
+    out = arrays | {"emb.weight": table.astype(arrays["emb.weight"].dtype)}
+    for name, value in zip(layouts.FIRST_NORM, (1, 0), strict=True):
+        if left == "nothing":
+            del out[name]
+        else:
+            out[name] = np.full_like(out[name], value)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("left", "config"),
+    [
+        ("nothing", {"embedding_layer_norm_fused": True}),
+        ("ones and zeros", {"embedding_layer_norm_fused": True}),
+        ("ones and zeros", {}),  # an older converter, which did not say it
+    ],
+)
+@pytest.mark.parametrize("spelling", ["transformers", "vllm"])
+def test_a_first_norm_in_the_embedding(
+    spelling: str, left: str, config: dict[str, bool], golden: Path, tmp_path: Path
+) -> None:
+    official = golden / "v70_L3_D32_fp32.pth"
+    given = as_rwkv7(folded(official_arrays(official), left), spelling)
+    folder = in_folder(tmp_path / "m", given, 2, **config)
+    assert error(logits(folder), logits(official)) < 1e-5
+    found = checkpoint.read(folder)
+    assert found.normed and not set(layouts.FIRST_NORM) & found.tensors.keys()
+    copy = tmp_path / "copy.safetensors"
+    convert.to_safetensors(folder, copy)
+    assert checkpoint.read(copy).normed
+    assert np.array_equal(logits(copy), logits(folder))
+    with pytest.raises(rn.UnsupportedError, match="no form"):
+        convert.to_gguf(folder, tmp_path / "x.gguf")
+
+
+def test_a_first_norm_in_a_bf16_embedding(golden: Path, tmp_path: Path) -> None:
+    """A folded table is rounded once more: half of 2^-8 of every element, and two layers of random
+    weights make 3.3e-3 of the range of it."""
+    official = golden / "v70_L2_D64_bf16.pth"
+    given = as_rwkv7(folded(official_arrays(official), "nothing"), "transformers")
+    rows = [(n, "BF16", a.shape) for n, a in given.items()]
+    body = b"".join(convert.to_bf16(a).tobytes() for a in given.values())
+    folder = in_folder(tmp_path / "m", given, embedding_layer_norm_fused=True)
+    (folder / "model.safetensors").write_bytes(safetensors.header(rows, {}) + body)
+    assert 0 < error(logits(folder), logits(official)) < 8e-3
+
+
+def test_an_untrained_first_norm_is_applied_where_the_config_says_so(tmp_path: Path) -> None:
+    source = made("7")
+    for name, value in zip(layouts.FIRST_NORM, (1, 0), strict=True):
+        source[name] = np.full_like(source[name], value)
+    official = write(tmp_path / "a.safetensors", source)
+    given = as_rwkv7(source, "transformers")
+    folder = in_folder(tmp_path / "m", given, embedding_layer_norm_fused=False)
+    assert np.array_equal(logits(folder), logits(official))
+
+
+def test_a_first_norm_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    given = as_rwkv7(folded(made("7"), "nothing"), "transformers")
+    for name, config in (("a", {}), ("b", {"embedding_layer_norm_fused": False})):
+        folder = in_folder(tmp_path / name, given, **config)
+        with pytest.raises(rn.CheckpointError, match=r"ln0\.weight is missing.*config\.json"):
+            rn.Model.open(folder)
+    stray = folder / "renamed.safetensors"
+    (folder / "model.safetensors").rename(stray)
+    with pytest.raises(rn.CheckpointError, match=r"ln0\.weight is missing"):
+        rn.Model.open(stray)
+
+
+# -- what trainers put into names
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda n: f"_orig_mod.{n}",
+        lambda n: f"module._orig_mod.{n}",
+        lambda n: f"_orig_mod.module.{n}",
+        lambda n: f"model._orig_mod.{n}",
+        lambda n: n.replace("blocks.1.", "blocks.1._orig_mod."),
+        lambda n: n.replace("blocks.", "_fsdp_wrapped_module.blocks."),
+        lambda n: re.sub(r"^(blocks\.\d)", r"\1._checkpoint_wrapped_module", n),
+    ],
+)
+def test_wrappers_in_names(wrap: Callable[[str], str], tmp_path: Path) -> None:
+    source = made("7")
+    official = write(tmp_path / "a.safetensors", source)
+    path = write(tmp_path / "b.safetensors", {wrap(n): a for n, a in source.items()})
+    same_model(path, official, layouts.OFFICIAL)
+
+
+@pytest.mark.parametrize("name", ["model.", "rwkv.", "_orig_mod.", "module._orig_mod.", "rwkv7."])
+def test_names_that_are_prefixes_only(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for others in ((), ("rwkv.blocks.0.attention.x",), ("model.layers.0.x",), ("embeddings.x",)):
+        write(path, {n: np.float32([1]) for n in (name, *others)})
+        try:
+            found = checkpoint.read(path)
+        except rn.CheckpointError as refusal:
+            assert "prefix" in str(refusal) or "missing" in str(refusal)
+        else:
+            assert all(found.tensors)
+
+
+def test_two_names_that_become_one(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.safetensors",
+        {n: np.float32([1]) for n in ("emb.weight", "_orig_mod.emb.weight")},
+    )
+    with pytest.raises(rn.CheckpointError, match=r"two tensors stand for .emb\.weight"):
+        checkpoint.read(path)
+
+
 def test_folders(golden: Path, tmp_path: Path) -> None:
     source = golden / "v70_L3_D32_fp32.pth"
     with pytest.raises(rn.CheckpointError, match="is a folder with no checkpoint"):
@@ -274,6 +470,21 @@ def test_folders(golden: Path, tmp_path: Path) -> None:
         checkpoint.read(tmp_path)
     shutil.copy(source, tmp_path / "pytorch_model.bin")
     assert checkpoint.read(tmp_path).path == str(tmp_path / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "ckpt", "bin"])
+def test_folders_of_trainers(suffix: str, golden: Path, tmp_path: Path) -> None:
+    """Their own endings count where no other is there; what lies beside weights never does."""
+    source = golden / "v70_L3_D32_fp32.pth"
+    shutil.copy(source, tmp_path / f"step-100.{suffix}")
+    for other in ("optimizer.pt", "training_args.bin", "scheduler.pt", "rng_state_0.pth"):
+        (tmp_path / other).write_bytes(b"x")
+    same_model(tmp_path, source, layouts.OFFICIAL)
+    shutil.copy(source, tmp_path / f"step-200.{suffix}")
+    with pytest.raises(rn.CheckpointError, match="2 checkpoints; name one"):
+        checkpoint.read(tmp_path)
+    shutil.copy(source, tmp_path / "x.pth")
+    assert checkpoint.read(tmp_path).path == str(tmp_path / "x.pth")
 
 
 # -- GGUF

@@ -19,10 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "native" / "src"
 
 # Leaves: plain values without behaviour of their own. Every unit above them may include them.
-LEAVES = {"error", "gguf_blocks", "half", "state_layout", "tensor"}
+LEAVES = {"change", "error", "gguf_blocks", "half", "state_layout", "tensor"}
 # unit -> the units that it may include besides itself and the leaves. A unit is a file's stem, or
 # the folder for arch/, cpu/ and cuda/.
 INCLUDES: dict[str, set[str]] = {
+    "change": set(),
     "error": set(),
     "gguf_blocks": set(),
     "half": set(),

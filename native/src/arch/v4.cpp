@@ -51,7 +51,7 @@ Weights load(WeightReader &reader, StateLayout &state) {
     w.pp = state.parts[state.add("pp", {L, A}, -1e30f)];
 
     w.emb = reader.lookup("emb.weight", V, D);
-    w.ln0 = reader.norm("blocks.0.ln0", D);
+    w.ln0 = reader.first_norm(D);
     for (int64_t i = 0; i < L; ++i) {
         const auto name = [i](const char *part) { return block(i, part); };
         Layer l{};

@@ -76,7 +76,7 @@ Weights load(WeightReader &reader, StateLayout &state) {
     w.wkv = state.parts[state.add("wkv", {L, H, A / H, A / H}, 0, state.matrices)];
 
     w.emb = reader.lookup("emb.weight", V, D);
-    w.ln0 = reader.norm("blocks.0.ln0", D);
+    w.ln0 = reader.first_norm(D);
     for (int64_t i = 0; i < L; ++i) {
         const auto name = [i](const char *part) { return block(i, part); };
         Layer l{};

@@ -30,6 +30,8 @@ public:
     // Values made by the caller.
     float *vector(const std::vector<float> &values);
     Norm norm(const std::string &name, int64_t count);  // name.weight, name.bias
+    // blocks.0.ln0; without weights where the rows of the embedding have been normalised already.
+    Norm first_norm(int64_t count);
     // A large matrix: what a strategy quantises.
     Matrix matrix(const std::string &name, int64_t out, int64_t in);
     // A low-rank factor, [in, out] in the file; kept in the compute type.
@@ -48,6 +50,8 @@ public:
 
 private:
     Matrix pack(const Tensor &t, Precision precision, bool transposed);
+    // The tensor with what adapters change of it, read for as long as it is packed.
+    Tensor changed(const Tensor &t);
     const Precision &precision_of(const std::string &name) const;
 
     Backend &backend_;

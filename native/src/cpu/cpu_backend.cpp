@@ -85,7 +85,7 @@ void CpuBackend::embed(float *x, const Matrix &table, const Norm &ln0, const Bat
     const auto embed_row = [&](int64_t row) {
         float *to = x + row * D;
         table_row(to, table, batch.tokens[static_cast<size_t>(row)]);
-        kernels_.layer_norm(to, to, ln0.weight, ln0.bias, D, 1e-5f);
+        if (ln0.weight) kernels_.layer_norm(to, to, ln0.weight, ln0.bias, D, 1e-5f);
     };
     if (rows <= kFewRows) {  // less work than a barrier
         for (int64_t row = 0; row < rows; ++row) embed_row(row);

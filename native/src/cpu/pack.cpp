@@ -40,7 +40,8 @@ struct Lines {
 
 // Whether the tensor's rows are in the file what they are to be in memory.
 bool stored_as_is(const Tensor &tensor, DType stored) {
-    return !tensor.packed && tensor.dtype == stored && tensor.scale == 1 && tensor.stride[1] == 1;
+    return !tensor.packed && !tensor.changes && tensor.dtype == stored && tensor.scale == 1 &&
+           tensor.stride[1] == 1;
 }
 
 const std::byte *start_of(const Tensor &tensor, int64_t row) {
@@ -53,7 +54,7 @@ void read_words(std::byte *out, std::vector<float> &wide, const Tensor &tensor, 
     if (stored == DType::f32) return read_finite(reinterpret_cast<float *>(out), tensor, row);
     const int64_t n = tensor.shape[1];
     uint16_t *const words = reinterpret_cast<uint16_t *>(out);
-    if (!tensor.packed && tensor.dtype == stored && tensor.scale == 1) {
+    if (!tensor.packed && !tensor.changes && tensor.dtype == stored && tensor.scale == 1) {
         const std::byte *data = start_of(tensor, row);
         const int64_t step = tensor.stride[1] * 2;
         for (int64_t i = 0; i < n; ++i) std::memcpy(words + i, data + i * step, 2);
@@ -125,9 +126,10 @@ void require_panels(const Tensor &matrix, Precision precision) {
                           "i8' or the file that it was made of");
 }
 
-// The type in which a matrix of plain numbers is kept; fp32 holds what 16 bits hold.
+// The type in which a matrix of plain numbers is kept; fp32 holds what 16 bits hold, but these not what a
+// change has made of them.
 DType plain_type(const Tensor &tensor, DType compute) {
-    if (compute != DType::f32) return compute;
+    if (compute != DType::f32 || tensor.changes) return compute;
     return tensor.dtype == DType::f16 || tensor.dtype == DType::bf16 ? tensor.dtype : DType::f32;
 }
 
@@ -190,7 +192,7 @@ Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::funct
     Matrix matrix;
     matrix.out = rows.shape[0];
     matrix.in = rows.shape[1];
-    matrix.stored = rows.dtype == DType::f64 ? DType::f32 : rows.dtype;
+    matrix.stored = rows.dtype == DType::f64 || rows.changes ? DType::f32 : rows.dtype;
     matrix.bytes = static_cast<size_t>(matrix.out) * static_cast<size_t>(matrix.in) *
                    size_of(matrix.stored);
     const bool whole = stored_as_is(rows, matrix.stored) && rows.stride[0] == matrix.in;
