@@ -8,6 +8,7 @@ converted by native threads, an index is parsed in a thread, and a model is free
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -88,6 +89,7 @@ class Runtime:
         self._load_greenlet: gevent.Greenlet | None = None
         self._serving: Serving | None = None
         self._choice: Choice | None = None  # what serves, or served until its successor loads
+        self._known: dict[str, Choice] = {}  # every model that has served, by the name it had
         self._switched = False  # by a request: it is not the configured model
         self._succeeds = False
         self._aside: Serving | None = None  # takes no requests while its successor loads
@@ -167,6 +169,18 @@ class Runtime:
         """Models that have been replaced and still answer their last requests."""
         return len(self._draining)
 
+    def known(self, name: str) -> Choice | None:
+        """The model that this server has called so: one that it has served, the configured one, or
+        the demo model."""
+        found = self._known.get(name) or self._configured_choice()
+        if found is not None and found.name == name:
+            return found
+        if name == "demo":
+            with contextlib.suppress(rn.Error):  # an installation without it
+                path = os.fspath(rn.demo_model())
+                return Choice(path, Path(path).name)
+        return None
+
     def serving(self) -> Serving:
         """The model to answer with; raises 503 while it loads, has failed or the server stops, and
         400 without one."""
@@ -214,7 +228,7 @@ class Runtime:
 
         Requests at work go on, on the model that they began with. Where memory is too small for
         both models they have 30 s to end. If the load fails, the previous model serves again.
-        Raises Busy during another load, and 500 for one that fails.
+        Raises Busy during another load, and 400 or 500 for one that fails.
         """
         if self._load_greenlet:
             raise Busy
@@ -230,7 +244,7 @@ class Runtime:
         if isinstance(problem, gevent.GreenletExit):
             raise errors.stopping()
         if problem is not None:
-            raise errors.load_failed(problem)
+            raise errors.load_failed(problem.message, problem.detail, problem.param)
 
     def enter_deploy(self) -> None:
         """Until the process ends."""
@@ -337,21 +351,21 @@ class Runtime:
 
     def _replace(
         self, choice: Choice, tell: Tell, switched: bool, instead: Choice | None
-    ) -> str | None:
+    ) -> loading.Failure | None:
         """Loads a model in the place of the present one, or if it cannot be, another one
         `instead`. Returns what went wrong."""
         try:
             self._make_room(choice)
             serving = self._configured(self._open(choice, tell))
         except Exception as problem:
-            reason = loading.reason(problem, choice)
+            failure = loading.failure(problem, choice)
             fault = problem if loading.is_fault(problem) else None
-            log.error("failed to load %s: %s", choice.name, reason, exc_info=fault)
+            log.error("failed to load %s: %s", choice.name, failure.detail, exc_info=fault)
             if instead is not None:
                 log.warning("%s is loaded in its place, as configured", instead.name)
                 return self._replace(instead, tell, False, None)
             self._restore(tell)
-            return reason
+            return failure
         self._take(serving, choice)
         self._switched = switched
         self._leave()
@@ -384,6 +398,7 @@ class Runtime:
 
     def _take(self, serving: Serving, choice: Choice) -> None:
         self._serving, self._choice, self._status = serving, choice, WORKING
+        self._known[choice.name] = choice
 
     def _restore(self, tell: Tell) -> None:
         """After a load that failed: the previous model again, from memory or else from its file."""
