@@ -22,6 +22,7 @@ import gevent
 
 import rwkv_native as rn
 from web import errors, handover, loading
+from web.admission import Admission
 from web.bridge import Bridge
 from web.config import Config
 from web.generation import Limits, Serving
@@ -29,7 +30,7 @@ from web.hangup import Hangups
 from web.loading import Choice
 from web.metrics import Metrics
 from web.offload import in_thread
-from web.personas import configured, persona_for, tokenizer_for
+from web.personas import Lengths, configured, persona_for, tokenizer_for
 from web.schemas.sampling import SamplingFields, over
 from web.tuned import TunedStates
 
@@ -38,6 +39,11 @@ log = logging.getLogger("gunicorn.error")
 # /status, as RWKV Runner's clients know it.
 OFFLINE, LOADING, WORKING = 0, 2, 3
 
+_USUAL_PROMPT = Config().max_prompt_tokens
+_ENGINES_QUEUE = 2**31 - 1  # `web/admission.py` says who may wait
+# One request has so many times `max_batch` prompts in the engine: it never runs dry between two of
+# its events, and a thousand prompts with large options do not lie there all at once.
+_WINDOW = 2
 _LOOK_EVERY = 0.02  # seconds between two looks at a load
 _FORGETTING = 2.0  # seconds that a running step and those who save more may delay it
 _TELL_EVERY = 2.0  # seconds between two lines about it
@@ -100,7 +106,9 @@ class Runtime:
         self._keeps_states = config.cache_mb != 0
         self._stored = Stored()
         self._deploy = config.deploy
-        self._limits = Limits(config.max_prompt_tokens, config.max_tokens)
+        lengths = Lengths(config.max_tokens, min(config.default_max_tokens, config.max_tokens))
+        self._limits = Limits(config.max_prompt_tokens, lengths)
+        self._admission = Admission(config.max_batch + config.max_queue, config.queue_mb << 20)
         self._status = OFFLINE
         self._stopping = False
 
@@ -141,6 +149,22 @@ class Runtime:
     @property
     def model_name(self) -> str | None:
         return self._serving.name if self._serving is not None else None
+
+    @property
+    def model(self) -> Serving | None:
+        """What answers now, for those who only describe it."""
+        return self._serving
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the served model was trained for, or the server takes if these are fewer;
+        None: nothing says. A state has no end, so it is no limit of the model's own."""
+        if self._serving is None:
+            return None
+        limits = [self._serving.info.context_length]
+        if self._config.max_prompt_tokens != _USUAL_PROMPT:
+            limits.append(self._config.max_prompt_tokens)
+        return min((tokens for tokens in limits if tokens), default=None)
 
     @property
     def hangups(self) -> Hangups:
@@ -196,7 +220,7 @@ class Runtime:
         total = self._ended
         for serving in self._engines():
             total += _counts(serving)
-        return total
+        return replace(total, waiting=total.waiting + self._admission.pending)
 
     def caches(self) -> dict[str, Counter[str]]:
         """The fields of rn.CacheStats by the name of the model, over all times it was loaded."""
@@ -204,6 +228,10 @@ class Runtime:
         for serving in self._engines():
             total.setdefault(serving.name, Counter()).update(asdict(serving.engine.cache_stats()))
         return total
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     @property
     def keeps_states(self) -> bool:
@@ -254,7 +282,6 @@ class Runtime:
     def configure(self, given: SamplingFields, state: Path | EllipsisType | None = ...) -> None:
         """Other defaults for requests to come, and another tuned state if one is given; None: none.
         Everything or, for a state that does not fit the model (400), nothing."""
-        self._limits.check(given.max_tokens)
         while True:
             serving, stored = self._serving, self._stored
             path, tuned = stored.state, None if serving is None else serving.state
@@ -268,7 +295,7 @@ class Runtime:
         if serving is not None:
             self._serving = replace(
                 serving,
-                persona=configured(serving.persona, defaults, self._limits.max_tokens),
+                persona=configured(serving.persona, defaults),
                 state=tuned,
             )
         self._leave()
@@ -427,7 +454,7 @@ class Runtime:
                 except errors.Refusal as problem:
                     log.warning("%s: %s: no tuned state", stored.state, problem)
             if self._stored is stored:
-                persona = configured(serving.persona, stored.defaults, self._limits.max_tokens)
+                persona = configured(serving.persona, stored.defaults)
                 return replace(serving, persona=persona, state=tuned)
 
     def _load(self, choice: Choice) -> rn.Loading:
@@ -466,7 +493,7 @@ class Runtime:
             tokenizer,
             max_batch=config.max_batch,
             prefill_chunk=config.prefill_chunk,
-            max_queue=config.max_queue,
+            max_queue=_ENGINES_QUEUE,
             step_ms=config.step_ms,
             speculate=config.speculate,
             cache_bytes=self._cache_bytes() if config.cache_mb else 0,
@@ -490,6 +517,8 @@ class Runtime:
             hangups=self._hangups,
             tuned=TunedStates(model),
             limits=self._limits,
+            admission=self._admission,
+            window=_WINDOW * config.max_batch,
         )
 
     # The end of a model that has been replaced.
