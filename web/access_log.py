@@ -6,13 +6,12 @@ no prompt and no key; with `--log-prompts` bodies are, because somebody wants to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 from gunicorn.glogging import Logger
-
-from web.log_lines import OneLine
 
 REQUEST_ID = "rwkv.request_id"  # where `web/middleware.py` leaves the name of a request
 
@@ -22,14 +21,7 @@ _LONGEST = 256  # characters of what a client chooses
 
 
 class AccessLog(Logger):
-    """With lines such as {"time":"...","id":"req-...","status":200,...}; and the error log, in
-    which nothing can be forged."""
-
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        for handler in self.error_log.handlers:
-            if handler.formatter is not None and not isinstance(handler.formatter, OneLine):
-                handler.setFormatter(OneLine(handler.formatter))
+    """With lines such as {"time":"...","id":"req-...","status":200,...}."""
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
         if self.access_log_enabled:
@@ -41,7 +33,7 @@ def line(resp: Any, environ: dict[str, Any], took: timedelta) -> str:
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "id": environ.get(REQUEST_ID),
-        "client": _client(environ),
+        "client": client_of(environ),
         "method": environ.get("REQUEST_METHOD"),
         "path": _text(environ.get("PATH_INFO")),
         "status": int(status) if status.isdigit() else status,
@@ -54,7 +46,7 @@ def line(resp: Any, environ: dict[str, Any], took: timedelta) -> str:
     return msgspec.json.encode(entry).decode()
 
 
-def _client(environ: dict[str, Any]) -> str | None:
+def client_of(environ: Mapping[str, Any]) -> str | None:
     """Over a unix socket comes only a proxy, which appends to the header whom it serves; others
     could write anything there."""
     proxied = environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()

@@ -15,7 +15,7 @@ from web.api_keys import ApiKeys
 from web.config import Config
 from web.deploy import DeployGuard
 from web.files.documents import Documents, Limits
-from web.middleware import CountAnswers, RequestBody, RequestId
+from web.middleware import CountAnswers, RequestBody, RequestId, Room
 from web.midi import sound
 from web.midi.composition import Compositions
 from web.midi.conversion import Conversions
@@ -57,7 +57,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
             RequestId(),
             Origins(config.cors_origin, Hosts(config.public_name, any=bool(config.api_key))),
             ApiKeys(config.api_key),
-            RequestBody(config.max_body, config.log_prompts),
+            RequestBody(config.max_body, Room(config.body_memory), config.log_prompts),
             DeployGuard(runtime),
         ]
     )
@@ -70,8 +70,8 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     roots = Roots(config)
     starts = StartStates(runtime, roots)
     chat = ChatCompletionsResource(runtime, starts)
-    embeddings = EmbeddingsResource(runtime)
-    models = ModelsResource(runtime, config)
+    embeddings = EmbeddingsResource(runtime, config)
+    models = ModelsResource(runtime)
     model = ModelResource(runtime)
     billing = BillingResource()
     state_cache = StateCacheResource(runtime)
@@ -90,7 +90,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
         sound.Limits(config.sound_length, config.sound_seconds, config.sound_memory)
     )
     compositions = Compositions(conversions, renders)
-    completions = CompletionsResource(runtime, starts, compositions)
+    completions = CompletionsResource(runtime, config, starts, compositions)
 
     app.add_route("/", RootResource())
     app.add_route("/openapi.json", OpenApiResource())

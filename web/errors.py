@@ -95,6 +95,16 @@ def body_too_large(limit: int) -> Refusal:
     )
 
 
+def no_room() -> Refusal:
+    """503 for a large body beside too many others."""
+    return Refusal(
+        falcon.HTTP_503,
+        "the server holds as many large request bodies as it has memory for; try again later",
+        code="bodies_full",
+        retry_after=5,
+    )
+
+
 def model_not_loaded() -> Refusal:
     """400, as RWKV Runner answers: its clients look for these words."""
     return Refusal(falcon.HTTP_400, "model not loaded", code="model_not_loaded")
@@ -231,16 +241,9 @@ def not_built(file: str) -> Refusal:
     )
 
 
-def load_failed(message: str, detail: str, param: str | None) -> Refusal:
-    """400 where another request could succeed, and else 500; `detail` has the words in which
-    RWKV Runner's clients search for a cause."""
-    return Refusal(
-        falcon.HTTP_500 if param is None else falcon.HTTP_400,
-        f"failed to load: {message}",
-        param=param,
-        code="load_failed",
-        detail=f"failed to load: {detail}",
-    )
+def load_failed(reason: str) -> Refusal:
+    """500 with the words that RWKV Runner's clients search for a cause."""
+    return Refusal(falcon.HTTP_500, f"failed to load: {reason}", code="load_failed")
 
 
 def generation_failed(problem: str | None) -> Refusal:

@@ -17,6 +17,7 @@ import gevent
 from web import exposure, handover, malformed, sole_worker, stopping, watchdog
 from web.config import Config
 from web.midi import sample, sound
+from web.worker import HEADERS
 
 try:
     _config = Config.from_environment()
@@ -26,6 +27,8 @@ except ValueError as problem:
 _settings = _config.gunicorn()
 bind = _settings["bind"]
 backlog = _settings["backlog"]
+# Of one header; the worker bounds them together.
+limit_request_field_size = HEADERS
 # Pooled clients keep connections for a minute or more and see resets when the server is quicker.
 keepalive = _settings["keepalive"]
 accesslog = _settings["accesslog"]
@@ -33,7 +36,7 @@ errorlog = "-"
 logger_class = "web.access_log.AccessLog"
 
 workers = 1
-worker_class = "gevent"
+worker_class = "web.worker.Worker"
 worker_connections = _settings["worker_connections"]
 preload_app = False  # native threads and CUDA contexts do not survive fork
 reuse_port = False
@@ -66,10 +69,10 @@ def on_starting(server: Any) -> None:
             f"workers = {server.cfg.workers} is refused: every worker would hold its own engine "
             "and its own copy of the weights. One worker batches all requests; use -w 1."
         )
-    if server.cfg.worker_class_str not in ("gevent", "gunicorn.workers.ggevent.GeventWorker"):
+    if server.cfg.worker_class_str != worker_class:
         raise RuntimeError(
-            f"worker class {server.cfg.worker_class_str} is refused: streams need gevent; use -k "
-            "gevent."
+            f"worker class {server.cfg.worker_class_str} is refused: only {worker_class} bounds "
+            "what a client may cost; leave -k out."
         )
     hosts = [at if isinstance(at, str) else at[0] for at in server.cfg.address]
     if (problem := exposure.problem(_config, hosts)) is not None:
@@ -95,6 +98,8 @@ def post_worker_init(worker: Any) -> None:
     sole_worker.become(worker)
     stopping.watch(worker)
     malformed.install()
+    worker.send_timeout = _config.send_timeout
+    worker.keeps_alive = _config.timeout_keep_alive > 0
     runtime = worker.wsgi.runtime
     runtime.start(worker.log.info)
     watchdog.watch(lambda: runtime.healthy or runtime.model_name is None)

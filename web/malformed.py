@@ -12,16 +12,17 @@ import msgspec
 from gunicorn import util
 
 from web import errors
+from web.connection import Connection
 
 
 def install() -> None:
     util.write_error = _write_error
 
 
-def _write_error(sock: object, status: int, reason: str, message: str) -> None:
+def _write_error(sock: Connection, status: int, reason: str, message: str) -> None:
     """`message` is empty where the server failed, not the client."""
-    # A coding that nobody knows is the client's mistake, as in a Content-Encoding.
-    whole = falcon.HTTP_415 if status == 501 else f"{status} {reason}"
+    # RFC 9112 6.1: a transfer coding that the server does not know.
+    whole = falcon.HTTP_501 if status == 501 else f"{status} {reason}"
     refusal = errors.Refusal(
         whole,
         errors.malformed(message) if message else falcon.HTTP_500.partition(" ")[2],
@@ -32,4 +33,5 @@ def _write_error(sock: object, status: int, reason: str, message: str) -> None:
         f"HTTP/1.1 {whole}\r\nConnection: close\r\nContent-Type: {falcon.MEDIA_JSON}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
+    sock.lingers = True  # who sends such bytes may be sending more
     util.write_nonblock(sock, head.encode("latin-1") + body)

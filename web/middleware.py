@@ -5,23 +5,20 @@ and bounded size. Installed by `web/app.py`. Never parses a body.
 from __future__ import annotations
 
 import re
-import tempfile
+import sys
 import uuid
+from collections import Counter
 from typing import Any
 
 import falcon
-import gevent
 from gunicorn.http import errors as http
 
 from web import errors
-from web.access_log import BODY, REQUEST_ID
+from web.access_log import BODY, REQUEST_ID, client_of
+from web.body_reader import Incoming, TooSlow
 from web.metrics import Metrics
-from web.offload import breathe
 
 _READ = 64 << 10  # bytes per read of a body
-_IN_MEMORY = 1 << 20  # a chunked body larger than this goes to a temporary file
-# Seconds for each such read, so 2 KiB/s at least. gunicorn bounds only the wait for the header.
-_PATIENCE = 30.0
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -49,17 +46,40 @@ class CountAnswers:
         self._metrics.answered(method, req.uri_template or "none", str(resp.status_code))
 
 
-class RequestBody:
-    """Refuses what is larger than `limit`, and gives chunked bodies a length: falcon takes a
-    request without Content-Length for an empty one. `logged`: the access log wants bodies."""
+class Room:
+    """Memory for the bodies of all requests: `total` bytes beyond the first 64 KiB of each, half of
+    them for one client at most. Small requests find room whatever others send."""
 
-    def __init__(self, limit: int, logged: bool = False) -> None:
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._taken: Counter[str | None] = Counter()
+
+    def take(self, client: str | None, size: int) -> None:
+        """503 if there is none."""
+        taken = self._taken
+        if taken.total() + size > self._total or taken[client] + size > self._total // 2:
+            raise errors.no_room()
+        taken[client] += size
+
+    def give(self, client: str | None, size: int) -> None:
+        self._taken[client] -= size
+        if not self._taken[client]:
+            del self._taken[client]
+
+
+class RequestBody:
+    """Refuses what is larger than `limit`, counts what is in memory, and ends connections on which
+    too much of a body is left that nobody wants. `logged`: the access log wants bodies."""
+
+    def __init__(self, limit: int, room: Room, logged: bool = False) -> None:
         self._limit = limit
+        self._room = room
         self._logged = logged
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         if self._logged:
             req.env[BODY] = b""
+        req.context.body = _Share(self._limit, self._room, client_of(req.env))
         coding = req.get_header("Content-Encoding")
         if coding and coding.strip().lower() != "identity":
             raise errors.Refusal(
@@ -67,85 +87,70 @@ class RequestBody:
                 f"content-encoding {errors.clip(coding)} is not supported",
                 code="bad_encoding",
             )
-        if "chunked" in (req.get_header("Transfer-Encoding") or "").lower():
-            self._spool(req)
-        elif (req.content_length or 0) > self._limit:
+        if (req.content_length or 0) > self._limit:
             raise errors.body_too_large(self._limit)
 
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: Any, req_succeeded: bool
     ) -> None:
-        """Gets rid of a large body that nobody has read: of a refused request, or a wrong path.
-
-        gunicorn would do it before the next request, but 1 KiB at a time out of a copied 1 MiB
-        buffer: 2.5 s for 32 MiB, and the hub stands still meanwhile. Twice the limit and more is
-        not worth reading at all: the connection ends.
-        """
-        left = req.content_length or 0
-        if left <= _READ or getattr(req.context, "body_is_read", False) or resp.stream is not None:
-            return
+        """gunicorn would read the rest before the next request: of a refused one, or of one that
+        has no body where a client sends one. So much that has come already it may."""
+        if (share := getattr(req.context, "body", None)) is not None:
+            share.release()
         raw = req.env["wsgi.input"]
-        if left > 2 * self._limit:
-            _end_connection(raw)
-            return
-        answer = resp.render_body() or b""
-        resp.data = resp.text = resp.media = None
-        resp.content_length = len(answer)
-        resp.stream = _AnswerThenDiscard(answer, raw, left)
-
-    def _spool(self, req: falcon.Request) -> None:
-        raw = req.env["wsgi.input"]
-        whole = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
-        size = 0
-        while piece := _read(raw, _READ):
-            size += len(piece)
-            if size > self._limit:
-                whole.close()
-                _end_connection(raw)
-                raise errors.body_too_large(self._limit)
-            whole.write(piece)
-        whole.seek(0)
-        req.env["wsgi.input"] = req.stream = whole
-        req.env["CONTENT_LENGTH"] = str(size)
+        if isinstance(raw, Incoming):
+            left = raw.left
+            if left is None or left > _READ or (left and raw.awaited):
+                raw.abandon()
 
 
-class _AnswerThenDiscard:
-    """A body of one piece; what the client is still sending is read after that has gone out."""
+class _Share:
+    """What one request has of the room."""
 
-    def __init__(self, answer: bytes, raw: Any, left: int) -> None:
-        self._answer: bytes | None = answer
-        self._raw = raw
-        self._left = left
+    __slots__ = ("_client", "_room", "_taken", "limit")
 
-    def __iter__(self) -> _AnswerThenDiscard:
-        return self
+    def __init__(self, limit: int, room: Room, client: str | None) -> None:
+        self.limit = limit
+        self._room = room
+        self._client = client
+        self._taken = 0
 
-    def __next__(self) -> bytes:
-        if self._answer is not None:
-            answer, self._answer = self._answer, None
-            return answer
-        try:
-            while self._left > 0 and (piece := _read(self._raw, min(_READ, self._left))):
-                self._left -= len(piece)
-        except (errors.Refusal, errors.ClientGone):
-            _end_connection(self._raw)
-        raise StopIteration
+    def hold(self, size: int) -> None:
+        """So many bytes in all. 413 beyond the limit, 503 without room."""
+        if size > self.limit:
+            raise errors.body_too_large(self.limit)
+        more = size - _READ - self._taken
+        if more > 0:
+            self._room.take(self._client, more)
+            self._taken += more
+
+    def release(self) -> None:
+        if self._taken:
+            self._room.give(self._client, self._taken)
+            self._taken = 0
 
 
 def read_body(req: falcon.Request) -> bytes:
-    """The whole body. 400 if the client sends less than it promised, 408 if it stops sending."""
-    req.context.body_is_read = True
-    promised = req.content_length or 0
+    """The whole body. 400 if the client sends less than it promised, 408 if it sends too slowly,
+    413 if it sends too much, 503 if too many do."""
     raw = req.env["wsgi.input"]
-    pieces = []
-    while promised > 0:
-        piece = _read(raw, min(_READ, promised))
-        if not piece:
+    # falcon takes a request without Content-Length for an empty one.
+    chunked = "chunked" in (req.get_header("Transfer-Encoding") or "").lower()
+    promised = sys.maxsize if chunked else req.content_length or 0
+    pieces, size = [], 0
+    try:
+        while size < promised and (piece := _read(raw, min(_READ, promised - size))):
+            size += len(piece)
+            req.context.body.hold(size)
+            pieces.append(piece)
+        if size < promised and not chunked:
             raise errors.Refusal(
                 falcon.HTTP_400, "the request body ended early", code="incomplete_body"
             )
-        promised -= len(piece)
-        pieces.append(piece)
+    except errors.Refusal:
+        if isinstance(raw, Incoming):
+            raw.abandon()
+        raise
     body = b"".join(pieces)
     if BODY in req.env:
         req.env[BODY] = body
@@ -155,30 +160,18 @@ def read_body(req: falcon.Request) -> bytes:
 def _read(raw: Any, size: int) -> bytes:
     """One read that ends, whatever the client does."""
     try:
-        breathe()  # a read of what has arrived already does not let others run
-        with gevent.Timeout(_PATIENCE):
-            return raw.read(size)
-    except gevent.Timeout:
-        _end_connection(raw)
+        return raw.read(size)
+    except TooSlow:
         raise errors.Refusal(
             falcon.HTTP_408, "the request body arrives too slowly", code="timeout"
         ) from None
     except http.NoMoreData:
-        _end_connection(raw)
         raise errors.Refusal(
             falcon.HTTP_400, "the request body ended early", code="incomplete_body"
         ) from None
     except http.ParseException as problem:
-        _end_connection(raw)
         raise errors.Refusal(
             falcon.HTTP_400, f"the request body is malformed: {problem}", code="bad_body"
         ) from None
     except OSError as problem:
         raise errors.ClientGone from problem
-
-
-def _end_connection(raw: Any) -> None:
-    """Tells gunicorn that the rest of this body is not worth reading: it closes the connection
-    after the answer, since it cannot know where the next request begins."""
-    if hasattr(raw, "failed"):
-        raw.failed = True

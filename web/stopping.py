@@ -3,8 +3,8 @@ work is told to come again, and what still runs shortly before gunicorn's patien
 
 gunicorn waits for every open connection until graceful_timeout, and then kills the worker. Clients
 with a pool keep theirs open for minutes, browsers open some in advance, so each stop would take
-30 s, and streams would break off without a word. Called by the hooks in `web/gunicorn.conf.py` and
-by `resources/exit.py`, in the worker.
+30 s, and streams would break off without a word. Called by the hooks in `web/gunicorn.conf.py`, by
+`web/worker.py` and by `resources/exit.py`, in the worker.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ def obey_early(server: Any, worker: Any) -> None:
                 leave()
 
 
+def accepted(sock: Any) -> None:
+    """Notes a new connection, which has no request yet."""
+    _idle[sock] = time.monotonic() + _FIRST_WORDS
+
+
 def request_begins(sock: Any) -> None:
     _idle.pop(sock, None)
 
@@ -67,17 +72,9 @@ def request_ends(sock: Any) -> None:
 
 
 def watch(worker: Any) -> None:
-    """Knows from here on which connections are without a request, and starts a greenlet that waits
-    for the worker's stop, or for its engine to fail."""
+    """Starts a greenlet that waits for the worker's stop, or for its engine to fail."""
     global _master
     _master = worker.ppid
-    handle = worker.handle
-
-    def accepted(listener: Any, client: Any, address: Any) -> None:
-        _idle[client] = time.monotonic() + _FIRST_WORDS
-        handle(listener, client, address)
-
-    worker.handle = accepted
     gevent.spawn(_wait_and_close, worker)
 
 

@@ -45,7 +45,12 @@ ATTACKS = {
     "a long path": (414, get(b"/" + b"a" * 5000)),
     "a bad query": (200, get(b"/status?%zz=%ff&&&=b")),
     # Headers.
-    "a huge header": (431, get(b"/status", b"X: " + b"a" * 10_000)),
+    "a large header": (200, get(b"/status", b"X: " + b"a" * 60_000)),
+    "a huge header": (431, get(b"/status", b"X: " + b"a" * 70_000)),
+    "large headers": (431, get(b"/status", *(b"X%d: " % i + b"a" * 10_000 for i in range(9)))),
+    "no host": (400, b"GET /status HTTP/1.1\r\n\r\n"),
+    "no host of old": (200, b"GET /status HTTP/1.0\r\n\r\n"),
+    "a later version": (200, get(b"/status", version=b"HTTP/1.2")),
     "many headers": (431, get(b"/status", *(b"X%d: a" % i for i in range(500)))),
     "two hosts": (400, get(b"/status", b"Host: y")),
     "a folded line": (400, get(b"/status", b"X: a", b" b")),
@@ -61,6 +66,8 @@ ATTACKS = {
     # Lengths that a proxy could read otherwise.
     "two lengths": (400, post(BODY, b"Content-Length: 3")),
     "a length and chunks": (400, post(BODY, b"Transfer-Encoding: chunked")),
+    "a packed coding": (501, get(b"/completions", b"Transfer-Encoding: gzip, chunked")),
+    "an unknown coding": (501, get(b"/completions", b"Transfer-Encoding: br, chunked")),
     "chunked twice": (400, get(b"/completions", b"Transfer-Encoding: chunked, chunked")),
     "a negative length": (400, get(b"/completions", b"Content-Length: -5", method=b"POST")),
     "a signed length": (400, get(b"/completions", b"Content-Length: +5", method=b"POST")),
@@ -111,6 +118,33 @@ def test_attack(server: Server, name: str) -> None:
     if status >= 400:
         assert json.loads(got.partition(b"\r\n\r\n")[2])["error"]["message"]
     assert server.status()["status"] == 3
+
+
+def test_the_answer_speaks_a_version_that_there_is(server: Server) -> None:
+    assert exchange(server, get(b"/status", version=b"HTTP/1.2")).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "path"),
+    [
+        (413, [b"Content-Length: 99999999"], b"/completions"),
+        (413, [b"Content-Length: 40000000"], b"/nowhere"),
+        (404, [b"Content-Length: 5"], b"/nowhere"),
+        (404, [b"Transfer-Encoding: chunked"], b"/nowhere"),
+        (415, [b"Content-Length: 5", b"Content-Encoding: gzip"], b"/completions"),
+        (403, [b"Content-Length: 5", b"Origin: http://evil.example"], b"/completions"),
+    ],
+)
+def test_refused_bodies_are_not_asked_for(
+    server: Server, status: int, lines: list[bytes], path: bytes
+) -> None:
+    """Nothing is uploaded, and the connection ends: the client may send the body or not."""
+    head = [b"POST " + path + b" HTTP/1.1", b"Host: x", b"Expect: 100-continue", *lines]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
+        sock.sendall(b"\r\n".join(head) + b"\r\n\r\n")
+        got = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert got.startswith(b"HTTP/1.1 %d " % status), got[:100]
+    assert b"\r\nConnection: close\r\n" in got
 
 
 def test_expected_bodies_are_asked_for(server: Server) -> None:

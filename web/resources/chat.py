@@ -37,11 +37,7 @@ class ChatCompletionsResource:
         tools = self._remembered.of(answered)
         talk = conversation(serving.persona, request, tools)
         sampling = sampling_for(
-            serving.persona,
-            request.sampling,
-            chat_stops(request.sampling.stop, talk.names),
-            lengths=serving.limits.lengths,
-            chat=True,
+            serving.persona, request.sampling, chat_stops(request.sampling.stop, talk.names)
         )
         id = f"chatcmpl-{uuid.uuid4().hex}"
         created = int(time.time())

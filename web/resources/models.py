@@ -1,17 +1,13 @@
-"""GET /models and /models/{id}: the loaded model and what it can do, and, with `--runner-models`,
-two names that old clients insist on. Requests are answered whatever model they name.
-"""
+"""GET /models and /models/{id}: the loaded model, and two names that old clients insist on."""
 
 from __future__ import annotations
 
 import falcon
 import msgspec
-from msgspec import UNSET
 
 from web import errors
-from web.config import Config
 from web.runtime import Runtime
-from web.schemas.answers import Capabilities, Model, Models, Permission
+from web.schemas.answers import Model, Models, Permission
 
 
 def _stand_in(id: str, created: int, owner: str, permission: str, granted: int) -> Model:
@@ -39,40 +35,24 @@ _STAND_INS = {
 
 def _entry(runtime: Runtime) -> Model:
     name = runtime.model_name or "rwkv"
-    entry = Model(id=name, created=runtime.created, owned_by="rwkv", root=name)
-    if runtime.model is None:
-        return entry
-    chats, length = runtime.model.persona.chats, runtime.context_length or UNSET
-    return msgspec.structs.replace(
-        entry,
-        context_length=length,
-        context_window=length,
-        max_model_len=length,
-        capabilities=Capabilities(completion_chat=chats, function_calling=chats),
-    )
+    return Model(id=name, created=runtime.created, owned_by="rwkv", root=name)
 
 
 class ModelsResource:
-    """The list: what is loaded, if anything is. RWKV Runner lists its two names always, and a model
-    "rwkv" where none is loaded."""
+    """The list, the real model first."""
 
-    def __init__(self, runtime: Runtime, config: Config) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._as_runner = config.runner_models
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_JSON
-        entries = [_entry(self._runtime)] if self._as_runner or self._runtime.model else []
-        if self._as_runner:
-            entries += _STAND_INS.values()
-        resp.data = msgspec.json.encode(Models(data=entries))
+        resp.data = msgspec.json.encode(Models(data=[_entry(self._runtime), *_STAND_INS.values()]))
 
     on_head = on_get
 
 
 class ModelResource:
-    """One model: the loaded one by its name, or by any name with "rwkv" in it; and the two names,
-    listed or not."""
+    """One model: the loaded one by its name, or by any name with "rwkv" in it."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
