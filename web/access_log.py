@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 from gunicorn.glogging import Logger
 
+from web.log_lines import OneLine
+
 REQUEST_ID = "rwkv.request_id"  # where `web/middleware.py` leaves the name of a request
 
 BODY = "rwkv.body"  # where it leaves the body, if bodies are logged
@@ -21,7 +23,14 @@ _LONGEST = 256  # characters of what a client chooses
 
 
 class AccessLog(Logger):
-    """With lines such as {"time":"...","id":"req-...","status":200,...}."""
+    """With lines such as {"time":"...","id":"req-...","status":200,...}; and the error log, in
+    which nothing can be forged."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            if handler.formatter is not None and not isinstance(handler.formatter, OneLine):
+                handler.setFormatter(OneLine(handler.formatter))
 
     def access(self, resp: Any, req: Any, environ: dict[str, Any], request_time: timedelta) -> None:
         if self.access_log_enabled:

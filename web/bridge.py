@@ -99,20 +99,18 @@ class Bridge:
         # Events cannot arrive before the route is there: only the hub polls, and nothing switches
         # here.
         meter = Meter(self._metrics)
-        try:
-            if isinstance(wanted, EmbeddingFields):
-                id = self._engine.submit_embedding(
-                    prompt, wanted.dimensions, fast=bool(wanted.fast_mode)
-                )
-            else:
-                id = self._engine.submit(
-                    prompt, wanted, state=state, stream=stream, save_at=save_at
-                )
-        except rn.QueueFull:
-            self._metrics.rejected["queue_full"] += 1
-            raise
+        if isinstance(wanted, EmbeddingFields):
+            id = self._engine.submit_embedding(
+                prompt, wanted.dimensions, fast=bool(wanted.fast_mode)
+            )
+        else:
+            id = self._engine.submit(prompt, wanted, state=state, stream=stream, save_at=save_at)
         self._routes[id] = _Route(mailbox, meter)
         return id
+
+    def reject(self) -> None:
+        """Counts a request for which there was no room."""
+        self._metrics.rejected["queue_full"] += 1
 
     def cancel(self, id: int) -> None:
         """Frees the slot of a request whose events nobody reads any more."""

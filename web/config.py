@@ -34,6 +34,7 @@ _RANGES = {
     "max_batch": (1, 4096),
     "prefill_chunk": (1, 16384),
     "max_queue": (1, 1_000_000),
+    "queue_mb": (1, 1 << 20),
     "step_ms": (1, 60_000),
     "speculate": (0, 64),
     "cache_mb": (-1, 1 << 40),
@@ -41,6 +42,7 @@ _RANGES = {
     "body_memory": (2048, 1 << 50),
     "max_prompt_tokens": (1, 1 << 31),
     "max_tokens": (1, 102400),
+    "default_max_tokens": (1, 102400),
     "file_pages": (1, 1_000_000),
     "file_seconds": (1, 3600),
     "file_memory": (128 << 20, 1 << 40),
@@ -74,14 +76,16 @@ class Config:
     threads: int = 0  # 0: the least of physical cores, affinity and CPU quota
     max_batch: int = 64
     prefill_chunk: int = 256
-    max_queue: int = 1024
+    max_queue: int = 4096  # requests that wait, however many texts they hold
+    queue_mb: int = 512  # MiB that requests at work and waiting may hold
     step_ms: float = 20  # that a step may last beside running answers
     speculate: int = 0  # tokens to guess ahead at most; 0: none
     cache_mb: int = -1  # MiB for states of earlier texts; 0: none, -1: a quarter of what is free
     max_body: int = 32 << 20  # bytes of one request body
     body_memory: int = 256 << 20  # bytes of all bodies at one time; half of it for one client
     max_prompt_tokens: int = 1 << 20
-    max_tokens: int = 102400  # that a request may ask for
+    max_tokens: int = 102400  # of one answer; what asks for more is cut down
+    default_max_tokens: int = 4096  # of a chat that does not say
     file_pages: int = 2000  # of one document that /file-to-text reads
     file_seconds: int = 30
     file_memory: int = 1 << 30  # bytes of the process that reads it
@@ -89,6 +93,7 @@ class Config:
     sound_length: int = 1200  # seconds of sound that one piece of music may last
     sound_seconds: int = 60  # to render it
     sound_memory: int = 1 << 30  # bytes of the process that renders it
+    runner_models: bool = False  # list two names of OpenAI's beside the model, as RWKV Runner does
     deploy: bool = False  # refuse requests that change the server or touch its files
     insecure: bool = False  # listen on the network with neither keys nor deploy mode
     workspace: str = "."  # the folder whose files requests may name

@@ -241,9 +241,16 @@ def not_built(file: str) -> Refusal:
     )
 
 
-def load_failed(reason: str) -> Refusal:
-    """500 with the words that RWKV Runner's clients search for a cause."""
-    return Refusal(falcon.HTTP_500, f"failed to load: {reason}", code="load_failed")
+def load_failed(message: str, detail: str, param: str | None) -> Refusal:
+    """400 where another request could succeed, and else 500; `detail` has the words in which
+    RWKV Runner's clients search for a cause."""
+    return Refusal(
+        falcon.HTTP_500 if param is None else falcon.HTTP_400,
+        f"failed to load: {message}",
+        param=param,
+        code="load_failed",
+        detail=f"failed to load: {detail}",
+    )
 
 
 def generation_failed(problem: str | None) -> Refusal:

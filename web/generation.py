@@ -6,18 +6,20 @@ Called by the resources; sits on `web/bridge.py` and `web/hangup.py`. Knows noth
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import rwkv_native as rn
 from web import errors
+from web.admission import Admission
 from web.bridge import Bridge, Mailbox
 from web.hangup import Hangups
 from web.offload import breathe, in_thread
-from web.personas import Persona, effective
+from web.personas import Lengths, Persona, effective
 from web.schemas.completions import Prompt
 from web.schemas.embeddings import EmbeddingFields
 from web.schemas.sampling import SamplingFields
@@ -25,7 +27,8 @@ from web.tuned import TunedStates
 
 # Characters of a prompt above which encoding goes to a thread: some 10 ms of the hub.
 _LONG_PROMPT = 200_000
-_MOST_BYTES = 4  # of a character
+_MOST_BYTES = 4  # of a character, or a token
+_OVERHEAD = 4096  # bytes of a prompt in the engine, beside its tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,7 @@ class Limits:
     """What one request may cost."""
 
     prompt_tokens: int
-    max_tokens: int
-
-    def check(self, max_tokens: int | None) -> None:
-        if max_tokens is not None and max_tokens > self.max_tokens:
-            raise errors.invalid(
-                "max_tokens", f"must be an integer between 1 and {self.max_tokens}"
-            )
+    lengths: Lengths = field(default_factory=Lengths)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +53,8 @@ class Serving:
     hangups: Hangups
     tuned: TunedStates
     limits: Limits
+    admission: Admission
+    window: int  # prompts that one request has in the engine at one time
     state: rn.State | None = None  # where answers start; None: the zero state
 
 
@@ -81,15 +80,23 @@ class Piece:
 
 
 def sampling_for(
-    persona: Persona, asked: SamplingFields, stops: Sequence[str] | None = None
+    persona: Persona,
+    asked: SamplingFields,
+    stops: Sequence[str] | None = None,
+    *,
+    lengths: Lengths | None = None,
+    chat: bool = False,
 ) -> rn.Sampling:
-    """The engine's sampling from the request's fields, over the model's defaults."""
-    use = effective(asked, persona)
+    """The engine's sampling from the request's fields, over the model's defaults. `lengths`: those
+    of the server, if there is one; `chat`: an answer that ends by itself."""
+    use = effective(asked, persona, lengths or Lengths(), chat)
     bias = dict(asked.logit_bias)
     for id, value in persona.bias.items():
         bias[id] = bias.get(id, 0.0) + value
     return rn.Sampling(
         max_tokens=use.max_tokens,
+        min_tokens=min(asked.min_tokens or 0, use.max_tokens or 0),
+        ignore_eos=bool(asked.ignore_eos),
         temperature=use.temperature,
         top_p=use.top_p,
         top_k=use.top_k,
@@ -125,17 +132,25 @@ class Generation:
         marks: Sequence[int] = (),
         tells_cached: bool = True,
     ) -> None:
-        """Queues all prompts, or none and raises: 400 for what the engine refuses, 429 if its
-        queue is full. `sock` is the client's socket; `state` is where every prompt starts; `field`
-        is what errors call a prompt; without `stream` pieces come at the first token and the end
-        only, for collect(); `marks` are numbers of characters of each prompt after which others may
-        go on differently; `tells_cached`: whether usage() says how much was known."""
-        if isinstance(wanted, rn.Sampling):
-            serving.limits.check(wanted.max_tokens)
+        """Lets the request in as a whole, or raises: 400 for what the engine refuses, 429 if there
+        is no room. A window of its prompts is queued, the others as these end. `sock` is the
+        client's socket; `state` is where every prompt starts; `field` is what errors call a prompt;
+        without `stream` pieces come at the first token and the end only, for collect(); `marks` are
+        numbers of characters of each prompt after which others may go on differently;
+        `tells_cached`: whether usage() says how much was known."""
         self._bridge = serving.bridge
         self._hangups = serving.hangups
         self._mailbox = Mailbox()
         self._index: dict[int, int] = {}  # engine id -> index of the prompt, of those at work
+        self._wanted, self._state, self._stream = wanted, state, stream
+        self._window = serving.window
+        self._pending: deque[tuple[int, Prompt, list[int]]] = deque()  # with their indices
+        self._field = field
+        try:
+            self._stay = serving.admission.enter(_size(prompts, wanted, serving.window))
+        except errors.Refusal:
+            serving.bridge.reject()
+            raise
         self._tells_cached = tells_cached
         self.answers = [Answer() for _ in prompts]
         self._on_hang_up = self._hang_up
@@ -143,26 +158,44 @@ class Generation:
         try:
             for index, prompt in enumerate(prompts):
                 if index:
-                    breathe()  # a thousand prompts, each with a large bias, take a minute
-                ids, save_at = _encode(serving, prompt, field, marks)
-                id = self._bridge.submit(ids, wanted, self._mailbox, state, stream, save_at)
-                self._index[id] = index
-        except rn.QueueFull:
-            self.close()
-            raise errors.queue_full() from None
-        except ValueError as problem:
-            self.close()
-            raise _refused(problem, field) from None
-        except rn.Stopped:  # the model was replaced while its prompts were encoded
-            self.close()
-            raise errors.stopping() from None
+                    breathe()
+                if self._mailbox.gone:
+                    break
+                self._pending.append((index, *_encode(serving, prompt, field, marks)))
+                if len(prompts) <= self._window:
+                    self._feed()
+                elif isinstance(self._pending[-1][1], str):
+                    # What is wrong with any of them is said before the first is at work.
+                    self._pending[-1] = (index, _ids(serving, prompt, field), [])
+                else:
+                    _check_ids(serving, self._pending[-1][1], field)
+            self._feed()
         except BaseException:
             self.close()
             raise
 
+    def _feed(self) -> None:
+        """Hands the next prompts to the engine, as many as the window has room for."""
+        try:
+            while self._pending and len(self._index) < self._window and not self._mailbox.gone:
+                index, ids, save_at = self._pending.popleft()
+                id = self._bridge.submit(
+                    ids, self._wanted, self._mailbox, self._state, self._stream, save_at
+                )
+                self._index[id] = index
+                if self._pending:
+                    breathe()
+        except rn.QueueFull:
+            raise errors.queue_full() from None
+        except ValueError as problem:
+            raise _refused(problem, self._field) from None
+        except rn.Stopped:  # the model was replaced while its prompts were encoded
+            raise errors.stopping() from None
+        self._stay.hold(len(self._pending))
+
     @property
     def done(self) -> bool:
-        return not self._index
+        return not self._index and not self._pending
 
     def take(self, timeout: float | None = None) -> list[Piece]:
         """What has come since the last call, one piece per prompt, in the order of arrival. Waits
@@ -194,6 +227,10 @@ class Generation:
             before = pieces.get(index)
             text = event.text if before is None else before.text + event.text
             pieces[index] = Piece(index, text, event.finish_reason)
+        if self._pending:
+            self._feed()
+        elif not self._index:
+            self._stay.leave()
         return list(pieces.values())
 
     def collect(self) -> list[Answer]:
@@ -225,11 +262,15 @@ class Generation:
         for id in self._index:
             self._bridge.cancel(id)
         self._index.clear()
+        self._pending.clear()
+        self._stay.leave()
 
     def _hang_up(self) -> None:
         """In the hub: the slots are free before the greenlet of the request wakes up."""
         for id in self._index:
             self._bridge.cancel(id)
+        self._pending.clear()
+        self._stay.leave()
         self._mailbox.hang_up()
 
 
@@ -255,6 +296,29 @@ def _encode(
     if len(prompt) > most:
         raise errors.prompt_too_long(field, len(prompt), most)
     return prompt, save_at
+
+
+def _size(prompts: Sequence[Prompt], wanted: rn.Sampling | EmbeddingFields, window: int) -> int:
+    """Bytes that a request will hold, about."""
+    tokens = sum(map(len, prompts))
+    options = 8 * len(wanted.logit_bias) if isinstance(wanted, rn.Sampling) else 0
+    return _MOST_BYTES * tokens + (_OVERHEAD + options) * min(len(prompts), window)
+
+
+def _ids(serving: Serving, prompt: Prompt, field: str) -> np.ndarray:
+    """The tokens of a short text."""
+    try:
+        return serving.tokenizer.encode_array(fed_text(serving.persona, prompt))
+    except ValueError as problem:
+        raise errors.invalid(field, f"cannot be encoded: {problem}") from None
+
+
+def _check_ids(serving: Serving, ids: Prompt, field: str) -> None:
+    largest = int(np.max(ids))
+    if largest >= serving.info.vocab:
+        raise errors.invalid(
+            field, f"holds the token id {largest}; the model has {serving.info.vocab} tokens"
+        )
 
 
 def _refused(problem: ValueError, field: str) -> errors.Refusal:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import rwkv_native as rn
 from rwkv_native import checkpoint
+from rwkv_native.printable import printable
 
 _EXTENSIONS = frozenset({".pth", ".safetensors", ".st", ".gguf", ".json"})
 
@@ -31,9 +32,10 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """The file's name without its extension, links not followed."""
+        """The file's name without its extension, links not followed; in letters that any answer
+        can hold."""
         given = Path(self.said)
-        return given.stem if given.suffix.lower() in _EXTENSIONS else given.name
+        return printable(given.stem if given.suffix.lower() in _EXTENSIONS else given.name)
 
 
 def needed(choice: Choice) -> int:
@@ -42,7 +44,12 @@ def needed(choice: Choice) -> int:
     plain = max((_BYTES[kind] for kind, _ in types), default=4.0)
     matrices = max((_QUANTISED_BYTES.get(q, _BYTES[kind]) for kind, q in types), default=4.0)
     total = 0.0
-    for tensor in checkpoint.read(choice.path).tensors.values():
+    tensors = checkpoint.read(choice.path).tensors
+    if all(name.endswith("time_state") for name in tensors):
+        raise rn.CheckpointError(
+            f"{choice.path}: is a tuned state, not a model: name it in the field `state`"
+        )
+    for tensor in tensors.values():
         # 16-bit types are never widened, and the embedding stays as it is. The matrices of a
         # quantised file keep their format under "auto", and are widened where none is named.
         kind = tensor.dtype.removeprefix("PACKED_")
@@ -85,22 +92,53 @@ def too_little(wanted: int, free: int) -> MemoryError:
     return MemoryError(f"the model needs {wanted / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
 
 
-def reason(problem: Exception, choice: Choice) -> str:
-    """Why a load failed. RWKV Runner's clients look for some of these words, to explain them."""
-    text = str(problem)
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a load failed."""
+
+    message: str
+    detail: str  # the same with words that RWKV Runner's clients look for, to explain them
+    param: str | None  # of /switch-model, where another request could succeed; None: it is ours
+
+
+def failure(problem: Exception, choice: Choice) -> Failure:
+    """What to tell of a load that has ended so."""
+    text, param, known = str(problem), None, ""
     if isinstance(problem, FileNotFoundError) and choice.path in text:
-        return f"[Errno 2] No such file or directory: '{choice.said}'"
+        said = printable(choice.said)
+        return Failure(
+            f"there is no file {said!r}", f"[Errno 2] No such file or directory: {said!r}", "model"
+        )
     if isinstance(problem, MemoryError):
         text = f"not enough memory: {text}"
-    elif isinstance(problem, rn.UnsupportedError) and "the device cuda" in text:
-        text = f"not compiled with CUDA: {text}"
-    elif isinstance(problem, rn.CheckpointError):
-        text = f"invalid header or archive is corrupted: {text}"
     elif is_fault(problem):
         text = f"unexpected {type(problem).__name__}"  # the log has the rest
+    elif isinstance(problem, FileNotFoundError) or not isinstance(problem, OSError):
+        param = _field(problem, text, choice)
+        if isinstance(problem, rn.UnsupportedError) and "the device cuda" in text:
+            known = "not compiled with CUDA: "
+        elif isinstance(problem, rn.CheckpointError) and not _SOUND.search(text):
+            known = "invalid header or archive is corrupted: "
     text = text.replace(choice.path, choice.said)
-    tokenizer = choice.tokenizer
-    return text.replace(tokenizer, Path(tokenizer).name) if tokenizer else text
+    if choice.tokenizer:
+        text = text.replace(choice.tokenizer, Path(choice.tokenizer).name)
+    text = printable(text)
+    return Failure(text, known + text, param)
+
+
+# Of files that are whole, but no model that could be loaded.
+_SOUND = re.compile("is a folder|tuned state|not the tensors of|is a device or pipe")
+
+
+def _field(problem: Exception, text: str, choice: Choice) -> str:
+    """The field of a request that asked for what cannot be."""
+    if choice.tokenizer and choice.tokenizer in text:
+        return "tokenizer"
+    if isinstance(problem, (rn.CheckpointError, FileNotFoundError)):
+        return "model"
+    if "strategy" in text or "the device " in text:
+        return "strategy"
+    return "tokenizer" if "tokenizer" in text or "vocabulary" in text else "model"
 
 
 def is_fault(problem: Exception) -> bool:

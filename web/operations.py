@@ -246,7 +246,7 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
             method="get",
             paths=_both("/models"),
             tag="MISC",
-            said="The loaded model, and two names that old clients ask for. 模型列表。",
+            said="The loaded model; with --runner-models also two names of OpenAI's. 模型列表。",
             gives=_json(made.of(Models)),
         ),
         Operation(

@@ -19,13 +19,14 @@ import rwkv_native as rn
 from web.schemas.sampling import SamplingFields
 
 WORLD_ROWS = 65536
+MAX_TOKENS = 102400  # of one answer, whoever asks: RWKV Runner's limit
 
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
     """Sampling where a request says nothing: RWKV Runner's values for text models."""
 
-    max_tokens: int = 500
+    max_tokens: int | None = None  # None: as its kind has it, see Lengths
     temperature: float = 1.0
     top_p: float = 0.3
     top_k: int = 0
@@ -49,6 +50,7 @@ class Persona:
     system: str = "System"
     tool: str = "Observation"
     defaults: Defaults = Defaults()
+    length: int = 500  # tokens of a completion that does not say: a text may have no end
     chats: bool = True
     prompt: Literal["world", "version 4"] = "world"  # the form of its chats
     thinks: bool = False  # answers begin with <think> ... </think>, which later turns do not repeat
@@ -97,7 +99,8 @@ ABC = Persona(
 REMI = Persona(
     "remi",
     chats=False,
-    defaults=Defaults(max_tokens=1000, top_p=0.8, frequency_penalty=0.0),
+    defaults=Defaults(top_p=0.8, frequency_penalty=0.0),
+    length=1000,
     fixed=_PENALTIES,
     start="",  # the tokenizer's begin id
 )
@@ -217,18 +220,38 @@ def _within(persona: Persona, rows: int) -> Persona:
     )
 
 
-def configured(persona: Persona, given: SamplingFields, most: int) -> Persona:
-    """The persona with other defaults, where something is given that its requests may set, and no
-    more than `most` tokens."""
+def configured(persona: Persona, given: SamplingFields) -> Persona:
+    """The persona with other defaults, where something is given that its requests may set."""
     names = Defaults.__dataclass_fields__.keys() - set(persona.fixed)
     values = {name: value for name in names if (value := getattr(given, name)) is not None}
-    defaults = replace(persona.defaults, **values)
-    return replace(persona, defaults=replace(defaults, max_tokens=min(defaults.max_tokens, most)))
+    return replace(persona, defaults=replace(persona.defaults, **values))
 
 
-def effective(asked: SamplingFields, persona: Persona) -> Defaults:
-    """The request's values over the persona's defaults. A temperature below 0.1 acts as 0.1, as in
-    RWKV Runner, except 0, which is greedy."""
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """How long answers may be, in tokens."""
+
+    most: int = MAX_TOKENS
+    unset: int = 4096  # where a request does not say: a chat ends by itself, or is cut here
+
+    def of(self, asked: SamplingFields, persona: Persona, chat: bool) -> int:
+        """What a request asks for, else what /update-config has set, else the default of its kind;
+        no less than it must have at least, and never above the limit."""
+        length = asked.max_tokens
+        if length is None:
+            kind = self.unset if chat else min(persona.length, self.unset)
+            length = max(persona.defaults.max_tokens or kind, asked.min_tokens or 0)
+        return min(length, self.most)
+
+
+_LENGTHS = Lengths()
+
+
+def effective(
+    asked: SamplingFields, persona: Persona, lengths: Lengths = _LENGTHS, chat: bool = False
+) -> Defaults:
+    """The request's values over the persona's defaults; `max_tokens` is always said. A temperature
+    below 0.1 acts as 0.1, as in RWKV Runner, except 0, which is greedy."""
 
     def pick(name: str) -> float:
         value = None if name in persona.fixed else getattr(asked, name)
@@ -237,4 +260,5 @@ def effective(asked: SamplingFields, persona: Persona) -> Defaults:
     values = {name: pick(name) for name in Defaults.__dataclass_fields__}
     if 0 < values["temperature"] < 0.1:
         values["temperature"] = 0.1
+    values["max_tokens"] = lengths.of(asked, persona, chat)
     return Defaults(**values)

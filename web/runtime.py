@@ -8,6 +8,7 @@ converted by native threads, an index is parsed in a thread, and a model is free
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -21,6 +22,7 @@ import gevent
 
 import rwkv_native as rn
 from web import errors, handover, loading
+from web.admission import Admission
 from web.bridge import Bridge
 from web.config import Config
 from web.generation import Limits, Serving
@@ -28,7 +30,7 @@ from web.hangup import Hangups
 from web.loading import Choice
 from web.metrics import Metrics
 from web.offload import in_thread
-from web.personas import configured, persona_for, tokenizer_for
+from web.personas import Lengths, configured, persona_for, tokenizer_for
 from web.schemas.sampling import SamplingFields, over
 from web.tuned import TunedStates
 
@@ -37,6 +39,11 @@ log = logging.getLogger("gunicorn.error")
 # /status, as RWKV Runner's clients know it.
 OFFLINE, LOADING, WORKING = 0, 2, 3
 
+_USUAL_PROMPT = Config().max_prompt_tokens
+_ENGINES_QUEUE = 2**31 - 1  # `web/admission.py` says who may wait
+# One request has so many times `max_batch` prompts in the engine: it never runs dry between two of
+# its events, and a thousand prompts with large options do not lie there all at once.
+_WINDOW = 2
 _LOOK_EVERY = 0.02  # seconds between two looks at a load
 _FORGETTING = 2.0  # seconds that a running step and those who save more may delay it
 _TELL_EVERY = 2.0  # seconds between two lines about it
@@ -88,6 +95,7 @@ class Runtime:
         self._load_greenlet: gevent.Greenlet | None = None
         self._serving: Serving | None = None
         self._choice: Choice | None = None  # what serves, or served until its successor loads
+        self._known: dict[str, Choice] = {}  # every model that has served, by the name it had
         self._switched = False  # by a request: it is not the configured model
         self._succeeds = False
         self._aside: Serving | None = None  # takes no requests while its successor loads
@@ -98,7 +106,9 @@ class Runtime:
         self._keeps_states = config.cache_mb != 0
         self._stored = Stored()
         self._deploy = config.deploy
-        self._limits = Limits(config.max_prompt_tokens, config.max_tokens)
+        lengths = Lengths(config.max_tokens, min(config.default_max_tokens, config.max_tokens))
+        self._limits = Limits(config.max_prompt_tokens, lengths)
+        self._admission = Admission(config.max_batch + config.max_queue, config.queue_mb << 20)
         self._status = OFFLINE
         self._stopping = False
 
@@ -141,6 +151,22 @@ class Runtime:
         return self._serving.name if self._serving is not None else None
 
     @property
+    def model(self) -> Serving | None:
+        """What answers now, for those who only describe it."""
+        return self._serving
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the served model was trained for, or the server takes if these are fewer;
+        None: nothing says. A state has no end, so it is no limit of the model's own."""
+        if self._serving is None:
+            return None
+        limits = [self._serving.info.context_length]
+        if self._config.max_prompt_tokens != _USUAL_PROMPT:
+            limits.append(self._config.max_prompt_tokens)
+        return min((tokens for tokens in limits if tokens), default=None)
+
+    @property
     def hangups(self) -> Hangups:
         """The watch over clients; 503 before the start and after the end."""
         if self._hangups is None:
@@ -167,6 +193,18 @@ class Runtime:
         """Models that have been replaced and still answer their last requests."""
         return len(self._draining)
 
+    def known(self, name: str) -> Choice | None:
+        """The model that this server has called so: one that it has served, the configured one, or
+        the demo model."""
+        found = self._known.get(name) or self._configured_choice()
+        if found is not None and found.name == name:
+            return found
+        if name == "demo":
+            with contextlib.suppress(rn.Error):  # an installation without it
+                path = os.fspath(rn.demo_model())
+                return Choice(path, Path(path).name)
+        return None
+
     def serving(self) -> Serving:
         """The model to answer with; raises 503 while it loads, has failed or the server stops, and
         400 without one."""
@@ -182,7 +220,7 @@ class Runtime:
         total = self._ended
         for serving in self._engines():
             total += _counts(serving)
-        return total
+        return replace(total, waiting=total.waiting + self._admission.pending)
 
     def caches(self) -> dict[str, Counter[str]]:
         """The fields of rn.CacheStats by the name of the model, over all times it was loaded."""
@@ -190,6 +228,10 @@ class Runtime:
         for serving in self._engines():
             total.setdefault(serving.name, Counter()).update(asdict(serving.engine.cache_stats()))
         return total
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
 
     @property
     def keeps_states(self) -> bool:
@@ -214,7 +256,7 @@ class Runtime:
 
         Requests at work go on, on the model that they began with. Where memory is too small for
         both models they have 30 s to end. If the load fails, the previous model serves again.
-        Raises Busy during another load, and 500 for one that fails.
+        Raises Busy during another load, and 400 or 500 for one that fails.
         """
         if self._load_greenlet:
             raise Busy
@@ -230,7 +272,7 @@ class Runtime:
         if isinstance(problem, gevent.GreenletExit):
             raise errors.stopping()
         if problem is not None:
-            raise errors.load_failed(problem)
+            raise errors.load_failed(problem.message, problem.detail, problem.param)
 
     def enter_deploy(self) -> None:
         """Until the process ends."""
@@ -240,7 +282,6 @@ class Runtime:
     def configure(self, given: SamplingFields, state: Path | EllipsisType | None = ...) -> None:
         """Other defaults for requests to come, and another tuned state if one is given; None: none.
         Everything or, for a state that does not fit the model (400), nothing."""
-        self._limits.check(given.max_tokens)
         while True:
             serving, stored = self._serving, self._stored
             path, tuned = stored.state, None if serving is None else serving.state
@@ -254,7 +295,7 @@ class Runtime:
         if serving is not None:
             self._serving = replace(
                 serving,
-                persona=configured(serving.persona, defaults, self._limits.max_tokens),
+                persona=configured(serving.persona, defaults),
                 state=tuned,
             )
         self._leave()
@@ -337,21 +378,21 @@ class Runtime:
 
     def _replace(
         self, choice: Choice, tell: Tell, switched: bool, instead: Choice | None
-    ) -> str | None:
+    ) -> loading.Failure | None:
         """Loads a model in the place of the present one, or if it cannot be, another one
         `instead`. Returns what went wrong."""
         try:
             self._make_room(choice)
             serving = self._configured(self._open(choice, tell))
         except Exception as problem:
-            reason = loading.reason(problem, choice)
+            failure = loading.failure(problem, choice)
             fault = problem if loading.is_fault(problem) else None
-            log.error("failed to load %s: %s", choice.name, reason, exc_info=fault)
+            log.error("failed to load %s: %s", choice.name, failure.detail, exc_info=fault)
             if instead is not None:
                 log.warning("%s is loaded in its place, as configured", instead.name)
                 return self._replace(instead, tell, False, None)
             self._restore(tell)
-            return reason
+            return failure
         self._take(serving, choice)
         self._switched = switched
         self._leave()
@@ -384,6 +425,7 @@ class Runtime:
 
     def _take(self, serving: Serving, choice: Choice) -> None:
         self._serving, self._choice, self._status = serving, choice, WORKING
+        self._known[choice.name] = choice
 
     def _restore(self, tell: Tell) -> None:
         """After a load that failed: the previous model again, from memory or else from its file."""
@@ -412,7 +454,7 @@ class Runtime:
                 except errors.Refusal as problem:
                     log.warning("%s: %s: no tuned state", stored.state, problem)
             if self._stored is stored:
-                persona = configured(serving.persona, stored.defaults, self._limits.max_tokens)
+                persona = configured(serving.persona, stored.defaults)
                 return replace(serving, persona=persona, state=tuned)
 
     def _load(self, choice: Choice) -> rn.Loading:
@@ -451,7 +493,7 @@ class Runtime:
             tokenizer,
             max_batch=config.max_batch,
             prefill_chunk=config.prefill_chunk,
-            max_queue=config.max_queue,
+            max_queue=_ENGINES_QUEUE,
             step_ms=config.step_ms,
             speculate=config.speculate,
             cache_bytes=self._cache_bytes() if config.cache_mb else 0,
@@ -475,6 +517,8 @@ class Runtime:
             hangups=self._hangups,
             tuned=TunedStates(model),
             limits=self._limits,
+            admission=self._admission,
+            window=_WINDOW * config.max_batch,
         )
 
     # The end of a model that has been replaced.

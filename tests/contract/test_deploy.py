@@ -51,11 +51,12 @@ def test_everything_else_is_open(deployed: Server) -> None:
 
 
 def test_switch_model_closes_the_server() -> None:
-    """And only a load that works does."""
+    """Also where the load fails, or the request is wrong: who asks for protection relies on it."""
     with serving(access_log=0) as server:
         body = {"model": "demo.safetensors", "deploy": "true"}  # as its deployment script sends it
-        server.post("/switch-model", {**body, "strategy": "none"}, expect=500)
+        server.post("/switch-model", {"model": "demo", "deploy": "perhaps"}, expect=400)
+        server.post("/switch-model", {"model": "demo", "deploy": False})
         server.post("/update-config", {"max_tokens": 5})
-        server.post("/switch-model", body)
+        server.post("/switch-model", {**body, "model": "nope.pth"}, expect=400)
         refused(server, "/switch-model", {**body, "deploy": False})
         refused(server, "/update-config", {})

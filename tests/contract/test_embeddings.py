@@ -102,7 +102,7 @@ def test_no_input(server: Server, nothing: Any) -> None:
         ({"input": [[1], []]}, "input[1]"),
         ({"input": [257]}, "input"),
         ({"input": [[1], [-1]]}, "input"),
-        ({"input": ["x"] * 1025}, "input"),
+        ({"input": ["x"] * 2049}, "input"),
         ({"input": "x", "dimensions": 0}, "dimensions"),
         ({"input": "x", "dimensions": 4097}, "dimensions"),
         ({"input": "x", "dimensions": "many"}, "dimensions"),

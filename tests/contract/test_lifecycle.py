@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from serving import ENDLESS, ROOT, SOAK, Server, serving, wait_until
@@ -123,13 +124,14 @@ def test_a_second_master_is_refused() -> None:
 
 
 def test_the_name_is_the_file_name_without_extension(tmp_path: Path) -> None:
-    path = tmp_path / "RWKV-x070-mine-0.1B.safetensors"
+    """Also one that is not UTF-8: a byte of it is written as an escape."""
+    path = tmp_path / os.fsdecode(b"RWKV-x070-mine-\xe9-0.1B.safetensors")
     path.symlink_to(DEMO)
     with serving(model=path, strategy="cpu fp32", max_batch=1) as server:
-        name = "RWKV-x070-mine-0.1B"
+        name = r"RWKV-x070-mine-\xe9-0.1B"
         assert server.status()["model"] == name
         assert server.post("/completions", {"prompt": "x", "max_tokens": 1})["model"] == name
-        assert server.get(f"/v1/models/{name}")["id"] == name
+        assert server.get(f"/v1/models/{quote(name)}")["id"] == name
 
 
 @pytest.mark.parametrize(

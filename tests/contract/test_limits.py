@@ -40,10 +40,20 @@ def test_prompts_that_are_just_short_enough(limited: Server) -> None:
 
 
 def test_answers_that_are_too_long(limited: Server) -> None:
-    for path in ("/completions", "/update-config"):
-        answer = limited.post(path, {"prompt": "x", "max_tokens": 21}, expect=400)
-        assert answer["detail"] == "max_tokens must be an integer between 1 and 20"
-    body = {"prompt": "x", "logit_bias": {"0": -100}}
+    """What asks for more than the limit, or says nothing, gets as much as there is."""
+    status = limited.status()
+    assert (status["max_tokens"], status["default_max_tokens"]) == (20, 20)
+    for body in (
+        {"prompt": "x"},
+        {"messages": [{"role": "user", "content": "x"}], "stop": ["\0"]},
+    ):
+        path = "/completions" if "prompt" in body else "/chat/completions"
+        for asked in ({}, {"max_tokens": 21}, {"max_tokens": 131072}, {"max_tokens": -1}):
+            answer = limited.post(path, {**body, **asked, "ignore_eos": True})
+            assert answer["usage"]["completion_tokens"] == 20
+            assert answer["choices"][0]["finish_reason"] == "length"
+    assert limited.post("/update-config", {"max_tokens": 21}) == "success"
+    body = {"prompt": "x", "ignore_eos": True}
     assert limited.post("/completions", body)["usage"]["completion_tokens"] == 20
 
 

@@ -202,6 +202,11 @@ def test_paths_that_may_be_written(studio: Server, workspace: Path, midi_path: s
         ("midi/latin.txt", "midi/a.mid", "txt_path", None),
         ("midi/wrong.txt", "midi/a.mid", "txt_path", None),
         ("midi/large.txt", "midi/a.mid", "txt_path", None),
+        ("midi/.hidden.txt", "midi/a.mid", "txt_path", None),
+        ("midi/innocent.txt", "midi/a.mid", "txt_path", None),
+        ("midi/plain.csv", "midi/a.mid", "txt_path", None),
+        ("midi/secret.txt", "midi/a.mid", "txt_path", None),
+        ("midi/secrets.txt", "midi/a.mid", "txt_path", None),
         (5, "midi/a.mid", "txt_path", None),
     ],
 )
@@ -217,6 +222,9 @@ def test_paths_and_files_that_are_refused(
     (folder / "folder").mkdir(exist_ok=True)
     (folder / "latin.txt").write_bytes(b"pi:3c:a \xe9")
     (folder / "wrong.txt").write_bytes(b"pi:3c:a\npi:3c:0")
+    for name in (".hidden.txt", "plain.csv", "secret.txt"):
+        (folder / name).write_text("https://alice:ghp_SECRET@git.example\n")
+    (folder / "secrets.txt").write_text("https://alice:ghp_SECRET@git.example " * 1500)
     with (folder / "large.txt").open("wb") as large:
         large.truncate((8 << 20) + 1)
     if not (folder / "pipe").exists():
@@ -224,12 +232,14 @@ def test_paths_and_files_that_are_refused(
         (folder / "out").symlink_to(workspace.parent)
         (folder / "away.mid").symlink_to(workspace.parent / "away.mid")
         (folder / "away.txt").symlink_to("/etc/passwd")
+        (folder / "innocent.txt").symlink_to(folder / ".hidden.txt")
     before = sorted(workspace.parent.rglob("*"))
     body = {"txt_path": txt_path, "midi_path": midi_path}
     answer = refusal(studio, "/txt-to-midi", body, param)
     assert detail is None or answer["detail"] == detail
     assert sorted(workspace.parent.rglob("*")) == before
     assert str(workspace) not in json.dumps(answer)
+    assert "SECRET" not in json.dumps(answer) and "alice" not in json.dumps(answer)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -153,11 +153,11 @@ def test_ranges_are_those_of_the_server(server: Server, document: dict[str, Any]
     fields = document["components"]["schemas"]["CompletionRequest"]["properties"]
     for name, field in fields.items():
         for bound, beyond in (("minimum", -1), ("maximum", 1)):
-            if bound not in field:
-                continue
+            if bound not in field or (name, bound) == ("min_tokens", "maximum"):
+                continue  # 100 000 tokens would be drawn
             seen += 1
             edge, step = field[bound], 1 if "integer" in field["type"] else 1e-6
             server.post("/completions", {**base, name: edge})
             answer = server.post("/completions", {**base, name: edge + beyond * step}, expect=400)
             assert answer["error"]["param"] == name
-    assert seen == 20
+    assert seen == 21

@@ -33,8 +33,7 @@ DIFFERENT: dict[str, dict[str, Any]] = {
     "completion_stop_partial_leak": {"text": " a b "},
     "completion_prompt_list": {"usage": {"prompt_tokens": 4}},  # of both prompts
     "completion_empty_stop_string": {
-        "text": "stop must not contain an empty string: it would stop everything",
-        "finish_reason": None,
+        "text": " a b STOP",  # an empty stop is none
         "usage": {},
     },
     "midi_stream": {"text": " p:24:a p:2a:a t14 p:24:0"},  # <end> ends the piece

@@ -17,6 +17,7 @@ from serving import ENDLESS, SOAK, Server, completion_texts, events_of, serving,
 
 GOLDEN = "tests/golden/data"
 OTHER = f"{GOLDEN}/v70_L3_D32_fp32.pth"
+TUNED = f"{GOLDEN}/v70_L3_D32_fp32_state.state.pth"
 DEMO = "demo.safetensors"
 
 
@@ -60,6 +61,27 @@ def test_every_model_gets_the_states_that_the_server_keeps() -> None:
         assert server.log().count("states fp16") == 2
 
 
+def test_names_that_models_shows(server: Server) -> None:
+    """What the server has called a model loads it again, wherever its file lies."""
+    server.post("/switch-model", {"model": OTHER, "strategy": "cpu fp32"})
+    name = server.get("/models")["data"][0]["id"]
+    server.post("/switch-model", {"model": "demo"})
+    assert server.status()["model"] == "demo"
+    server.post("/switch-model", {"model": name, "strategy": "cpu fp32"})
+    assert server.status()["model"] == name == Path(OTHER).stem
+    assert server.post("/switch-model", {"model": "demo"}) == "success"
+
+
+def test_runners_own_strategies(server: Server) -> None:
+    """As its desktop client sends them, with a line in the log; tests/unit/test_strategies.py has
+    the others."""
+    body = {"model": OTHER, "customCuda": False, "deploy": False}
+    server.post("/switch-model", {**body, "strategy": "fp16i8 layer20 chunk128"})
+    assert "RWKV Runner is cpu fp16i8 *20 -> cpu fp16 on this CPU" in server.log()
+    server.post("/switch-model", {"model": "demo", "strategy": "albatross workers=1 batch=16"})
+    assert server.status()["model"] == "demo"
+
+
 @pytest.mark.parametrize("nothing", [None, ""])
 def test_unload(server: Server, nothing: str | None) -> None:
     assert server.post("/switch-model", {"model": nothing, "strategy": "cpu fp32"}) == "success"
@@ -78,7 +100,11 @@ def test_unload(server: Server, nothing: str | None) -> None:
         ),
         ({"model": OTHER, "strategy": "cuda fp16"}, "not compiled with CUDA"),
         ({"model": OTHER, "strategy": "quick"}, "is no strategy"),
+        ({"model": OTHER, "strategy": "webgpu nf4"}, "use 'cpu fp32', 'cpu bf16', 'cpu fp16'"),
+        ({"model": OTHER, "strategy": "cpu 8192"}, "is no strategy"),  # no GGUF
         ({"model": "README.md"}, "invalid header or archive is corrupted: README.md"),
+        ({"model": "web/"}, "failed to load: web/: is a folder with no checkpoint in it"),
+        ({"model": TUNED}, f"failed to load: {TUNED}: is a tuned state, not a model"),
         ({"model": OTHER, "tokenizer": "world"}, "the tokenizer world has 65530 ids"),
         ({"model": OTHER, "tokenizer": "none.txt"}, "none.txt: there is no such file"),
     ],
@@ -86,9 +112,11 @@ def test_unload(server: Server, nothing: str | None) -> None:
 def test_a_load_that_fails_leaves_the_model(
     server: Server, wrong: dict[str, Any], said: str
 ) -> None:
-    answer = server.post("/switch-model", wrong, expect=500)
+    answer = server.post("/switch-model", wrong, expect=400)
     assert said in answer["detail"] and answer["detail"].startswith("failed to load: ")
-    assert answer["error"]["message"] == answer["detail"]
+    error = answer["error"]
+    assert error["message"].startswith("failed to load: ") and error["code"] == "load_failed"
+    assert error["param"] in wrong and error["type"] == "invalid_request_error"
     status = server.status()
     assert (status["status"], status["model"]) == (3, "demo")
     assert server.post("/completions", {"prompt": "x", "max_tokens": 1})["model"] == "demo"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ def test_what_is_free() -> None:
         ("models/RWKV-x070-0.1B", "RWKV-x070-0.1B"),  # no extension: none is cut
         ("folder.of.one/", "folder.of.one"),
         ("x.gguf", "x"),
+        (os.fsdecode(b"rwkv-\xe9.safetensors"), r"rwkv-\xe9"),
+        ("a\x1b[31m\nb.pth", r"a\x1b[31m\nb"),
     ],
 )
 def test_names(said: str, name: str) -> None:
@@ -67,10 +70,21 @@ def test_names(said: str, name: str) -> None:
             "invalid header or archive is corrupted: models/m.pth: is a damaged",
         ),
         (rn.errors.InvalidError("/w/tok/secret.txt: bad"), "secret.txt: bad"),
+        (rn.errors.CheckpointError("/w/models/m.pth: is a folder with no"), "models/m.pth: is a f"),
+        (rn.errors.MissingFileError("/w/tok/secret.txt: no"), "secret.txt: no"),
+        (rn.errors.InvalidError("a\n[CRITICAL] b"), r"a\n[CRITICAL] b"),
         (RuntimeError("a secret"), "unexpected RuntimeError"),
     ],
 )
 def test_reasons(problem: Exception, said: str) -> None:
     choice = Choice("/w/models/m.pth", "models/m.pth", tokenizer="/w/tok/secret.txt")
-    text = loading.reason(problem, choice)
-    assert text.startswith(said) and "/w/" not in text and "a secret" not in text
+    failure = loading.failure(problem, choice)
+    assert failure.detail.startswith(said)
+    for text in (failure.detail, failure.message):
+        assert "/w/" not in text and "a secret" not in text
+
+
+def test_a_tuned_state_is_no_model(golden: Path) -> None:
+    choice = chosen(golden / "v70_L3_D32_fp32_state.state.pth")
+    with pytest.raises(rn.errors.CheckpointError, match="is a tuned state, not a model"):
+        loading.needed(choice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from web.errors import Refusal
 from web.schemas.chat import chat_request
 from web.schemas.completions import completion_request
 from web.schemas.fields import Fields, _values, as_integer, as_number, decode, read
+from web.schemas.sampling import CONSTRAINTS, EXTRAS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,8 @@ def test_stops() -> None:
     assert stop("a") == ("a",)
     assert stop(["a", "b"]) == ("a", "b")
     assert stop([]) == ()
-    for wrong in ("", [""], 5, [5], {}):
+    assert stop("") is None and stop([""]) is None and stop(["", "a", ""]) == ("a",)
+    for wrong in (5, [5], {}, ["", 5]):
         with pytest.raises(Refusal, match="stop"):
             stop(wrong)
 
@@ -222,3 +227,54 @@ def test_any_messages_are_read_or_refused_by_name(messages: list[Any]) -> None:
         chat_request(Fields({"messages": messages}))
     except Refusal as refusal:
         assert refusal.param and refusal.param.startswith("messages[")
+
+
+# Value -> whether it asks for something; of every field that constrains an answer.
+ASKS = [("x", True), ({"a": 1}, True), (["x"], True), (5, True), (True, True)]
+ASKS_NOT = [None, "", [], False]
+
+
+@pytest.mark.parametrize("name", [*CONSTRAINTS, *EXTRAS])
+def test_what_constrains_an_answer_is_refused_by_name(name: str) -> None:
+    bodies = ({"messages": [{"role": "user", "content": "x"}]}, {"prompt": "x"})
+    for body, schema in zip(bodies, (chat_request, completion_request), strict=True):
+        for value, asks in [*ASKS, *((value, False) for value in ASKS_NOT)]:
+            if not asks:
+                assert schema(Fields({**body, name: value})) == schema(Fields(body))
+                continue
+            with pytest.raises(Refusal, match=f"^{name} is not supported yet") as caught:
+                schema(Fields({**body, name: value}))
+            assert caught.value.status.startswith("400") and caught.value.param == name
+            assert caught.value.error_code == "unsupported_value"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "asks"),
+    [
+        ("guided_json", {}, True),  # any JSON
+        ("json_schema", {}, True),
+        ("prompt_logprobs", 0, True),  # those of the prompt itself
+        ("structured_outputs", {}, False),
+        ("structured_outputs", {"json": None, "regex": None}, False),
+        ("structured_outputs", {"choice": ["yes", "no"]}, True),
+        ("format", "json", True),
+        ("num_beams", 1, False),
+        ("n_probs", 0, False),
+        ("n_probs", 10, True),
+        ("truncate_prompt_tokens", -1, False),
+        ("truncate_prompt_tokens", 512, True),
+    ],
+)
+def test_defaults_of_clients_constrain_nothing(field: str, value: Any, asks: bool) -> None:
+    body = {"prompt": "x", field: value}
+    if not asks:
+        assert completion_request(Fields(body)) == completion_request(Fields({"prompt": "x"}))
+        return
+    with pytest.raises(Refusal, match=f"^{field} is not supported yet"):
+        completion_request(Fields(body))
+
+
+def test_constraints_are_in_the_documentation() -> None:
+    table = (ROOT / "docs" / "compatibility.md").read_text().partition("## Fields of other")[2]
+    for name in (*CONSTRAINTS, *EXTRAS):
+        assert f"`{name}`" in table, name

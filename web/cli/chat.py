@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             system=persona.system,
             tool=persona.tool,
         )
-        sampling = sampling_of(args, persona, chat_stops(None, names))
+        sampling = sampling_of(args, persona, chat_stops(None, names), chat=True)
         conversation = Conversation(model, tokenizer, engine, names, args.system, persona)
         watched = sys.stdin.isatty()
         if watched:

@@ -50,7 +50,7 @@ _SETTINGS = (
         "step_ms",
         "speculate",
     ),
-    *("cache_mb", "max_prompt_tokens", "max_tokens"),
+    *("cache_mb", "max_prompt_tokens", "max_tokens", "default_max_tokens", "runner_models"),
 )
 
 
@@ -114,6 +114,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="let web pages of this origin use the server, such as https://chat.example.com; '*':"
         " all (default: pages of this machine)",
     )
+    server.add_argument(
+        "--runner-models",
+        action="store_true",
+        default=None,
+        help="list gpt-3.5-turbo and text-davinci-003 in /v1/models, as RWKV Runner does, for"
+        " clients that insist on such a name",
+    )
     files = parser.add_argument_group("files that requests may name")
     files.add_argument("--workspace", metavar="DIR", help="default: the current folder")
     files.add_argument(
@@ -139,7 +146,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--max-queue",
         type=int,
         metavar="N",
-        help="requests that may wait; more get a 429 (default: 1024)",
+        help="requests that may wait; more get a 429 (default: 4096)",
     )
     engine.add_argument(
         "--step-ms",
@@ -169,7 +176,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--max-tokens",
         type=int,
         metavar="N",
-        help="upper limit for a request's max_tokens (default: 102400)",
+        help="upper limit for the tokens of an answer; requests for more are cut down (default:"
+        " 102400)",
+    )
+    engine.add_argument(
+        "--default-max-tokens",
+        type=int,
+        metavar="N",
+        help="limit for chats that set none (default: 4096); completions keep theirs of 500",
     )
 
 

@@ -92,15 +92,20 @@ def sampling_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, type=kind, metavar=metavar, help=text)
 
 
-def sampling_of(args: argparse.Namespace, persona: Persona, stops: list[str]) -> rn.Sampling:
-    """The flags over the family's defaults, with the ranges and messages of the server."""
+def sampling_of(
+    args: argparse.Namespace, persona: Persona, stops: list[str], chat: bool = False
+) -> rn.Sampling:
+    """The flags over the family's defaults, with the ranges and messages of the server. `chat`: an
+    answer that ends by itself."""
     from web import errors, generation
     from web.schemas import sampling
     from web.schemas.fields import Fields
 
     given = {name: getattr(args, name) for name, *_ in _SAMPLING}
     try:
-        return generation.sampling_for(persona, sampling.sampling_of(Fields(given)), stops)
+        return generation.sampling_for(
+            persona, sampling.sampling_of(Fields(given)), stops, chat=chat
+        )
     except errors.Refusal as refusal:
         raise Refused("--" + refusal.message.replace("_", "-", 1)) from None
 

@@ -46,14 +46,21 @@ class Conversions:
         self._waiting = 0
 
     def to_midi(
-        self, text: str, field: str, client: child.Client, vocabulary: str | None = None
+        self,
+        text: str,
+        field: str,
+        client: child.Client,
+        vocabulary: str | None = None,
+        quote: bool = True,
     ) -> bytes:
-        """The file of a text, in the vocabulary of the served model unless another is named."""
+        """The file of a text, in the vocabulary of the served model unless another is named.
+        Without `quote` errors show nothing of the text, which may be a file of somebody else's."""
         vocabulary = vocabulary or self._vocabulary()
         try:
             if _is_quick(len(text), LIMITS.text):
-                return in_thread(text_to_midi, text, VOCABULARIES[vocabulary])
-            return self._by_child("midi", vocabulary, text.encode(), client)
+                return in_thread(text_to_midi, text, VOCABULARIES[vocabulary], LIMITS, quote)
+            kind = "midi" if quote else "midi unquoted"
+            return self._by_child(kind, vocabulary, text.encode(), client)
         except MidiError as problem:
             raise errors.invalid(field, f"cannot be converted: {problem}") from None
 

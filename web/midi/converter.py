@@ -1,6 +1,7 @@
 """The child process of `conversion.py`: one text or MIDI file in, the other out.
 
-Arguments: what to make, "midi" or "text", and of which vocabulary. Standard output: the result and
+Arguments: what to make, "midi" or "text" ("midi unquoted": errors show nothing of the text), and of
+which vocabulary. Standard output: the result and
 exit code 0, or what is wrong and the code of `conversion.py` for it.
 """
 
@@ -24,8 +25,8 @@ def main(kind: str, vocabulary: str) -> tuple[bytes, int]:
     given = sys.stdin.buffer.read()
     words = VOCABULARIES[vocabulary]
     try:
-        if kind == "midi":
-            return text_to_midi(given.decode(), words), 0
+        if kind.startswith("midi"):
+            return text_to_midi(given.decode(), words, quote=kind == "midi"), 0
         return midi_to_text(given, words).encode(), 0
     except NothingHeard as problem:
         return str(problem).encode(), 2

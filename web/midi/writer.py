@@ -27,9 +27,12 @@ _WAIT = re.compile(r"t0*([0-9]+)")
 _DIGITS = 12  # of a wait that can be in any limit
 
 
-def text_to_midi(text: str, vocabulary: Vocabulary = DEFAULT, limits: Limits = LIMITS) -> bytes:
+def text_to_midi(
+    text: str, vocabulary: Vocabulary = DEFAULT, limits: Limits = LIMITS, quote: bool = True
+) -> bytes:
     """The file of a text. Blanks separate tokens: `pi:3c:a t62 pi:3c:0`. A note that no token ends
-    is not ended, except by `<end>` or after 5 s. Raises MidiError."""
+    is not ended, except by `<end>` or after 5 s. Raises MidiError, which
+    shows the token that is wrong unless `quote` is false: whoever names a file may not know it."""
     if len(text) > limits.text:
         raise MidiError(f"it has {len(text)} characters; at most {limits.text} are taken")
     score = _Score(vocabulary)
@@ -40,7 +43,8 @@ def text_to_midi(text: str, vocabulary: Vocabulary = DEFAULT, limits: Limits = L
         if problem is None and score.now > limits.seconds * 1000:
             problem = f"makes it longer than {limits.seconds} s"
         if problem is not None:
-            raise MidiError(f"token {count}, {_shown(token)} at character {position}, {problem}")
+            shown = f", {_shown(token)}" if quote else ""
+            raise MidiError(f"token {count}{shown} at character {position}, {problem}")
     return score.file()
 
 

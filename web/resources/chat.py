@@ -37,7 +37,11 @@ class ChatCompletionsResource:
         tools = self._remembered.of(answered)
         talk = conversation(serving.persona, request, tools)
         sampling = sampling_for(
-            serving.persona, request.sampling, chat_stops(request.sampling.stop, talk.names)
+            serving.persona,
+            request.sampling,
+            chat_stops(request.sampling.stop, talk.names),
+            lengths=serving.limits.lengths,
+            chat=True,
         )
         id = f"chatcmpl-{uuid.uuid4().hex}"
         created = int(time.time())

@@ -13,7 +13,6 @@ import falcon
 import msgspec
 
 from web import errors
-from web.config import Config
 from web.generation import Generation, Serving, fed_text, sampling_for
 from web.middleware import read_body
 from web.midi.composition import Compositions
@@ -31,23 +30,17 @@ _LONG = 50_000  # characters and ids above which a thread decodes what is echoed
 class CompletionsResource:
     """Raw completion: no prompt format, no default stops."""
 
-    def __init__(
-        self, runtime: Runtime, config: Config, starts: StartStates, compositions: Compositions
-    ) -> None:
+    def __init__(self, runtime: Runtime, starts: StartStates, compositions: Compositions) -> None:
         self._runtime = runtime
         self._compositions = compositions
         self._starts = starts
-        self._most_prompts = config.max_queue
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), completion_request)
         serving = self._runtime.serving()
-        if len(request.prompts) > self._most_prompts:
-            # 429 would make clients try again for ever.
-            raise errors.invalid("prompt", f"must hold at most {self._most_prompts} prompts")
         if request.form != "text":
             self._compositions.check(serving, request.form)
-        sampling = sampling_for(serving.persona, request.sampling)
+        sampling = sampling_for(serving.persona, request.sampling, lengths=serving.limits.lengths)
         id = f"cmpl-{uuid.uuid4().hex}"
         created = int(time.time())
         state = self._starts.of(serving, request.sampling.state)

@@ -12,8 +12,6 @@ import falcon
 import msgspec
 import numpy as np
 
-from web import errors
-from web.config import Config
 from web.generation import Answer, Generation
 from web.middleware import read_body
 from web.offload import breathe
@@ -25,16 +23,12 @@ from web.schemas.embeddings import Embedding, Embeddings, EmbeddingUsage, embedd
 class EmbeddingsResource:
     """Takes `input`: texts or token ids of the model that is served."""
 
-    def __init__(self, runtime: Runtime, config: Config) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._most_inputs = config.max_queue
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), embedding_request)
         serving = self._runtime.serving()
-        if len(request.inputs) > self._most_inputs:
-            # 429 would make clients try again for ever.
-            raise errors.invalid("input", f"must hold at most {self._most_inputs} texts")
         generation = Generation(
             serving,
             request.inputs,

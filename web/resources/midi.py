@@ -62,7 +62,7 @@ class TxtToMidiResource:
         request = fields.read(read_body(req), music_files_request)
         text, path = in_thread(self._files, request)
         client = Client.of(self._runtime.hangups, req)
-        midi = self._conversions.to_midi(text, "txt_path", client)
+        midi = self._conversions.to_midi(text, "txt_path", client, quote=False)
         in_thread(named.save, path, "midi_path", midi)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'
@@ -70,6 +70,8 @@ class TxtToMidiResource:
     def _files(self, request: MusicFilesRequest) -> tuple[str, Path]:
         path = self._roots.output("midi_path", request.midi_path)
         source = self._roots.find("txt_path", request.txt_path)
+        if source.suffix.lower() != ".txt":
+            raise errors.invalid("txt_path", "must name a .txt file")
         data = named.contents(source, "txt_path", LIMITS.text)
         try:
             return data.decode("utf-8-sig"), path

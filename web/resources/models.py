@@ -1,13 +1,17 @@
-"""GET /models and /models/{id}: the loaded model, and two names that old clients insist on."""
+"""GET /models and /models/{id}: the loaded model and what it can do, and, with `--runner-models`,
+two names that old clients insist on. Requests are answered whatever model they name.
+"""
 
 from __future__ import annotations
 
 import falcon
 import msgspec
+from msgspec import UNSET
 
 from web import errors
+from web.config import Config
 from web.runtime import Runtime
-from web.schemas.answers import Model, Models, Permission
+from web.schemas.answers import Capabilities, Model, Models, Permission
 
 
 def _stand_in(id: str, created: int, owner: str, permission: str, granted: int) -> Model:
@@ -35,24 +39,40 @@ _STAND_INS = {
 
 def _entry(runtime: Runtime) -> Model:
     name = runtime.model_name or "rwkv"
-    return Model(id=name, created=runtime.created, owned_by="rwkv", root=name)
+    entry = Model(id=name, created=runtime.created, owned_by="rwkv", root=name)
+    if runtime.model is None:
+        return entry
+    chats, length = runtime.model.persona.chats, runtime.context_length or UNSET
+    return msgspec.structs.replace(
+        entry,
+        context_length=length,
+        context_window=length,
+        max_model_len=length,
+        capabilities=Capabilities(completion_chat=chats, function_calling=chats),
+    )
 
 
 class ModelsResource:
-    """The list, the real model first."""
+    """The list: what is loaded, if anything is. RWKV Runner lists its two names always, and a model
+    "rwkv" where none is loaded."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, config: Config) -> None:
         self._runtime = runtime
+        self._as_runner = config.runner_models
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode(Models(data=[_entry(self._runtime), *_STAND_INS.values()]))
+        entries = [_entry(self._runtime)] if self._as_runner or self._runtime.model else []
+        if self._as_runner:
+            entries += _STAND_INS.values()
+        resp.data = msgspec.json.encode(Models(data=entries))
 
     on_head = on_get
 
 
 class ModelResource:
-    """One model: the loaded one by its name, or by any name with "rwkv" in it."""
+    """One model: the loaded one by its name, or by any name with "rwkv" in it; and the two names,
+    listed or not."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

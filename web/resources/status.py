@@ -65,6 +65,8 @@ class StatusResource:
                 prompt_tokens=counts.prompt_tokens,
                 completion_tokens=counts.completion_tokens,
                 draining=runtime.draining,
+                max_tokens=runtime.limits.lengths.most,
+                default_max_tokens=runtime.limits.lengths.unset,
                 progress=UNSET if progress is None else round(progress, 4),
             )
         )

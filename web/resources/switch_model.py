@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import falcon
@@ -9,10 +10,13 @@ import falcon
 from web.loading import Choice
 from web.middleware import read_body
 from web.offload import in_thread
-from web.paths import Roots
+from web.paths import CHECKPOINTS, Roots
 from web.runtime import Busy, Runtime
 from web.schemas import fields
-from web.schemas.switching import SwitchRequest, switch_request
+from web.schemas.switching import SwitchRequest, asks_for_deploy, switch_request
+from web.strategies import meant
+
+log = logging.getLogger("gunicorn.error")
 
 
 class SwitchModelResource:
@@ -23,15 +27,16 @@ class SwitchModelResource:
         self._roots = roots
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        request = fields.read(read_body(req), switch_request)
-        choice = in_thread(self._choice, request)
+        body = read_body(req)
+        # Whatever becomes of the rest: who asks for protection relies on it from here on.
+        if fields.read(body, asks_for_deploy):
+            self._runtime.enter_deploy()
+        choice = in_thread(self._choice, fields.read(body, switch_request))
         try:
             self._runtime.switch(choice)
         except Busy:
             resp.status = falcon.HTTP_304
             return
-        if request.deploy:
-            self._runtime.enter_deploy()
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'
 
@@ -41,5 +46,13 @@ class SwitchModelResource:
         tokenizer = request.tokenizer
         if tokenizer is not None and Path(tokenizer).suffix.lower() in (".txt", ".json"):
             tokenizer = str(self._roots.find("tokenizer", tokenizer))
-        path = self._roots.find("model", request.model, ".pth")
-        return Choice(str(path), request.model, request.strategy, tokenizer)
+        path, said = self._roots.find("model", request.model, *CHECKPOINTS), request.model
+        if path.exists():
+            self._roots.check_checkpoint("model", path)
+        elif (known := self._runtime.known(request.model)) is not None:
+            # A name that /models has shown, of a file that lies elsewhere or is called otherwise.
+            path, said, tokenizer = Path(known.path), known.said, tokenizer or known.tokenizer
+        strategy = meant(request.strategy, str(path))
+        if strategy.note is not None:
+            log.info("%s", strategy.note)
+        return Choice(str(path), said, strategy.strategy, tokenizer)

@@ -92,6 +92,16 @@ class Permission(msgspec.Struct, frozen=True, kw_only=True):
     is_blocking: bool = False
 
 
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """In Mistral's words, by which clients choose what they offer."""
+
+    completion_chat: bool
+    function_calling: bool
+    completion_fim: bool = False
+    vision: bool = False
+    audio: bool = False
+
+
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: Literal["model"] = "model"
@@ -100,6 +110,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     permission: list[Permission] | UnsetType = UNSET
     root: str
     parent: None = None
+    # Tokens that the model was trained for or the server takes, where either has a limit: by the
+    # names of OpenRouter, Groq and vLLM.
+    context_length: int | UnsetType = UNSET
+    context_window: int | UnsetType = UNSET
+    max_model_len: int | UnsetType = UNSET
+    capabilities: Capabilities | UnsetType = UNSET
 
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,4 +133,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     draining: int  # models that have been replaced and still answer
+    max_tokens: int  # of one answer at most
+    default_max_tokens: int  # of a chat that does not say
     progress: float | UnsetType = UNSET  # the share of the weights that is loaded

@@ -29,6 +29,8 @@ PROMPT = {
     },
 }
 
+MOST_TEXTS = 2048  # of one request, as OpenAI takes to be embedded
+
 _PIECE = 1 << 14  # ids that are checked at a time, so that the hub can run in between
 
 # RWKV has no token for "start of text": what OpenAI means by an empty prompt is one new line here.
@@ -84,8 +86,15 @@ def _prompts(fields: Fields) -> list[Prompt]:
             return [ids]
         prompts = [(one or EMPTY) if isinstance(one, str) else token_ids(one) for one in value]
         if all(one is not None for one in prompts):
+            check_count(fields, "prompt", len(prompts))
             return [EMPTY if len(one) == 0 else one for one in prompts]
     raise fields.wrong("prompt", "must be a string, an array of token ids, or an array of those")
+
+
+def check_count(fields: Fields, field: str, count: int) -> None:
+    """400 for more texts in one request than OpenAI's API takes."""
+    if count > MOST_TEXTS:
+        raise fields.wrong(field, f"must hold at most {MOST_TEXTS} texts, and holds {count}")
 
 
 def token_ids(value: Any) -> list[int] | np.ndarray | None:

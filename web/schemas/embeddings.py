@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from web import errors
-from web.schemas.completions import Prompt, token_ids
+from web.schemas.completions import Prompt, check_count, token_ids
 from web.schemas.fields import TOKEN_ID, Fields
 
 # The shape of what is embedded, for /openapi.json.
@@ -105,5 +105,6 @@ def _inputs(fields: Fields) -> list[Prompt]:
                 raise fields.wrong(f"input[{index}]", "must not be empty")
         inputs = [one if isinstance(one, str) else token_ids(one) for one in value]
         if all(one is not None for one in inputs):
+            check_count(fields, "input", len(inputs))
             return inputs
     raise fields.wrong("input", "must be a string, an array of token ids, or an array of those")

@@ -1,14 +1,15 @@
 """The fields that chat and completions share (runner-api 1.1 and OpenAI's), as one value.
 
-Called by `schemas/chat.py` and `schemas/completions.py`. Fields that would change the answer and
-cannot be honoured are refused by name; those that cannot change it (`user`, `metadata`, `store`,
-`service_tier`, ...) and those that nobody knows are ignored.
+Called by `schemas/chat.py` and `schemas/completions.py`. Fields that say which answers are right,
+or ask for something beside the answer, and cannot be honoured are refused by name; hints (`user`,
+`metadata`, `store`, samplers of other servers, ...) and what nobody knows are ignored.
+docs/compatibility.md lists both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -16,7 +17,9 @@ from msgspec import Meta
 from web.paths import LONGEST
 from web.schemas.fields import TOKEN_ID, WIRE, Fields, as_integer, as_number
 
-MAX_TOKENS = 102400
+# Of a JSON number that every client can write: what is above a server's limit is cut down to it.
+_LARGEST = 2**53 - 1
+_LARGEST_K = 2**31 - 1
 _MOST_STOPS = 128
 _LONGEST_STOP = 4096
 _MOST_STOP_IDS = 1024
@@ -33,10 +36,28 @@ DEFAULTS = (
 MaxTokens = Annotated[
     int,
     Meta(
-        ge=1,
-        le=MAX_TOKENS,
-        description="The most tokens to generate. 最多生成的 token 数。",
+        ge=-1,
+        le=_LARGEST,
+        description="The most tokens to generate, at most the server's limit; -1: as many as it "
+        "gives those who do not say; 0: only the prompt is read. "
+        "最多生成的 token 数，不超过服务器上限；-1 表示服务器的默认值，0 表示只读入提示词。",
         examples=[1000],
+    ),
+]
+MinTokens = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=_LARGEST,
+        description="The fewest tokens of an answer: before that nothing ends it. "
+        "回答的最少 token 数，在此之前不会结束。",
+    ),
+]
+IgnoreEnds = Annotated[
+    bool,
+    Meta(
+        description="Never draw the token that ends an answer: it goes on for max_tokens. "
+        "不生成结束 token，直到 max_tokens 为止。"
     ),
 ]
 Temperature = Annotated[
@@ -63,10 +84,10 @@ TopP = Annotated[
 TopK = Annotated[
     int,
     Meta(
-        ge=0,
-        le=100,
-        description="Only so many of the most probable tokens; 0: all. "
-        "只在概率最大的若干 token 中采样，0 表示不限。",
+        ge=-1,
+        le=_LARGEST_K,
+        description="Only so many of the most probable tokens; 0 or -1: all. "
+        "只在概率最大的若干 token 中采样，0 或 -1 表示不限。",
     ),
 ]
 MinP = Annotated[
@@ -97,8 +118,8 @@ FrequencyPenalty = Annotated[
 PenaltyDecay = Annotated[
     float,
     Meta(
-        ge=0.99,
-        le=0.999,
+        ge=0,
+        le=1,
         description="By which the counts shrink with every token. 出现次数每步的衰减系数。",
         examples=[0.996],
     ),
@@ -117,7 +138,8 @@ TunedState = Annotated[
 Seed = Annotated[
     int | None,
     Meta(
-        description="Makes the draws repeatable. 随机种子，用于复现结果。",
+        description="Makes the draws repeatable; -1 or null: others each time. "
+        "随机种子，用于复现结果；-1 表示每次不同。",
         extra_json_schema={
             WIRE: {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**64 - 1}
         },
@@ -126,14 +148,14 @@ Seed = Annotated[
 Stop = Annotated[
     tuple[str, ...] | None,
     Meta(
-        description="Texts that end the answer. 遇到这些文本时停止生成。",
+        description="Texts that end the answer; empty ones are ignored. "
+        "遇到这些文本时停止生成，空文本会被忽略。",
         extra_json_schema={
             WIRE: {
                 "type": ["string", "array", "null"],
-                "minLength": 1,
                 "maxLength": _LONGEST_STOP,
                 "maxItems": _MOST_STOPS,
-                "items": {"type": "string", "minLength": 1, "maxLength": _LONGEST_STOP},
+                "items": {"type": "string", "maxLength": _LONGEST_STOP},
             }
         },
     ),
@@ -167,6 +189,8 @@ class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
     """What a request says about sampling; None: it says nothing, so the model's default holds."""
 
     max_tokens: MaxTokens | None = None
+    min_tokens: MinTokens | None = None
+    ignore_eos: IgnoreEnds | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
     top_k: TopK | None = None
@@ -189,7 +213,20 @@ class StreamFields(msgspec.Struct, frozen=True):
 
 def defaults_of(fields: Fields) -> SamplingFields:
     """The fields that /update-config sets, and that a request may replace."""
-    return SamplingFields(**fields.plain(SamplingFields, *DEFAULTS))
+    given = _shared(fields)
+    if given.max_tokens == 0:
+        raise fields.wrong("max_tokens", "must be at least 1: 0 would leave every answer empty")
+    return given
+
+
+def _shared(fields: Fields) -> SamplingFields:
+    """The same of a request. What others mean by -1 is "not said" of a length, "off" of a cut."""
+    given = fields.plain(SamplingFields, *DEFAULTS)
+    if given["max_tokens"] == -1:
+        given["max_tokens"] = None
+    if given["top_k"] == -1:
+        given["top_k"] = 0
+    return SamplingFields(**given)
 
 
 def over(given: SamplingFields, below: SamplingFields) -> SamplingFields:
@@ -204,12 +241,18 @@ def sampling_of(fields: Fields, forms: Sequence[str] = ("text",)) -> SamplingFie
     """`forms` are those that `response_format` may ask for."""
     _refuse_what_changes_answers(fields)
     form_of(fields, forms)
-    shared = defaults_of(fields)
-    newer = fields.integer("max_completion_tokens", 1, MAX_TOKENS)
+    shared = _shared(fields)
+    newer = fields.integer("max_completion_tokens", -1, _LARGEST)
+    longest = shared.max_tokens if newer in (None, -1) else newer
+    more = fields.plain(SamplingFields, "min_tokens", "ignore_eos")
+    if longest is not None and (more["min_tokens"] or 0) > longest:
+        raise fields.wrong("min_tokens", f"must not be above max_tokens, which is {longest}")
+    seed = fields.integer("seed", -(2**63), 2**64 - 1)
     return msgspec.structs.replace(
         shared,
-        max_tokens=shared.max_tokens if newer is None else newer,
-        seed=fields.integer("seed", -(2**63), 2**64 - 1),
+        **more,
+        max_tokens=longest,
+        seed=None if seed == -1 else seed,
         stop=_stop(fields),
         stop_token_ids=_stop_token_ids(fields),
         logit_bias=_logit_bias(fields),
@@ -238,12 +281,44 @@ def form_of(fields: Fields, known: Sequence[str]) -> str:
     return kind
 
 
+# What says which answers are right, by the names of vLLM, SGLang, llama.cpp, Ollama and text UIs.
+CONSTRAINTS = (
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
+    *("json_schema", "regex", "ebnf", "structural_tag", "grammar", "grammar_string", "format"),
+    *("allowed_token_ids", "bad_words", "banned_strings", "banned_tokens", "custom_token_bans"),
+    *("logits_processors", "include_stop_str_in_output"),
+)
+# What asks for another prompt than the one that is given, or for numbers beside the answer.
+EXTRAS = (
+    *("prompt_logprobs", "n_probs", "use_beam_search", "num_beams", "truncate_prompt_tokens"),
+    *("prompt_embeds", "chat_template", "documents"),
+)
+# Some ask for nothing with these: one beam, no numbers, and as much of the prompt as there is.
+_HARMLESS: dict[str, tuple[int, ...]] = {
+    "n_probs": (0,),
+    "num_beams": (0, 1),
+    "truncate_prompt_tokens": (-1,),
+}
+
+
 def _refuse_what_changes_answers(fields: Fields) -> None:
     for name in ("n", "best_of"):
         if (fields.integer(name, 1, 128) or 1) > 1:
             raise fields.refuse(name, "above 1 is not supported yet")
     if fields.raw("top_logprobs") not in (None, 0):
         raise fields.refuse("top_logprobs", "is not supported yet")
+    for name in (*CONSTRAINTS, *EXTRAS):
+        if fields.has(name) and not _asks_for_nothing(name, fields.raw(name)):
+            raise fields.refuse(name, "is not supported yet")
+
+
+def _asks_for_nothing(name: str, value: Any) -> bool:
+    """Clients send their defaults. An empty schema is one that any JSON fits: it does ask."""
+    if isinstance(value, dict) and name == "structured_outputs":
+        return all(one is None for one in value.values())
+    if value is None or value is False or value in ("", []):
+        return True
+    return not isinstance(value, bool) and value in _HARMLESS.get(name, ())
 
 
 def _stop(fields: Fields) -> tuple[str, ...] | None:
@@ -253,13 +328,13 @@ def _stop(fields: Fields) -> tuple[str, ...] | None:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(s, str) for s in stops):
         raise fields.wrong("stop", "must be a string or an array of strings")
-    if not all(stops):
-        raise fields.wrong("stop", "must not contain an empty string: it would stop everything")
     if len(stops) > _MOST_STOPS or any(len(s) > _LONGEST_STOP for s in stops):
         raise fields.wrong(
             "stop", f"must have at most {_MOST_STOPS} strings of at most {_LONGEST_STOP} characters"
         )
-    return tuple(stops)
+    kept = tuple(stop for stop in stops if stop)
+    # Whoever names nothing but empty ones has not said; an empty list says that there are none.
+    return None if stops and not kept else kept
 
 
 def _stop_token_ids(fields: Fields) -> tuple[int, ...]:

@@ -17,8 +17,8 @@ Model = Annotated[
     str,
     Meta(
         max_length=LONGEST,
-        description="The file to load; null or empty unloads. "
-        "要加载的模型文件，null 或空表示卸载。",
+        description="The file to load, or a name that /models has shown; null or empty unloads. "
+        "要加载的模型文件或 /models 中出现过的名称，null 或空表示卸载。",
     ),
 ]
 Strategy = Annotated[
@@ -36,8 +36,8 @@ Tokenizer = Annotated[
 Deploy = Annotated[
     bool,
     Meta(
-        description="From now on, refuse requests that change the server. "
-        "从此拒绝会改变服务器的请求。"
+        description="From now on, refuse requests that change the server, also if the load fails. "
+        "从此拒绝会改变服务器的请求，加载失败时也是如此。"
     ),
 ]
 
@@ -47,6 +47,10 @@ class SwitchRequest(msgspec.Struct, frozen=True, kw_only=True):
     strategy: Strategy
     tokenizer: Tokenizer | None  # None: the one that the model asks for
     deploy: Deploy
+
+
+def asks_for_deploy(fields: Fields) -> bool:
+    return bool(fields.boolean("deploy"))
 
 
 def switch_request(fields: Fields) -> SwitchRequest:
