@@ -14,10 +14,12 @@ from web import errors
 # same on every server: a browser has no key to send before its page is there.
 _OPEN = frozenset({"/", "/health", "/docs", "/redoc", "/openapi.json"})
 _OPEN_FOLDER = "/static/"
+_HEADERS = ("x-api-key", "api-key")
 
 
 class ApiKeys:
-    """`Authorization: Bearer KEY` with any of the keys; without keys nothing is asked for."""
+    """`Authorization: Bearer KEY` with any of the keys, or `x-api-key: KEY` as Anthropic's clients
+    send it, or Azure's `api-key: KEY`; without keys nothing is asked for."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._digests = [sha256(key.encode()).digest() for key in keys]
@@ -28,7 +30,9 @@ class ApiKeys:
         if req.method == "OPTIONS":
             return  # a browser asks by it whether it may send a key
         scheme, _, key = (req.auth or "").partition(" ")
-        if scheme.lower() != "bearer" or not self._knows(key.strip()):
+        given = [key] if scheme.lower() == "bearer" else []
+        given += [req.get_header(name, default="") for name in _HEADERS]
+        if not any(self._knows(one.strip()) for one in given):
             resp.set_header("WWW-Authenticate", "Bearer")
             raise errors.no_key()
 

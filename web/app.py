@@ -9,6 +9,7 @@ runtime is handed in and started by whoever owns the process.
 from __future__ import annotations
 
 import falcon
+from falcon.inspect import inspect_routes
 
 from web import errors
 from web.api_keys import ApiKeys
@@ -38,6 +39,7 @@ from web.resources.status import HealthResource, RootResource, StatusResource
 from web.resources.switch_model import SwitchModelResource
 from web.resources.tokenize import TokenizeResource
 from web.resources.update_config import UpdateConfigResource
+from web.routes import Absent, Spellings
 from web.runtime import Runtime
 from web.static_files import REDOC, SWAGGER_UI, files
 from web.tuned import StartStates
@@ -54,6 +56,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app = Application(
         middleware=[
             CountAnswers(runtime.metrics),
+            Spellings(),
             RequestId(),
             Origins(config.cors_origin, Hosts(config.public_name, any=bool(config.api_key))),
             ApiKeys(config.api_key),
@@ -124,4 +127,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
         app.add_route(f"{prefix}/engines/text-embedding-ada-002/embeddings", embeddings)
         app.add_route(f"{prefix}/models", models)
         app.add_route(f"{prefix}/models/{{model_id:path}}", model)
+    absent = Absent([route.path for route in inspect_routes(app) if "{" not in route.path])
+    app.add_error_handler(falcon.HTTPRouteNotFound, absent.no_route)
+    app.add_error_handler(falcon.HTTPMethodNotAllowed, absent.no_method)
     return app

@@ -36,8 +36,11 @@ class Refusal(falcon.HTTPError):
         code: str | None = None,
         detail: Any = None,
         retry_after: int | None = None,
+        allow: str | None = None,
     ) -> None:
-        headers = None if retry_after is None else {"retry-after": str(retry_after)}
+        headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+        if allow is not None:
+            headers["allow"] = allow
         super().__init__(status, title=message, headers=headers)
         self.message = message
         self.param = param
@@ -125,6 +128,23 @@ def model_loading() -> Refusal:
 def no_model() -> Refusal:
     """503 of /health: nothing is served, and nothing is being loaded."""
     return Refusal(falcon.HTTP_503, "no model is served", code="model_not_loaded")
+
+
+def no_route(method: str, path: str, instead: str) -> Refusal:
+    """404 with the `detail` that RWKV Runner gives."""
+    message = f"no {clip(method)} {clip(path)} here: {instead}"
+    return Refusal(falcon.HTTP_404, message, code="unknown_url", detail="Not Found")
+
+
+def no_method(method: str, path: str, allow: str) -> Refusal:
+    """405, the same; `allow` are the methods that there are."""
+    return Refusal(
+        falcon.HTTP_405,
+        f"no {clip(method)} {clip(path)} here: it takes {allow}",
+        code="method_not_allowed",
+        detail="Method Not Allowed",
+        allow=allow,
+    )
 
 
 def model_not_found(name: str) -> Refusal:
