@@ -13,12 +13,13 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import EllipsisType
 
 import gevent
+import msgspec
 
 import rwkv_native as rn
 from web import errors, handover, loading
@@ -30,7 +31,7 @@ from web.hangup import Hangups
 from web.loading import Choice
 from web.metrics import Metrics
 from web.offload import in_thread
-from web.personas import Lengths, configured, persona_for, tokenizer_for
+from web.personas import Defaults, Lengths, Persona, configured, persona_for, tokenizer_for
 from web.schemas.sampling import SamplingFields, over
 from web.tuned import TunedStates
 
@@ -184,6 +185,16 @@ class Runtime:
         return self._serving.created if self._serving is not None else 0
 
     @property
+    def defaults(self) -> dict[str, float | bool | None]:
+        """What holds where a request says nothing: values of the served model, and what
+        /update-config has set; without a model, the latter alone."""
+        if self._serving is not None:
+            return asdict(self._serving.persona.defaults)
+        stored = msgspec.structs.asdict(self._stored.defaults)
+        names = Defaults.__dataclass_fields__
+        return {name: stored[name] for name in names if stored[name] is not None}
+
+    @property
     def deploy(self) -> bool:
         """Whether requests may not change the server."""
         return self._deploy
@@ -279,9 +290,15 @@ class Runtime:
         self._deploy = True
         self._leave()
 
-    def configure(self, given: SamplingFields, state: Path | EllipsisType | None = ...) -> None:
-        """Other defaults for requests to come, and another tuned state if one is given; None: none.
-        Everything or, for a state that does not fit the model (400), nothing."""
+    def configure(
+        self,
+        given: SamplingFields,
+        state: Path | EllipsisType | None = ...,
+        taken_back: Collection[str] = (),
+    ) -> None:
+        """Other defaults for requests to come, the model's own for those that are taken back, and
+        another tuned state if one is given; None: none. Everything or, for a state that does not
+        fit the model (400), nothing."""
         while True:
             serving, stored = self._serving, self._stored
             path, tuned = stored.state, None if serving is None else serving.state
@@ -290,12 +307,13 @@ class Runtime:
                 tuned = None if serving is None or path is None else serving.tuned.get(path)
             if self._serving is serving and self._stored is stored:
                 break  # else the model was replaced meanwhile, or somebody else was quicker
-        defaults = over(given, stored.defaults)
+        kept = msgspec.structs.replace(stored.defaults, **dict.fromkeys(taken_back))
+        defaults = over(given, kept)
         self._stored = Stored(defaults, path)
         if serving is not None:
             self._serving = replace(
                 serving,
-                persona=configured(serving.persona, defaults),
+                persona=configured(_own(serving), defaults),
                 state=tuned,
             )
         self._leave()
@@ -454,7 +472,7 @@ class Runtime:
                 except errors.Refusal as problem:
                     log.warning("%s: %s: no tuned state", stored.state, problem)
             if self._stored is stored:
-                persona = configured(serving.persona, stored.defaults)
+                persona = configured(_own(serving), stored.defaults)
                 return replace(serving, persona=persona, state=tuned)
 
     def _load(self, choice: Choice) -> rn.Loading:
@@ -559,6 +577,11 @@ class Runtime:
         in_thread(_end, last)
         if box in self._draining:
             self._draining.remove(box)
+
+
+def _own(serving: Serving) -> Persona:
+    """The persona of a model as it was before anything was configured."""
+    return persona_for(serving.info, serving.tokenizer)
 
 
 def _forget_states(engines: list[Serving]) -> None:

@@ -49,7 +49,7 @@ def test_every_answer_is_described(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(7200 if SOAK else 300)
 def test_every_answer_to_a_change_is_described(tmp_path: Path) -> None:
-    # A model that cannot be loaded is a 500 to RWKV Runner's clients.
+    # A model that cannot be loaded may be the server's fault: too little memory.
     only = [word for path in CHANGES for word in ("--include-path", path)]
     with serving(access_log=0) as server:
         assert explored(server, tmp_path, DESCRIBED, *only) == len(CHANGES)

@@ -74,7 +74,7 @@ def test_the_guide(server: Server, asked: dict[str, Any]) -> None:
             pytest.skip("tests/contract/test_lifecycle.py has it")
         status, _, raw = sent(server, {**asked, "path": path})
         if plain == "/switch-model":  # its model does not exist
-            assert status == 500 and b"failed to load" in raw
+            assert status == 400 and b"failed to load" in raw
         elif status == 501:
             assert plain == "/docs" or ("wav" in plain and sound.missing())
         else:

@@ -33,7 +33,8 @@ DIFFERENT = {
     "17 unknown fields ignored": (400, "logprobs is not supported yet"),
     "19 trailing slash": NO_MODEL,  # answered at once
     "22 update config error": (200, "success"),  # a top_k of 101 is one
-    "28 switch raven": (500, "20B, whose file is not part of this package"),
+    "25 switch fail": (400, "[Errno 2] No such file or directory: 'models/missing.pth'"),
+    "28 switch raven": (400, "20B, whose file is not part of this package"),
     "34 chat on midi model": (400, "makes music"),
     "38 midi-to-text no filename": (200, "pi:3c:"),
     "39 midi-to-text garbage": (400, "bad midi file"),  # a 500 there

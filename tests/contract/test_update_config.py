@@ -125,6 +125,25 @@ def test_defaults_hold_for_requests_that_say_nothing(server: Server) -> None:
     assert len(texts) == 1  # greedy
 
 
+def test_what_is_null_is_taken_back(server: Server) -> None:
+    """The model's own value holds again, as /status shows; what is not named stays."""
+    server.post(
+        "/update-config", dict.fromkeys(server.status()["defaults"], None) | {"state": None}
+    )
+    own = server.status()["defaults"]
+    assert (own["temperature"], own["top_p"], own["top_k"]) == (1.0, 0.3, 0)
+    zero = text(server, max_tokens=5)
+    server.post("/update-config", {"max_tokens": 3, "top_p": 0.5, "state": TUNED})
+    assert server.status()["defaults"] == own | {"max_tokens": 3, "top_p": 0.5}
+    server.post("/update-config", {"top_p": None})
+    assert server.status()["defaults"] == own | {"max_tokens": 3}
+    assert server.post("/completions", NO_END)["usage"]["completion_tokens"] == 3
+    assert text(server, max_tokens=5) != zero
+    server.post("/update-config", {"state": None, "max_tokens": None})
+    assert server.status()["defaults"] == own
+    assert text(server, max_tokens=5) == zero
+
+
 def test_they_survive_a_switch(server: Server) -> None:
     server.post("/update-config", {"max_tokens": 3, "state": TUNED})
     server.post("/switch-model", {"model": str(ROOT / "rwkv_native/demo/demo.safetensors")})
@@ -145,6 +164,8 @@ WRONG = [
     ({"frequency_penalty": "x"}, "frequency_penalty must be a number between -2 and 2"),
     ({"penalty_decay": 1.5}, "penalty_decay must be a number between 0 and 1"),
     ({"global_penalty": 2}, "global_penalty must be true or false"),
+    ({"temprature": 1}, "temprature is no field of /update-config: max_tokens, temperature, "),
+    ({"stop": ["x"]}, "stop is no field of /update-config"),
     ({"state": 5}, "state must be a string"),
     ({"state": "models/none.pth"}, "state file not found"),
     ({"state": "README.md"}, "state file failed to load"),

@@ -67,6 +67,7 @@ class StatusResource:
                 draining=runtime.draining,
                 max_tokens=runtime.limits.lengths.most,
                 default_max_tokens=runtime.limits.lengths.unset,
+                defaults=runtime.defaults,
                 progress=UNSET if progress is None else round(progress, 4),
             )
         )

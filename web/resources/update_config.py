@@ -7,22 +7,25 @@ import falcon
 from web.middleware import read_body
 from web.runtime import Runtime
 from web.schemas import fields
-from web.schemas.sampling import defaults_of
+from web.schemas.update_config import update_of
 from web.tuned import StartStates
 
 
 class UpdateConfigResource:
-    """Changes what the body names, or nothing if any of it is wrong."""
+    """Changes what the body names, or nothing if any of it is wrong; null takes a default back."""
 
     def __init__(self, runtime: Runtime, starts: StartStates) -> None:
         self._runtime = runtime
         self._starts = starts
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        given = fields.read(read_body(req), defaults_of)
-        if given.state is None:
-            self._runtime.configure(given)
+        update = fields.read(read_body(req), update_of)
+        given, taken_back = update.given, update.taken_back
+        if given.state is not None:
+            self._runtime.configure(given, self._starts.path(given.state), taken_back)
+        elif "state" in taken_back:
+            self._runtime.configure(given, None, taken_back)
         else:
-            self._runtime.configure(given, self._starts.path(given.state))
+            self._runtime.configure(given, taken_back=taken_back)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'

@@ -135,4 +135,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     draining: int  # models that have been replaced and still answer
     max_tokens: int  # of one answer at most
     default_max_tokens: int  # of a chat that does not say
+    defaults: dict[str, float | bool | None]  # of requests that do not say; see `personas.Defaults`
     progress: float | UnsetType = UNSET  # the share of the weights that is loaded

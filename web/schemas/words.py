@@ -77,6 +77,7 @@ WORDS = {
     "Permission.organization": "For old clients. 供旧客户端使用。",
     "Status.completion_tokens": "Generated since the server started. 启动以来生成的 token 数。",
     "Status.default_max_tokens": "Of a chat that does not say. 对话未指定时的最大 token 数。",
+    "Status.defaults": "Values of requests that do not say. 请求未指定时使用的参数值。",
     "Status.device_name": "Where the model computes. 运算设备。",
     "Status.draining": "Replaced models that still answer. 已被替换但仍在回答的模型数。",
     "Status.max_tokens": "Of one answer at most. 单个回答的 token 上限。",

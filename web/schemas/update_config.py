@@ -1,0 +1,30 @@
+"""POST /update-config: the request as one value. Called by `resources/update_config.py`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from web import errors
+from web.schemas.fields import Fields
+from web.schemas.sampling import DEFAULTS, SamplingFields, defaults_of
+
+
+class Update(msgspec.Struct, frozen=True, kw_only=True):
+    given: SamplingFields  # None: not named, or taken back
+    taken_back: frozenset[str]  # fields that are null: the model's own values hold again
+
+
+def update_of(fields: Fields) -> Update:
+    """Reads the request; every error names its field. Elsewhere fields that nobody knows are
+    ignored, but who misspells one here has no other sign that nothing was set."""
+    given = defaults_of(fields)
+    named = dict(fields.pairs())
+    for name in named:
+        if name not in DEFAULTS:
+            raise errors.invalid(
+                errors.clip(name), f"is no field of /update-config: {', '.join(DEFAULTS)} are"
+            )
+    return Update(
+        given=given,
+        taken_back=frozenset(name for name, value in named.items() if value is None),
+    )
