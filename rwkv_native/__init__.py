@@ -28,7 +28,7 @@ from .errors import (
     UnsupportedError,
 )
 from .model import Loading, Model, ModelInfo
-from .sampling import Sampling, probabilities
+from .sampling import PreparedSampling, Sampling, probabilities
 from .state import State
 from .tokenizer import Tokenizer
 
@@ -48,6 +48,7 @@ __all__ = [
     "Model",
     "ModelInfo",
     "OutOfMemoryError",
+    "PreparedSampling",
     "QueueFull",
     "Sampling",
     "State",

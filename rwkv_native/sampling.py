@@ -128,6 +128,24 @@ def fill(c: Any, s: Sampling, vocab: int, keep: list[Any], ends: Any = ()) -> An
     return ends
 
 
+class PreparedSampling:
+    """A Sampling as C takes it, for any number of requests: Engine.prepare() makes it. With a large
+    logit_bias this is most of what a request costs."""
+
+    __slots__ = ("_keep", "c", "end_ids", "max_tokens", "sampling", "stop_ids", "stops", "vocab")
+
+    def __init__(self, sampling: Sampling, vocab: int, end_ids: Any = ()) -> None:
+        self._keep: list[Any] = []  # what `c` points to
+        self.c = ffi.new("rwkv_sampling *")
+        lib.rwkv_sampling_init(self.c)
+        self.end_ids = fill(self.c, sampling, vocab, self._keep, end_ids)
+        self.stop_ids = id_array("stop_token_ids", sampling.stop_token_ids, vocab)
+        self.stops = stop_texts(sampling)
+        self.max_tokens = token_limit(sampling)
+        self.sampling = sampling
+        self.vocab = vocab
+
+
 def _table(name: str, kind: str, table: Mapping[int, float], vocab: int) -> tuple[Any, Any]:
     """(ids, values) as C takes them."""
     if not isinstance(table, Mapping):

@@ -88,7 +88,7 @@ class Bridge:
     def submit(
         self,
         prompt: Prompt,
-        wanted: rn.Sampling | EmbeddingFields,
+        wanted: rn.Sampling | rn.PreparedSampling | EmbeddingFields,
         mailbox: Mailbox,
         state: rn.State | None = None,
         stream: bool = True,

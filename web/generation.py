@@ -28,6 +28,7 @@ from web.tuned import TunedStates
 # Characters of a prompt above which encoding goes to a thread: some 10 ms of the hub.
 _LONG_PROMPT = 200_000
 _MOST_BYTES = 4  # of a character, or a token
+_MANY_BIASES = 4096  # above which their C form is made by a thread: a millisecond of the hub
 _OVERHEAD = 4096  # bytes of a prompt in the engine, beside its tokens
 
 
@@ -142,7 +143,12 @@ class Generation:
         self._hangups = serving.hangups
         self._mailbox = Mailbox()
         self._index: dict[int, int] = {}  # engine id -> index of the prompt, of those at work
-        self._wanted, self._state, self._stream = wanted, state, stream
+        self._wanted: rn.PreparedSampling | EmbeddingFields
+        if isinstance(wanted, rn.Sampling):
+            self._wanted = _prepared(serving, wanted, field)
+        else:
+            self._wanted = wanted
+        self._state, self._stream = state, stream
         self._window = serving.window
         self._pending: deque[tuple[int, Prompt, list[int]]] = deque()  # with their indices
         self._field = field
@@ -272,6 +278,16 @@ class Generation:
         self._pending.clear()
         self._stay.leave()
         self._mailbox.hang_up()
+
+
+def _prepared(serving: Serving, wanted: rn.Sampling, field: str) -> rn.PreparedSampling:
+    """Once for all prompts: 65,536 biases take 20 ms."""
+    try:
+        if len(wanted.logit_bias) > _MANY_BIASES:
+            return in_thread(serving.engine.prepare, wanted)
+        return serving.engine.prepare(wanted)
+    except ValueError as problem:
+        raise _refused(problem, field) from None
 
 
 def fed_text(persona: Persona, text: str) -> str:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,6 +211,40 @@ def test_logprobs(engine: rn.Engine, small_model: rn.Model) -> None:
         logits, state = small_model.forward([token], state)
     (event,) = engine.generate(prompt, rn.Sampling(max_tokens=1, logprobs=0))
     assert len(event.logprobs) == 1 and len(event.logprobs[0]) == 1
+
+
+class Biases(dict[int, float]):
+    """Counts how often its numbers are read."""
+
+    reads = 0
+
+    def values(self) -> Any:
+        self.reads += 1
+        return super().values()
+
+
+def test_a_prepared_sampling_is_translated_once(engine: rn.Engine) -> None:
+    bias = Biases({id: 0.1 * id for id in range(257)})
+    options = {"max_tokens": 6, "stop": "~", "stop_token_ids": [5], "end_token_ids": [0]}
+    plain = rn.Sampling(logit_bias=bias, seed=7, **options)
+    expected = text_of(wait(engine, [id := engine.submit("x", plain)])[id])
+    bias.reads = 0
+    prepared = engine.prepare(plain)
+    gone = wait(engine, [engine.submit("x", prepared) for _ in range(20)])
+    assert bias.reads == 1
+    assert {text_of(events) for events in gone.values()} == {expected}
+    # Without a seed every request has its own.
+    prepared = engine.prepare(rn.Sampling(max_tokens=8, end_token_ids=()))
+    gone = wait(engine, [engine.submit("x", prepared) for _ in range(20)])
+    assert len({tuple(t for e in events for t in e.token_ids) for events in gone.values()}) > 5
+
+
+def test_a_prepared_sampling_fits_its_vocabulary(engine: rn.Engine) -> None:
+    with pytest.raises(ValueError, match="logit_bias"):
+        engine.prepare(rn.Sampling(logit_bias={300: 1}))
+    foreign = rn.PreparedSampling(rn.Sampling(), engine.model.info.vocab + 1)
+    with pytest.raises(ValueError, match="another model"):
+        engine.submit([1], foreign)
 
 
 def test_seeds(engine: rn.Engine) -> None:
