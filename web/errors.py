@@ -70,6 +70,16 @@ def unsupported(param: str, what: str = "is not supported") -> Refusal:
     return Refusal(falcon.HTTP_400, f"{param} {what}", param=param, code="unsupported_value")
 
 
+def unread(param: str, what: str, one: str) -> Refusal:
+    """400 in words that a chat window can show: every later message holds the same part again."""
+    return Refusal(
+        falcon.HTTP_400,
+        f"this model reads no {what}: remove {one}, or begin a new chat",
+        param=param,
+        code="unsupported_value",
+    )
+
+
 def bad_output(param: str, folder: str) -> Refusal:
     """400 in RWKV Runner's words for a file that a request may not write."""
     return Refusal(

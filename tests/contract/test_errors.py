@@ -93,7 +93,7 @@ def test_wrong_fields_are_named(server: Server, field: str, value: Any, words: s
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            {"messages": [{"role": "user", "content": [{"type": "poem", "poem": {}}]}]},
             "messages[0].content[0].type",
         ),
         (

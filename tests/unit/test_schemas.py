@@ -278,3 +278,92 @@ def test_constraints_are_in_the_documentation() -> None:
     table = (ROOT / "docs" / "compatibility.md").read_text().partition("## Fields of other")[2]
     for name in (*CONSTRAINTS, *EXTRAS):
         assert f"`{name}`" in table, name
+
+
+F, G = ({"type": "function", "function": {"name": name}} for name in "fg")
+
+
+def offered(choice: Any, *tools: Any) -> list[str]:
+    body = {"messages": [], "tools": list(tools or (F, G)), "tool_choice": choice}
+    return [function.name for function in chat_request(Fields(body)).tools.functions]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        *((word, "fg") for word in (None, "auto", "required", "any")),
+        ("none", ""),
+        *(({"type": word}, "fg") for word in ("auto", "required", "any")),
+        ({"type": "none"}, ""),
+        ({"type": "function", "function": {"name": "g"}}, "g"),
+        ({"function": {"name": "g"}}, "g"),
+        ({"type": "function", "name": "g"}, "g"),
+        ({"type": "tool", "name": "f"}, "f"),
+        ({"type": "custom", "custom": {"name": "f"}}, "f"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [G]}}, "g"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [G, F]}}, "fg"),
+        ({"type": "allowed_tools", "tools": [{"type": "function", "name": "f"}]}, "f"),
+    ],
+)
+def test_choices_of_tools(choice: Any, names: str) -> None:
+    assert offered(choice) == list(names)
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        *((word, "tool_choice") for word in ("sometimes", "", 5, [], ["auto"], True)),
+        ({}, "tool_choice.function"),
+        ({"type": "sometimes"}, "tool_choice.type"),
+        ({"type": 5}, "tool_choice.type"),
+        ({"type": "function"}, "tool_choice.function"),
+        ({"type": "function", "function": "f"}, "tool_choice.function"),
+        ({"type": "function", "function": {}}, "tool_choice.function.name"),
+        ({"type": "function", "function": {"name": "h"}}, "tool_choice"),
+        ({"type": "custom", "custom": {"name": "h"}}, "tool_choice"),
+        ({"type": "tool", "name": 5}, "tool_choice.name"),
+        ({"type": "allowed_tools"}, "tool_choice.tools"),
+        ({"type": "allowed_tools", "allowed_tools": {}}, "tool_choice.allowed_tools.tools"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "any", "tools": [F]}},
+            "tool_choice.allowed_tools.mode",
+        ),
+        ({"type": "allowed_tools", "tools": ["f"]}, "tool_choice.tools[0]"),
+        (
+            {"type": "allowed_tools", "tools": [{"type": "file_search"}]},
+            "tool_choice.tools[0].type",
+        ),
+        ({"type": "allowed_tools", "tools": [F, {**F, "function": {"name": "h"}}]}, "tool_choice"),
+    ],
+)
+def test_wrong_choices_of_tools_are_named(choice: Any, param: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        offered(choice)
+    assert caught.value.status.startswith("400") and caught.value.param == param
+    assert caught.value.message.startswith(param)
+
+
+@pytest.mark.parametrize("word", ["required", "any"])
+def test_nothing_can_be_required_of_no_tools(word: str) -> None:
+    for choice in (word, {"type": word}):
+        with pytest.raises(Refusal, match=r"^tool_choice must not be .* without tools"):
+            chat_request(Fields({"messages": [], "tool_choice": choice}))
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:,"}}, "images: remove the picture"),
+        ({"type": "input_image", "image_url": "data:,"}, "images: remove the picture"),
+        ({"type": "input_audio", "input_audio": {}}, "sound: remove the recording"),
+        ({"type": "file", "file": {}}, "files: remove the file"),
+    ],
+)
+def test_what_a_model_of_text_cannot_read(part: Any, said: str) -> None:
+    """In words for people, wherever in a chat it is: the history of a chat window keeps it."""
+    for place in range(3):
+        messages: list[Any] = [{"role": "user", "content": "x"} for _ in range(3)]
+        messages[place]["content"] = [{"type": "text", "text": "look"}, part]
+        with pytest.raises(Refusal, match=f"^this model reads no {said}, or begin") as caught:
+            chat_request(Fields({"messages": messages}))
+        assert caught.value.param == f"messages[{place}].content[1].type"

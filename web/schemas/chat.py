@@ -20,6 +20,14 @@ _ROLES = {
     "tool": "tool",
 }
 _LONGEST_NAME = 256
+# Parts of a message, by the names of OpenAI's two APIs and Anthropic's, that a model of text cannot
+# read: what they hold, and what people call one.
+_UNREAD = {
+    **dict.fromkeys(("image_url", "input_image", "image"), ("images", "the picture")),
+    **dict.fromkeys(("input_audio", "audio_url", "audio"), ("sound", "the recording")),
+    **dict.fromkeys(("video_url", "input_video", "video"), ("videos", "the video")),
+    **dict.fromkeys(("file", "input_file", "document"), ("files", "the file")),
+}
 
 
 _PART = {
@@ -160,6 +168,8 @@ def _content(fields: Fields) -> str | None:
             raise errors.invalid(path, "must be an object")
         inner = Fields(part, path)
         kind = inner.text("type")
+        if (what := _UNREAD.get(kind or "")) is not None:
+            raise errors.unread(inner.name("type"), *what)
         if kind != "text":
             raise inner.refuse("type", f'must be "text": {errors.clip(kind)} is not supported')
         text = inner.text("text")

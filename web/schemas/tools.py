@@ -92,24 +92,44 @@ CallId = Annotated[
         "工具消息：所回答的函数调用的 id。",
     ),
 ]
+_NAMED: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": _NAME},
+    "required": ["name"],
+}
+_CHOSEN: dict[str, Any] = {
+    "type": "object",
+    "properties": {"type": {"const": "function"}, "function": _NAMED},
+    "required": ["type"],
+}
 # What stands beside `tools`, as clients send it.
 CHOICES: dict[str, Any] = {
     "tool_choice": {
-        "description": 'Whether the model may call them; what is neither "none" nor null acts as '
-        '"auto". 是否允许调用函数。',
+        "description": "Which of them the model may call: none, or only those that are named. That "
+        'it must call one cannot be enforced yet: "required" and "any" act as "auto". '
+        "允许调用哪些函数；目前无法强制调用。",
         "anyOf": [
-            {"enum": ["none", "auto", "required", None]},
+            {"enum": ["none", "auto", "required", "any", None]},
+            {
+                "type": "object",
+                "properties": {"type": {"enum": ["none", "auto", "required", "any"]}},
+                "required": ["type"],
+            },
+            {**_CHOSEN, "required": ["function"]},
             {
                 "type": "object",
                 "properties": {
-                    "type": {"const": "function"},
-                    "function": {
+                    "type": {"const": "allowed_tools"},
+                    "allowed_tools": {
                         "type": "object",
-                        "properties": {"name": _NAME},
-                        "required": ["name"],
+                        "properties": {
+                            "mode": {"enum": ["auto", "required"]},
+                            "tools": {"type": "array", "items": _CHOSEN, "maxItems": _MOST_TOOLS},
+                        },
+                        "required": ["tools"],
                     },
                 },
-                "required": ["function"],
+                "required": ["type", "allowed_tools"],
             },
         ],
     },
@@ -121,13 +141,15 @@ CHOICES: dict[str, Any] = {
 
 
 def tools_of(fields: Fields) -> ToolFields:
-    """What a request offers. "required" and a named function act as "auto", as in RWKV Runner."""
+    """What a request offers: those tools that its choice leaves. That the model must call one acts
+    as that it may, as in RWKV Runner."""
     functions = tuple(
         _function(value, f"{fields.name('tools')}[{i}]")
         for i, value in enumerate(fields.items("tools", _MOST_TOOLS) or ())
     )
     parallel = fields.boolean("parallel_tool_calls") is not False
-    if not _chosen(fields, functions) or not functions:
+    functions = _chosen(fields, functions)
+    if not functions:
         return ToolFields(parallel=parallel)
     values = [msgspec.structs.asdict(function) for function in functions]
     if _is_deep(values, _DEEPEST):
@@ -200,15 +222,58 @@ def _name(fields: Fields) -> str:
     return name
 
 
-def _chosen(fields: Fields, functions: tuple[Function, ...]) -> bool:
-    """Whether the model may call any."""
+def _chosen(fields: Fields, functions: tuple[Function, ...]) -> tuple[Function, ...]:
+    """Those that the model may call, by `tool_choice` in all the forms that clients know."""
     choice = fields.raw("tool_choice")
-    if isinstance(choice, dict):
-        name = _name(_inside(choice, fields.name("tool_choice")))
-        if name not in {function.name for function in functions}:
-            raise fields.wrong("tool_choice", "must name one of the tools")
-    elif choice not in (None, "none", "auto", "required"):
-        raise fields.wrong("tool_choice", 'must be "none", "auto", "required", or name a function')
-    if choice == "required" and not functions:
-        raise fields.wrong("tool_choice", 'must not be "required" without tools')
-    return choice != "none"
+    if not isinstance(choice, dict):
+        return _by_word(fields, choice, functions)
+    inner = Fields(choice, fields.name("tool_choice"))
+    kind = inner.text("type")
+    if kind in _WORDS:  # as Anthropic and LangChain have it
+        return _by_word(fields, kind, functions)
+    if kind != "allowed_tools":
+        names = {_chosen_name(inner)}
+    else:
+        # OpenAI's API has an object inside, the Responses API has none.
+        allowed = inner.table("allowed_tools") or inner
+        mode = allowed.text("mode")
+        if mode not in (None, "auto", "required"):
+            raise allowed.wrong("mode", 'must be "auto" or "required"')
+        listed = allowed.items("tools", _MOST_TOOLS)
+        if not listed:
+            raise allowed.wrong("tools", "must name at least one tool")
+        names = set()
+        for i, one in enumerate(listed):
+            path = f"{allowed.name('tools')}[{i}]"
+            if not isinstance(one, dict):
+                raise errors.invalid(path, "must be an object")
+            names.add(_chosen_name(Fields(one, path)))
+    if not names <= {function.name for function in functions}:
+        raise fields.wrong("tool_choice", "must name one of the tools")
+    return tuple(function for function in functions if function.name in names)
+
+
+_WORDS = ("none", "auto", "required", "any")
+
+
+def _by_word(fields: Fields, choice: Any, functions: tuple[Function, ...]) -> tuple[Function, ...]:
+    if choice not in (None, *_WORDS):
+        words = ", ".join(f'"{word}"' for word in _WORDS)
+        raise fields.wrong("tool_choice", f"must be {words}, or name functions")
+    if choice in ("required", "any") and not functions:
+        raise fields.wrong("tool_choice", f'must not be "{choice}" without tools')
+    return () if choice == "none" else functions
+
+
+def _chosen_name(fields: Fields) -> str:
+    """The name in `{"type": "function", "function": {"name": ...}}` or without the object inside;
+    the same of custom tools and of Anthropic's `{"type": "tool", "name": ...}`."""
+    kind = fields.text("type") or "function"
+    if kind not in ("function", "custom", "tool"):
+        raise fields.refuse("type", 'must be "function" or "allowed_tools"')
+    if not fields.has("name"):
+        inner = fields.table(kind)
+        if inner is None:
+            raise fields.wrong(kind, "is required")
+        fields = inner
+    return _name(fields)
