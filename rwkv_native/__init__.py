@@ -14,6 +14,7 @@ ValueError, FileNotFoundError, MemoryError.
 from pathlib import Path as _Path
 
 from . import _ffi
+from .adapters import Adapter
 from .engine import CacheStats, Engine, EngineStats, Event, Generation
 from .errors import (
     CheckpointError,
@@ -33,6 +34,7 @@ from .state import State
 from .tokenizer import Tokenizer
 
 __all__ = [
+    "Adapter",
     "CacheStats",
     "CheckpointError",
     "Engine",

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import CheckpointError, InvalidError, MissingFileError
 from .formats import companions, folder, foreign, gguf, layouts, pth, safetensors
-from .formats.tensor import DTYPES, Refused, Tensor
+from .formats.tensor import DTYPES, Change, Refused, Tensor
 
 __all__ = ["DTYPES", "Checkpoint", "Tensor", "read", "write_safetensors"]
 
@@ -38,6 +39,8 @@ class Checkpoint:
     tokenizer_tokens: list[bytes] | None = field(default=None, repr=False)
     #: tokens of the texts that it was trained on, where the files or their names tell
     context_length: int | None = None
+    #: by the names of the matrices that an adapter changes (adapters.py)
+    changes: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
     @property
     def normed(self) -> bool:
@@ -78,6 +81,24 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
         raise
     except Exception as error:  # the last line of defence against a file made to confuse a parser
         raise CheckpointError(f"{name}: damaged file ({type(error).__name__}: {error})") from error
+
+
+def as_it_is(path: str) -> dict[str, Tensor]:
+    """The tensors of one .pth or .safetensors file by the names that they have in it.
+
+    Raises Refused, FileNotFoundError or another OSError.
+    """
+    try:
+        found, names = _container(path)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{error.filename or path}: no such file") from None
+    except (Refused, OSError):
+        raise
+    except Exception as error:
+        raise Refused(f"damaged file ({type(error).__name__}: {error})") from error
+    if names is not None or found.format == "gguf":
+        raise Refused("is neither a .pth nor a .safetensors file")
+    return found.tensors
 
 
 def _read(name: str) -> Checkpoint:

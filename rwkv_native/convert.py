@@ -17,18 +17,22 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint
+from . import adapters, checkpoint
 from ._ffi import check, ffi, float_pointer, lib
+from .adapters import Adapter
 from .errors import CheckpointError, InvalidError, MissingFileError, UnsupportedError
 from .formats import gguf, layouts, partial, safetensors
-from .formats.tensor import DTYPES, Refused, Tensor, packed_nbytes
+from .formats.tensor import DTYPES, Change, Refused, Tensor, packed_nbytes
 from .tokenizer import Tokenizer
 
 NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 PACKED_NAMES = {"i8": "I8", "i4": "I4"}  # of .safetensors only
 PIECE = 16 << 20  # elements are read by so many bytes
 # What a file says of itself and what stays true of the copy.
-_KEPT = (checkpoint.EMBEDDING, "rwkv.tokenizer", "rwkv.family", "rwkv.thinks", "general.name")
+_KEPT = (
+    checkpoint.EMBEDDING,
+    *("rwkv.adapter", "rwkv.family", "rwkv.thinks", "rwkv.tokenizer", "general.name"),
+)
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # llama.cpp's numbers
 
 _PACKED = {
@@ -45,7 +49,17 @@ _MATRIX = re.compile(
 # Low-rank factors [in, out], which the engine takes whole (native/src/arch).
 _FACTOR = re.compile(r"\.(att\.([wavg][12]|time_decay_w[12])|ffn\.s[12]|qkv\.[kv][12])$")
 
+# By the words of rwkv.h.
+_CHANGES = {
+    "low_rank": lib.RWKV_LOW_RANK,
+    "shard": lib.RWKV_SHARD,
+    "bat_columns": lib.RWKV_BAT_COLUMNS,
+    "bat_rows": lib.RWKV_BAT_ROWS,
+    "magnitude": lib.RWKV_MAGNITUDE,
+}
+
 Progress = Callable[[int, int], None]
+Changes = tuple[Change, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +71,7 @@ class _Row:
     shape: tuple[int, ...]
     parts: tuple[Tensor, ...]
     turned: bool = False  # the transpose is packed
+    changes: Changes = ()  # of a single part, by an adapter
 
     @property
     def nbytes(self) -> int:
@@ -73,6 +88,7 @@ def to_safetensors(
     packed: bool = False,
     force: bool = False,
     progress: Progress | None = None,
+    adapter: Adapter | str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes a checkpoint, or a tuned state, as .safetensors with official names.
 
@@ -81,16 +97,18 @@ def to_safetensors(
     matrices are written as the engine has them in memory, so that the file is used where it is
     mapped; quantised files always are. Data starts at a multiple of 64 and is contiguous. The file
     appears at once when all of it is written; one that exists is replaced only if `force`.
-    progress: called with (done, total) bytes.
+    progress: called with (done, total) bytes. adapter: what Model.open takes, merged in fp32 before
+    the weights take their type.
 
     Raises CheckpointError for a source that cannot be read, holds NaN, or a value that `dtype`
     cannot hold; InvalidError for wrong arguments; OSError.
     """
-    found, wanted = _opened(source, target, dtype, force, NAMES | PACKED_NAMES)
+    found, wanted = _opened(source, target, dtype, force, adapter, NAMES | PACKED_NAMES)
     tuned = all(n.endswith(".att.time_state") for n in found.tensors)
     if found.version is None and not tuned:
         raise CheckpointError(f"{found.path}: holds no RWKV of a known version")
-    rows = [_row(t, wanted, packed) for t in found.tensors.values()]
+    changes = found.changes
+    rows = [_row(t, wanted, packed, changes.get(n, ())) for n, t in found.tensors.items()]
     # Sizes that are a multiple of the alignment come first, so that their neighbours keep it.
     rows.sort(key=lambda row: row.nbytes % safetensors.ALIGNMENT != 0)
     metadata = {k: v for k, v in found.metadata.items() if k in _KEPT}
@@ -114,7 +132,7 @@ def to_safetensors(
     _write(target, start, rows, 1, progress)
 
 
-def _row(tensor: Tensor, wanted: str | None, packed: bool) -> _Row:
+def _row(tensor: Tensor, wanted: str | None, packed: bool, changes: Changes) -> _Row:
     quantise = wanted in PACKED_NAMES.values()
     kind = wanted if wanted is not None and not quantise else tensor.dtype
     two = len(tensor.shape) == 2
@@ -122,11 +140,11 @@ def _row(tensor: Tensor, wanted: str | None, packed: bool) -> _Row:
     factor = two and tensor.shape[0] > 1 and _FACTOR.search(tensor.name) is not None
     if matrix and quantise:
         # As a load does: what int4 would change too much becomes int8.
-        kind = "I8" if wanted == "I4" and _harmed_by_int4(tensor) else wanted
+        kind = "I8" if wanted == "I4" and _harmed_by_int4(tensor, changes) else wanted
     elif (matrix or factor) and (packed or quantise) and f"PACKED_{kind}" in _PACKED:
         kind = f"PACKED_{kind}"
     turned = factor and kind in _PACKED
-    return _Row(tensor.name, kind, tensor.shape, (tensor,), turned)
+    return _Row(tensor.name, kind, tensor.shape, (tensor,), turned, changes)
 
 
 def to_gguf(
@@ -136,6 +154,7 @@ def to_gguf(
     *,
     force: bool = False,
     progress: Progress | None = None,
+    adapter: Adapter | str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes a checkpoint of RWKV-6 or 7 as GGUF, with the names and shapes of llama.cpp.
 
@@ -143,7 +162,7 @@ def to_gguf(
     and low-rank matrices are F32. The vocabulary is that of the source, or World or bytes by the
     number of rows, or "none". Otherwise as to_safetensors.
     """
-    found, wanted = _opened(source, target, dtype, force)
+    found, wanted = _opened(source, target, dtype, force, adapter)
     if found.version not in ("6.0", "7"):
         what = f"RWKV-{found.version}" if found.version else "what is in this file"
         raise UnsupportedError(
@@ -164,7 +183,9 @@ def to_gguf(
     for name, parts in plan.items():
         shape = parts[0].shape if len(parts) == 1 else (len(parts), 1, 1, *parts[0].shape)
         large = len(shape) == 2 and name.endswith(_LARGE)
-        rows.append(_Row(name, wanted if large else "F32", shape, tuple(parts)))
+        kind = wanted if large else "F32"
+        changes = found.changes.get(parts[0].name, ())
+        rows.append(_Row(name, kind, shape, tuple(parts), changes=changes))
     start = gguf.header(values, [(r.name, r.dtype, r.shape) for r in rows])
     _write(target, start, rows, gguf.ALIGNMENT, progress)
 
@@ -185,6 +206,7 @@ def _opened(
     target: str | os.PathLike[str],
     dtype: str | None,
     force: bool,
+    adapter: Adapter | str | os.PathLike[str] | None,
     names: dict[str, str] = NAMES,
 ) -> tuple[checkpoint.Checkpoint, str | None]:
     if dtype is not None and dtype not in names:
@@ -196,15 +218,24 @@ def _opened(
             f"{found.path}: the tensor {odd.name} is {odd.kind} ({odd.dtype}); convert from the"
             " file that it was made of"
         )
+    if adapter is not None:
+        found = adapters.merged(found, adapter)
     place = Path(target)
     # Also under force: the mapped source must not be replaced while it is read by others.
-    if place.exists() and any(place.samefile(p) for p in {t.path for t in found.tensors.values()}):
+    if place.exists() and any(place.samefile(p) for p in _paths(found)):
         raise InvalidError(f"{place}: is the source itself; choose another name")
     if place.is_dir():
         raise InvalidError(f"{place}: is a folder; give the name of a file")
     if place.exists() and not force:
         raise InvalidError(f"{place}: exists already; --force replaces it")
     return found, None if dtype is None else names[dtype]
+
+
+def _paths(found: checkpoint.Checkpoint) -> set[str]:
+    """The files that are read while the target is written."""
+    parts = [c for changes in found.changes.values() for c in changes]
+    sources = [*found.tensors.values(), *(c.a for c in parts), *(c.b for c in parts if c.b)]
+    return {t.path for t in sources}
 
 
 def _main_dtype(found: checkpoint.Checkpoint) -> str:
@@ -262,27 +293,53 @@ def _packed(tensor: Tensor, dtype: str, values: np.ndarray) -> tuple[np.ndarray,
     return out, math.sqrt(loss[0] / loss[1]) if loss[1] else 0.0
 
 
-def _rows_of(tensor: Tensor, first: int, count: int) -> np.ndarray:
-    """Rows of a contiguous matrix."""
+def _rows_of(tensor: Tensor, first: int, count: int, changes: Changes = ()) -> np.ndarray:
+    """Rows of a contiguous matrix, as float32 where an adapter changes them."""
     columns = tensor.shape[1]
-    return tensor.read(first * columns, count * columns).reshape(count, columns)
+    rows = tensor.read(first * columns, count * columns).reshape(count, columns)
+    return _changed(rows, first, tensor, changes)
 
 
-def _harmed_by_int4(tensor: Tensor) -> bool:
+def _changed(rows: np.ndarray, first: int, tensor: Tensor, changes: Changes) -> np.ndarray:
+    if not changes:
+        return rows
+    rows = np.array(rows, np.float32, order="C")
+    for change in changes:
+        a = np.ascontiguousarray(change.a.to_numpy(), np.float32)
+        b = np.empty(0, np.float32)
+        if change.b is not None:
+            b = np.ascontiguousarray(change.b.to_numpy(), np.float32)
+        place = first, len(rows), *tensor.shape
+        how = _CHANGES[change.kind], change.rank, change.scale
+        given = float_pointer(a), a.size, float_pointer(b), b.size
+        check(lib.rwkv_change_rows(float_pointer(rows), *place, *how, *given))
+    return rows
+
+
+def _harmed_by_int4(tensor: Tensor, changes: Changes) -> bool:
     """The engine's rule (native/src/cpu/pack_blocks.h), by the first rows."""
-    rows = _rows_of(tensor, 0, min(tensor.shape[0], 1024))
+    rows = _rows_of(tensor, 0, min(tensor.shape[0], 1024), changes)
     return _packed(tensor, "I4", rows)[1] > 0.13
 
 
-def _pieces(tensor: Tensor, dtype: str, turned: bool) -> Iterator[np.ndarray]:
+def _pieces(tensor: Tensor, dtype: str, turned: bool, changes: Changes) -> Iterator[np.ndarray]:
     """The elements in C order, converted, some at a time."""
+    if changes and not tensor.is_contiguous:  # a view of a trainer's
+        yield _converted(_changed(tensor.to_numpy(), 0, tensor, changes), dtype, tensor)
+        return
+    if changes and dtype not in _PACKED:
+        step = max(PIECE // 4 // tensor.shape[1], 1)
+        for first in range(0, tensor.shape[0], step):
+            rows = _rows_of(tensor, first, min(step, tensor.shape[0] - first), changes)
+            yield _converted(rows, dtype, tensor)
+        return
     if turned:  # a low-rank matrix; those are small
         yield _packed(tensor, dtype, tensor.to_numpy().T)[0]
         return
     if dtype in _PACKED:
         step = max(PIECE // 4 // tensor.shape[1] // 16, 1) * 16
         for first in range(0, tensor.shape[0], step):
-            rows = _rows_of(tensor, first, min(step, tensor.shape[0] - first))
+            rows = _rows_of(tensor, first, min(step, tensor.shape[0] - first), changes)
             yield _packed(tensor, dtype, rows)[0]
         return
     if not tensor.is_contiguous:  # a low-rank matrix or another view; those are small
@@ -306,7 +363,7 @@ def _write(
         file.write(start)
         for row in rows:
             for part in row.parts:
-                for piece in _pieces(part, row.dtype, row.turned):
+                for piece in _pieces(part, row.dtype, row.turned, row.changes):
                     file.write(np.ascontiguousarray(piece).data)
                     done += piece.nbytes
                     if progress is not None:

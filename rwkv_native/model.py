@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint
+from . import adapters, checkpoint
 from ._ffi import check, ffi, float_pointer, id_array, lib, text
+from .adapters import Adapter
 from .errors import CheckpointError, InvalidError, Stopped, UnsupportedError
 from .state import State, tuned_state
 
@@ -80,8 +81,11 @@ class Loading:
         strategy: str,
         threads: int | None,
         state_type: str,
+        adapter: Adapter | str | os.PathLike[str] | None = None,
     ) -> None:
         found = checkpoint.read(path)
+        if adapter is not None:
+            found = adapters.merged(found, adapter)
         self._path = found.path
         self._metadata = found.metadata
         self._context_length = found.context_length
@@ -165,19 +169,26 @@ class Loading:
 
 def _rows(found: checkpoint.Checkpoint) -> tuple[Any, list[Any]]:
     """The index as C takes it, and the memory that it points to."""
-    marks = ["emb.weight/normed"] if found.normed else []
-    rows = ffi.new("rwkv_tensor[]", len(found.tensors) + len(marks))
-    names = {t.path for t in found.tensors.values()}  # more than one where a model is in parts
+    tensors = [*found.tensors.items()]
+    numbers = {"emb.weight/normed": 1.0} if found.normed else {}
+    for target, changes in found.changes.items():
+        for i, change in enumerate(changes):
+            place = f"{target}/{i}/{change.kind}"
+            tensors.append((f"{place}/a", change.a))
+            if change.b is not None:
+                tensors.append((f"{place}/b", change.b))
+                numbers[f"{place}/scale"] = change.scale
+    rows = ffi.new("rwkv_tensor[]", len(tensors) + len(numbers))
+    names = {t.path for _, t in tensors}  # more than one where a model is in parts
     paths = {name: ffi.new("char[]", os.fsencode(name)) for name in names}
     keep = [rows, *paths.values()]
-    tensors = found.tensors.values()
-    for row, mark in zip(rows[len(tensors) : len(rows)], marks, strict=True):
-        row.name = name = ffi.new("char[]", mark.encode())
-        row.data = value = ffi.new("float[1]")
+    for row, (key, number) in zip(rows[len(tensors) : len(rows)], numbers.items(), strict=True):
+        row.name = name = ffi.new("char[]", key.encode())
+        row.data = value = ffi.new("float[1]", [number])
         row.nbytes = ffi.sizeof(value)
         keep += [name, value]
-    for row, tensor in zip(rows[0 : len(tensors)], tensors, strict=True):
-        row.name = name = ffi.new("char[]", tensor.name.encode())
+    for row, (key, tensor) in zip(rows[0 : len(tensors)], tensors, strict=True):
+        row.name = name = ffi.new("char[]", key.encode())
         keep.append(name)
         row.path = paths[tensor.path]
         row.dtype = _DTYPES[tensor.dtype]
@@ -265,13 +276,14 @@ class Model:
         threads: int | None = None,
         *,
         state_type: str = "fp32",
+        adapter: Adapter | str | os.PathLike[str] | None = None,
     ) -> Loading:
         """Starts a load on native threads and returns at once.
 
         Raises as `open` does for what the file's index and the arguments show; what the weights
         show is raised by Loading.result().
         """
-        return Loading(path, strategy, threads, state_type)
+        return Loading(path, strategy, threads, state_type, adapter)
 
     @classmethod
     def open(
@@ -282,6 +294,7 @@ class Model:
         *,
         progress: Callable[[int, int], None] | None = None,
         state_type: str = "fp32",
+        adapter: Adapter | str | os.PathLike[str] | None = None,
     ) -> Model:
         """Opens a checkpoint: .pth, .safetensors, .st, .gguf, or a folder or index of several.
 
@@ -292,11 +305,13 @@ class Model:
         state_type: "fp32", "fp16" or "bf16": how states keep the matrices of versions 5 to 7.
         Arithmetic stays fp32; 16 bits halve the memory that a state takes and that many
         sequences move, and cost accuracy (README).
+        adapter: a LoRA or its kin, merged in fp32 before the weights take the strategy's type: a
+        path, or an Adapter with what the file does not say.
 
         Raises FileNotFoundError, CheckpointError (a ValueError: damaged, hostile or no RWKV),
         UnsupportedError (a ValueError that names an alternative) or MemoryError.
         """
-        loading = cls.load(path, strategy, threads, state_type=state_type)
+        loading = cls.load(path, strategy, threads, state_type=state_type, adapter=adapter)
         try:
             while progress is not None and not loading.finished:
                 progress(*loading.progress)

@@ -134,6 +134,21 @@ class Tensor:
         return replace(self, scale=self.scale * scale)
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an adapter makes of a matrix, row by row as it is read: rwkv_change in rwkv.h."""
+
+    kind: str  # "low_rank", "shard", "bat_columns", "bat_rows" or "magnitude"
+    a: Tensor
+    b: Tensor | None = None
+    scale: float = 1.0  # of low_rank
+
+    @property
+    def rank(self) -> int:
+        """Rows of `a` [r, ...], or the size of its blocks [n, r, r]."""
+        return self.a.shape[-1] if self.kind.startswith("bat") else self.a.shape[0]
+
+
 def nbytes_of(dtype: str, count: int) -> int:
     """Bytes of `count` elements, whole blocks of a quantised type."""
     elements, size = BLOCKS.get(dtype) or PACKED.get(dtype) or (1, DTYPES[dtype])
