@@ -63,29 +63,49 @@ def available() -> int:
     """Bytes that this process may still take: what the machine has, and what its cgroups allow."""
     table = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(table["MemAvailable"].split()[0]) << 10
-    for folder in _cgroups():
-        try:
-            most = (folder / "memory.max").read_text().strip()
-            if most == "max":
-                continue
-            used = int((folder / "memory.current").read_text())
-            # Pages of files that the kernel would give back.
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            free = min(free, int(most) - used + int(stat["inactive_file"]))
-        except (OSError, KeyError):  # version 1, or a group without a limit
-            continue
-    return free
+    return min([free, *left_by_cgroups(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))])
 
 
-def _cgroups() -> list[Path]:
-    """The folders of this process's cgroup and of those around it."""
+# Files of a group: its limit, its use, and in its memory.stat pages of files that the kernel would
+# give back. Version 1 writes "no limit" as a number larger than any memory.
+_UNIFIED = ("memory.max", "memory.current", "inactive_file")
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+
+
+def left_by_cgroups(own: Path, root: Path) -> list[int]:
+    """Bytes that each group with a limit leaves: that of the process and those around it.
+
+    own: the process's /proc/.../cgroup; root: where the file systems of groups are mounted. Both
+    versions of groups are read. A container sees its own group of version 1 as the root, under
+    another name than `own` has; what is not there is passed over.
+    """
     try:
-        own = Path("/proc/self/cgroup").read_text().partition("0::")[2].split("\n")[0]
+        lines = own.read_text().splitlines()
     except OSError:
         return []
-    root = Path("/sys/fs/cgroup")
-    inner = root / own.strip().lstrip("/")
-    return [folder for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    left = []
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers == "":
+            top, (limit, used, inactive) = root, _UNIFIED
+        elif "memory" in controllers.split(","):
+            top, (limit, used, inactive) = root / "memory", _VERSION_1
+        else:
+            continue
+        inner = top / path.strip().lstrip("/")
+        for folder in (inner, *inner.parents):
+            if not folder.is_relative_to(top):
+                break
+            try:
+                most = (folder / limit).read_text().strip()
+                if most == "max":
+                    continue
+                stat = dict(
+                    line.split() for line in (folder / "memory.stat").read_text().splitlines()
+                )
+                left.append(int(most) - int((folder / used).read_text()) + int(stat[inactive]))
+            except (OSError, KeyError):  # a group without this controller
+                continue
+    return left
 
 
 def too_little(wanted: int, free: int) -> MemoryError:

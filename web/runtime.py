@@ -588,6 +588,7 @@ def _forget_states(engines: list[Serving]) -> None:
     """Gives back what can be done without, between two steps of each engine."""
     for serving in engines:
         serving.engine.clear_cache()
+        serving.tuned.forget()
     end = time.monotonic() + _FORGETTING
     while any(serving.engine.cache_stats().bytes for serving in engines):
         if time.monotonic() > end:

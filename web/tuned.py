@@ -6,11 +6,11 @@ what a request says into a state. Called by the resources that generate and by `
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import falcon
+from cachetools import LRUCache
 from gevent.lock import BoundedSemaphore
 
 import rwkv_native as rn
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from web.generation import Serving
     from web.runtime import Runtime
 
-# States kept, least recently used first: 12 MB each for a 1.5B model, 33 MB for 7B.
-_KEPT = 16
+# Bytes of the states that are kept: 12 MB each for a 1.5B model, 33 MB for 7B.
+KEPT = 256 << 20
 
 
 class TunedStates:
     """The tuned states of one model."""
 
-    def __init__(self, model: rn.Model) -> None:
+    def __init__(self, model: rn.Model, most: int = KEPT) -> None:
         self._model = model
-        self._kept: OrderedDict[tuple[Path, int, int], rn.State] = OrderedDict()
+        size = model.info.state_bytes
+        self._kept: LRUCache[tuple[Path, int, int], rn.State] = LRUCache(most, lambda state: size)
         self._turn = BoundedSemaphore(1)  # requests that come together read a file once
 
     def get(self, path: Path) -> rn.State:
@@ -49,11 +50,13 @@ class TunedStates:
                 state = self._model.load_tuned_state(path)
         except (rn.Error, OSError) as problem:
             raise _refusal(problem, path) from None
-        self._kept[key] = state
-        self._kept.move_to_end(key)
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        if self._model.info.state_bytes <= self._kept.maxsize:
+            self._kept[key] = state
         return state
+
+    def forget(self) -> None:
+        """Gives back the memory of what is kept; whoever uses a state has it still."""
+        self._kept.clear()
 
 
 class StartStates:

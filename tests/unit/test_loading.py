@@ -40,6 +40,37 @@ def test_what_is_free() -> None:
     assert 0 < loading.available() < 1 << 50
 
 
+def group(folder: Path, names: tuple[str, str, str], limit: str, used: int, inactive: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"cache 7\n{names[2]} {inactive}\n")
+
+
+def test_what_cgroups_leave(tmp_path: Path) -> None:
+    own, root = tmp_path / "own", tmp_path / "root"
+    assert loading.left_by_cgroups(own, root) == []
+    own.write_text("0::/slice/unit\n")
+    assert loading.left_by_cgroups(own, root) == []
+    group(root / "slice/unit", loading._UNIFIED, "1000", 700, 50)
+    group(root / "slice", loading._UNIFIED, "max", 700, 50)
+    assert loading.left_by_cgroups(own, root) == [350]
+
+
+@pytest.mark.parametrize("path", ["/docker/abc", "/"])
+def test_what_cgroups_of_version_1_leave(tmp_path: Path, path: str) -> None:
+    """In a container its own group is the root of what it sees, whatever it is called outside."""
+    own, root = tmp_path / "own", tmp_path / "root"
+    own.write_text(f"12:pids:{path}\n5:cpu,cpuacct:{path}\n4:memory:{path}\n0::/x\n")
+    group(root / "memory", loading._VERSION_1, "1000", 700, 50)
+    assert loading.left_by_cgroups(own, root) == [350]
+    group(root / "memory", loading._VERSION_1, str(2**63 - 4096), 700, 50)  # no limit
+    assert min(loading.left_by_cgroups(own, root)) > 1 << 60
+    if path != "/":
+        group(root / "memory/docker/abc", loading._VERSION_1, "900", 700, 0)
+        assert min(loading.left_by_cgroups(own, root)) == 200
+
+
 @pytest.mark.parametrize(
     ("said", "name"),
     [

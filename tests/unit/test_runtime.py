@@ -172,6 +172,7 @@ class Scripted:
                 clear_cache=lambda: self.cleared.append(choice.name),
                 close=lambda: self.freed.append(choice.name),
             ),
+            tuned=SimpleNamespace(forget=lambda: None),
             bridge=SimpleNamespace(
                 busy=False, failed=False, detach=lambda: None, close=lambda: None
             ),
