@@ -78,6 +78,7 @@ IMPORTS: dict[str, set[str]] = {
     "rwkv_native": {"cffi", "numpy", "tokenizers"},
     "web": {
         "rwkv_native",
+        "cachetools",
         "falcon",
         "fluidsynth",
         "gevent",
