@@ -172,7 +172,7 @@ def test_chat_is_refused_by_field(server: Server, body: Any, field: str) -> None
         ({**TEXT, "suffix": "end"}, "suffix"),
         ({**TEXT, "logprobs": 0}, "logprobs"),
         ({**TEXT, "logprobs": 3}, "logprobs"),
-        ({"prompt": ["x"] * 2000}, "prompt"),
+        ({"prompt": ["x"] * 2049}, "prompt"),
         ({**TEXT, "logit_bias": {"300": 1}}, "logit_bias"),
     ],
 )
