@@ -37,7 +37,7 @@ from web.resources.sound import MidiToWavResource, TextToWavResource
 from web.resources.state_cache import StateCacheResource
 from web.resources.status import HealthResource, RootResource, StatusResource
 from web.resources.switch_model import SwitchModelResource
-from web.resources.tokenize import TokenizeResource
+from web.resources.tokenize import TokenizeResource, TokenizerInfoResource
 from web.resources.update_config import UpdateConfigResource
 from web.routes import Absent, Spellings
 from web.runtime import Runtime
@@ -108,6 +108,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.add_route("/dashboard/billing/subscription", billing, suffix="subscription")
     app.add_route("/tokenize", tokenize)
     app.add_route("/detokenize", tokenize, suffix="back")
+    app.add_route("/tokenizer_info", TokenizerInfoResource(runtime))
     app.add_route("/file-to-text", FileToTextResource(runtime, documents))
     app.add_route("/text-to-midi", TextToMidiResource(runtime, conversions))
     app.add_route("/midi-to-text", MidiToTextResource(runtime, conversions))

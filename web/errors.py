@@ -233,6 +233,16 @@ def prompt_too_long(param: str, tokens: int, most: int) -> Refusal:
     )
 
 
+def of_tools(refusal: Refusal, tokens: int) -> Refusal:
+    """The same, and how many of the tokens are the tools'."""
+    return Refusal(
+        falcon.HTTP_400,
+        f"{refusal.message}: {tokens} of them are the tools",
+        param=refusal.param,
+        code=refusal.error_code,
+    )
+
+
 def queue_full() -> Refusal:
     return Refusal(
         falcon.HTTP_429,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,14 @@ class Serving:
     admission: Admission
     window: int  # prompts that one request has in the engine at one time
     state: rn.State | None = None  # where answers start; None: the zero state
+
+    @property
+    def fingerprint(self) -> str:
+        """OpenAI's `system_fingerprint`: another one where the same request and seed may have other
+        answers, because model, types or version are others."""
+        info = self.info
+        parts = (rn.__version__, self.name, info.strategy, info.state_type, info.isa)
+        return f"fp_{sha256('/'.join(parts).encode()).hexdigest()[:10]}"
 
 
 @dataclass(slots=True)

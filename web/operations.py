@@ -12,7 +12,7 @@ from typing import Any
 from web.midi.sound import DEFAULT_FONT
 from web.openapi import JSON, ErrorAnswer, Operation, Schema, Shapes
 from web.resources.billing import CREDIT_GRANTS, SUBSCRIPTION
-from web.schemas.answers import ChatCompletion, Completion, Model, Models, Status
+from web.schemas.answers import ChatCompletion, Completion, Model, Models, Status, TokenizerInfo
 from web.schemas.chat import ChatRequest
 from web.schemas.completions import FORMS, PROMPT
 from web.schemas.embeddings import INPUT, EmbeddingFields, Embeddings
@@ -21,7 +21,7 @@ from web.schemas.midi import MusicFilesRequest, MusicRequest, Score
 from web.schemas.sampling import DEFAULTS, SamplingFields
 from web.schemas.sound import MidiToWavRequest, TextToWavRequest
 from web.schemas.switching import SwitchRequest
-from web.schemas.tokenize import Text, Tokens
+from web.schemas.tokenize import TEXTS, Text, Tokens
 from web.schemas.tools import CHOICES
 
 ABOUT = """\
@@ -138,7 +138,17 @@ def shapes() -> Shapes:
     made = Shapes(
         (
             *(ChatRequest, SwitchRequest, SamplingFields, EmbeddingFields, Embeddings),
-            *(ChatCompletion, Completion, Models, Model, Status, Tokens, Text, ErrorAnswer),
+            *(
+                ChatCompletion,
+                Completion,
+                Models,
+                Model,
+                Status,
+                Tokens,
+                TokenizerInfo,
+                Text,
+                ErrorAnswer,
+            ),
             *(MusicRequest, MusicFilesRequest, Score, MidiToWavRequest, TextToWavRequest),
         )
     )
@@ -156,7 +166,7 @@ def shapes() -> Shapes:
         "CompletionRequest": ({"prompt": PROMPT, **_ECHO, **_FORM, **generation}, ["prompt"]),
         "ConfigRequest": (made.properties(SamplingFields, *DEFAULTS), []),
         "SwitchRequest": ({**switch, **_CUSTOM_CUDA}, ["model"]),
-        "TokenizeRequest": ({"prompt": _TEXT, **chat, **generation}, []),
+        "TokenizeRequest": ({**dict.fromkeys(TEXTS, _TEXT), **chat, **generation}, []),
         "DetokenizeRequest": ({"tokens": _TOKENS}, ["tokens"]),
         "EmbeddingRequest": (
             {"input": INPUT, **made.properties(EmbeddingFields), **_MODEL},
@@ -346,6 +356,14 @@ def operations(made: Shapes) -> tuple[Operation, ...]:
             said="The text of tokens. 将 token 还原为文本。",
             takes=_body("DetokenizeRequest", hi={"tokens": [105, 106]}),
             gives=_json(made.of(Text)),
+            errors=(400, 503),
+        ),
+        Operation(
+            method="get",
+            paths=("/tokenizer_info",),
+            tag="MISC",
+            said="Which tokenizer the model has, as vLLM tells it. 分词器信息。",
+            gives=_json(made.of(TokenizerInfo)),
             errors=(400, 503),
         ),
         Operation(

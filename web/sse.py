@@ -33,13 +33,22 @@ class Frames:
     __slots__ = ("_chat", "_choice", "_head", "_ids", "_middle", "_usage")
 
     def __init__(
-        self, *, chat: bool, id: str, created: int, model: str, choices: int, include_usage: bool
+        self,
+        *,
+        chat: bool,
+        id: str,
+        created: int,
+        model: str,
+        fingerprint: str,
+        choices: int,
+        include_usage: bool,
     ) -> None:
         kind = "chat.completion.chunk" if chat else "text_completion"
         self._chat = chat
         self._head = (
             b'data: {"id":' + _encode(id) + b',"object":' + _encode(kind)
-            + b',"created":' + _encode(created) + b',"model":' + _encode(model) + b',"choices":['
+            + b',"created":' + _encode(created) + b',"model":' + _encode(model)
+            + b',"system_fingerprint":' + _encode(fingerprint) + b',"choices":['
         )  # fmt: skip
         body = b'"delta":{"content":' if chat else b'"text":'
         self._choice = [

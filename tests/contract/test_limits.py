@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -31,6 +32,19 @@ def test_prompts_that_are_too_long(limited: Server, prompt: object, tokens: int)
         answer = limited.post("/chat/completions", chat, expect=400)
         assert answer["error"]["param"] == "messages"
     wait_until(limited.is_idle)
+
+
+def test_tools_that_are_too_long(limited: Server) -> None:
+    """Front ends send dozens of them with "Hello": the user learns what is long."""
+    tool = {"type": "function", "function": {"name": "f", "description": "x" * 300}}
+    body = {"messages": [{"role": "user", "content": "Hello"}], "tools": [tool]}
+    answer = limited.post("/chat/completions", body, expect=400)
+    assert answer["error"]["code"] == "context_length_exceeded"
+    said = re.fullmatch(
+        r"messages has (\d+) tokens, and this server takes at most 50: (\d+) of them are the tools",
+        answer["detail"],
+    )
+    assert said and 300 < int(said[2]) < int(said[1])
 
 
 def test_prompts_that_are_just_short_enough(limited: Server) -> None:

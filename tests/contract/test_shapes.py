@@ -326,3 +326,17 @@ def test_text_is_utf8_not_escaped(server: Server) -> None:
     _, _, raw = server.request("POST", "/completions", {**rest, "logit_bias": bias})
     assert json.loads(raw)["choices"][0]["text"] == text
     assert rb"\u" not in raw
+
+
+def test_fingerprints_and_headers(server: Server) -> None:
+    """One name for what answers, in answers and in each chunk; OpenAI's headers on all of them."""
+    path, body = "/v1/chat/completions", {**HELLO, "max_tokens": 1}
+    status, headers, raw = server.request("POST", path, body)
+    name = json.loads(raw)["system_fingerprint"]
+    assert status == 200 and name.startswith("fp_") and len(name) == 13
+    assert int(headers["openai-processing-ms"]) >= 0 and headers["openai-version"]
+    events = server.stream(path, body)
+    assert {event["system_fingerprint"] for event in events[:-1]} == {name}
+    assert server.post("/completions", {"prompt": "x"})["system_fingerprint"] == name
+    _, headers, _ = server.request("POST", path, {})
+    assert int(headers["openai-processing-ms"]) >= 0

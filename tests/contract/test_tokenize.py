@@ -78,3 +78,25 @@ def test_refusals(server: Server, path: str, body: Any, field: str) -> None:
     answer = server.post(path, body, expect=400)
     assert answer["error"]["param"] == field
     assert "Traceback" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize("name", ["prompt", "content", "text"])
+def test_a_text_by_the_names_of_others(server: Server, name: str) -> None:
+    answer = server.post("/tokenize", {name: "hello", "add_special": False})
+    assert answer == server.post("/tokenize", {"prompt": "hello"})
+    for other in ("messages", "prompt", "content", "text"):
+        if other != name:
+            both = {name: "x", other: CHAT["messages"] if other == "messages" else "x"}
+            answer = server.post("/tokenize", both, expect=400)
+            assert "must not be given beside" in answer["detail"]
+    for wrong in (5, None, ["x"]):
+        answer = server.post("/tokenize", {name: wrong}, expect=400)
+        assert answer["error"]["param"] == name
+
+
+def test_the_tokenizer(server: Server) -> None:
+    """What lm-evaluation-harness asks with `tokenizer_backend=remote`."""
+    info = server.get("/tokenizer_info")
+    assert info["tokenizer_class"] == "world-bytes" and info["vocab_size"] == 257
+    assert (info["eos_token"], info["eos_token_id"], info["bos_token"]) == (None, 0, None)
+    assert server.request("HEAD", "/tokenizer_info")[0] == 200

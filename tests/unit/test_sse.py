@@ -18,6 +18,7 @@ def frames(chat: bool = True, choices: int = 1, include_usage: bool = False) -> 
         chat=chat,
         id='id-"1"',
         created=7,
+        fingerprint="fp_1",
         model="mödel",
         choices=choices,
         include_usage=include_usage,
@@ -33,7 +34,8 @@ def parse(raw: bytes) -> list[Any]:
 
 
 def chunk(choice: dict[str, Any], kind: str = "chat.completion.chunk") -> dict[str, Any]:
-    return {"id": 'id-"1"', "object": kind, "created": 7, "model": "mödel", "choices": [choice]}
+    model = {"model": "mödel", "system_fingerprint": "fp_1"}
+    return {"id": 'id-"1"', "object": kind, "created": 7, **model, "choices": [choice]}
 
 
 def choice(index: int, reason: str | None, **body: Any) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import uuid
 import falcon
 import msgspec
 
-from web.generation import Answer, Generation, sampling_for
+from web import errors
+from web.generation import Answer, Generation, Serving, sampling_for
 from web.middleware import read_body
 from web.prompts.formats import conversation
 from web.prompts.stops import chat_stops
@@ -48,17 +49,20 @@ class ChatCompletionsResource:
         state = self._starts.of(serving, request.sampling.state)
         sock = req.env.get("gunicorn.socket")
         stream = request.stream.stream
-        generation = Generation(
-            serving,
-            [talk.text],
-            sampling,
-            sock,
-            state,
-            field="messages",
-            stream=stream,
-            marks=talk.marks,
-            tells_cached=not self._runtime.deploy,
-        )
+        try:
+            generation = Generation(
+                serving,
+                [talk.text],
+                sampling,
+                sock,
+                state,
+                field="messages",
+                stream=stream,
+                marks=talk.marks,
+                tells_cached=not self._runtime.deploy,
+            )
+        except errors.Refusal as refusal:
+            raise _with_tools(refusal, serving, request.tools.description or tools) from None
         finder = self._finder(request.tools)
         if stream:
             frames = Frames(
@@ -66,6 +70,7 @@ class ChatCompletionsResource:
                 id=id,
                 created=created,
                 model=serving.name,
+                fingerprint=serving.fingerprint,
                 choices=1,
                 include_usage=request.stream.include_usage,
             )
@@ -79,6 +84,7 @@ class ChatCompletionsResource:
                 id=id,
                 created=created,
                 model=serving.name,
+                system_fingerprint=serving.fingerprint,
                 choices=[_choice(index, answer, finder) for index, answer in enumerate(answers)],
                 usage=usage(*generation.usage()),
             )
@@ -92,6 +98,18 @@ class ChatCompletionsResource:
         return CallFinder(
             tools.functions, tools.parallel, lambda id: self._remembered.keep(id, description)
         )
+
+
+def _with_tools(refusal: errors.Refusal, serving: Serving, tools: str | None) -> errors.Refusal:
+    """A refusal of a conversation that is too long says how much of it nobody has typed: front
+    ends send dozens of tools with every message."""
+    if refusal.error_code != "context_length_exceeded" or tools is None:
+        return refusal
+    try:
+        tokens = len(serving.tokenizer.encode_array(tools))
+    except ValueError:
+        return refusal
+    return errors.of_tools(refusal, tokens)
 
 
 def _choice(index: int, answer: Answer, finder: CallFinder | None) -> ChatChoice:

@@ -62,6 +62,7 @@ class CompletionsResource:
                 id=id,
                 created=created,
                 model=serving.name,
+                fingerprint=serving.fingerprint,
                 choices=len(request.prompts),
                 include_usage=request.stream.include_usage,
             )
@@ -80,6 +81,7 @@ class CompletionsResource:
                 id=id,
                 created=created,
                 model=serving.name,
+                system_fingerprint=serving.fingerprint,
                 choices=[
                     CompletionChoice(text, index, generation.answers[index].finish_reason or "stop")
                     for index, text in enumerate(texts)

@@ -1,4 +1,6 @@
-"""POST /tokenize: what a model is fed, as text and as token ids. POST /detokenize: the way back."""
+"""POST /tokenize: what a model is fed, as text and as token ids. POST /detokenize: the way back.
+GET /tokenizer_info: which tokenizer it is.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from web.offload import in_thread
 from web.prompts.formats import conversation
 from web.runtime import Runtime
 from web.schemas import fields
+from web.schemas.answers import TokenizerInfo
 from web.schemas.tokenize import Text, Tokens, detokenize_request, tokenize_request
 
 _MOST_TOKENS = 1 << 20  # of one answer, or one request
@@ -46,6 +49,29 @@ class TokenizeResource:
             resp.data = _detokenized(serving, ids)
         else:
             resp.data = in_thread(_detokenized, serving, ids)
+
+
+class TokenizerInfoResource:
+    """What vLLM tells of its tokenizer."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        tokenizer = self._runtime.serving().tokenizer
+        end = next(iter(tokenizer.end_ids), None)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(
+            TokenizerInfo(
+                tokenizer_class=tokenizer.name,
+                vocab_size=tokenizer.vocab_size,
+                eos_token=None if end is None else tokenizer.decode([end]) or None,
+                eos_token_id=end,
+                model_max_length=self._runtime.context_length,
+            )
+        )
+
+    on_head = on_get
 
 
 def _tokenized(serving: Serving, text: str, field: str) -> bytes:

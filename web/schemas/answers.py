@@ -51,6 +51,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
 
@@ -67,6 +68,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
     created: int
     model: str
+    system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
 
@@ -121,6 +123,21 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 class Models(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["list"] = "list"
     data: list[Model]
+
+
+class TokenizerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """vLLM's, which lm-evaluation-harness asks for before it counts tokens."""
+
+    tokenizer_class: str
+    vocab_size: int
+    eos_token: str | None  # None: the token that ends a text has none itself
+    eos_token_id: int | None
+    bos_token: None = None
+    bos_token_id: None = None
+    pad_token: None = None
+    unk_token: None = None
+    model_max_length: int | None
+    chat_template: None = None  # chats are rendered by the server: /tokenize shows them
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

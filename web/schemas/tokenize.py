@@ -8,6 +8,9 @@ from web.schemas.chat import ChatRequest, chat_request
 from web.schemas.completions import EMPTY, token_ids
 from web.schemas.fields import Fields
 
+# What a text is called: here and by vLLM, by llama.cpp, and by others.
+TEXTS = ("prompt", "content", "text")
+
 
 class Tokens(msgspec.Struct, frozen=True):
     """What a model is fed."""
@@ -23,13 +26,14 @@ class Text(msgspec.Struct, frozen=True):
 
 def tokenize_request(fields: Fields) -> str | ChatRequest:
     """The text of `prompt`, or a conversation with all that /chat/completions takes."""
-    if fields.has("messages"):
-        if fields.has("prompt"):
-            raise fields.wrong("prompt", "must not be given beside messages")
+    given = [name for name in ("messages", *TEXTS) if fields.has(name)]
+    if len(given) > 1:
+        raise fields.wrong(given[1], f"must not be given beside {given[0]}")
+    if given == ["messages"]:
         return chat_request(fields)
-    prompt = fields.text("prompt")
+    prompt = fields.text(given[0]) if given else None
     if prompt is None:
-        raise fields.wrong("prompt", "is required, or messages")
+        raise fields.wrong(given[0] if given else "prompt", "is required, or messages")
     return prompt or EMPTY
 
 

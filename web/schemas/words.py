@@ -8,6 +8,7 @@ schema's.
 from __future__ import annotations
 
 WORDS = {
+    "allowed_tools": "The only ones that it may call. 仅允许调用的函数。",
     "arguments": "A JSON object, as text. JSON 对象文本。",
     "cached_tokens": "Of the prompt: were known and not computed. 提示词中命中缓存的 token 数。",
     "choices": "The answers, one for each prompt. 回答列表，每个提示词一个。",
@@ -27,6 +28,7 @@ WORDS = {
     "logprobs": "Always null. 总为 null。",
     "message": "The assistant's message. 助手消息。",
     "metadata": "Where it comes from. 来源信息。",
+    "mode": "Whether it must call one, which acts as auto. 是否必须调用。",
     "model": "The model that answered. 回答所用的模型。",
     "name": "Its name. 名称。",
     "object": "What this object is. 对象类型。",
@@ -40,9 +42,11 @@ WORDS = {
     "prompt_tokens_details": "Not in deploy mode. 部署模式下不返回。",
     "role": "Who speaks. 角色。",
     "source": "The name of the file. 文件名。",
+    "system_fingerprint": "Model, types and version, by a short name. 模型与配置的标识。",
     "text": "The text. 文本。",
     "tokens": "The ids of the tokens. token 的 id。",
     "tool_calls": "The functions that the model calls. 模型调用的函数。",
+    "tools": "Their names. 函数名称。",
     "total_pages": "How many pages the file has. 文件总页数。",
     "total_tokens": "The sum of both. 两者之和。",
     "type": "Which kind this is. 类型。",
@@ -88,5 +92,15 @@ WORDS = {
     "Status.running": "Requests at work. 正在处理的请求数。",
     "Status.status": "0 offline, 2 loading, 3 working. 0 离线，2 加载中，3 工作中。",
     "Status.waiting": "Requests in the queue. 排队的请求数。",
+    "TokenizerInfo.bos_token": "Always null: nothing begins a text. 总为 null。",
+    "TokenizerInfo.bos_token_id": "Always null. 总为 null。",
+    "TokenizerInfo.chat_template": "Always null: /tokenize shows chats. 总为 null。",
+    "TokenizerInfo.eos_token": "What ends a text; null: no text. 结束 token 的文本。",
+    "TokenizerInfo.eos_token_id": "Its id. 结束 token 的 id。",
+    "TokenizerInfo.model_max_length": "Tokens that it was trained for. 训练时的上下文长度。",
+    "TokenizerInfo.pad_token": "Always null. 总为 null。",
+    "TokenizerInfo.tokenizer_class": "Its name. 分词器名称。",
+    "TokenizerInfo.unk_token": "Always null. 总为 null。",
+    "TokenizerInfo.vocab_size": "How many ids it has. 词表大小。",
     "Tokens.count": "How many tokens. token 数量。",
 }
