@@ -16,6 +16,7 @@ import gevent
 from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.errors import InvalidChunkSize, NoMoreData
 
+from web import stopping
 from web.offload import breathe
 
 _PIECE = 64 << 10  # bytes of one read
@@ -96,8 +97,12 @@ class _Wire:
             self._unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         breathe()
         begun = time.monotonic()
-        with gevent.Timeout(self._patience, TooSlow):
-            piece = self._unreader.read(size, read_ahead=min(read_ahead or 0, size or _PIECE))
+        stopping.rest_awaited(self._unreader.sock)
+        try:
+            with gevent.Timeout(self._patience, TooSlow):
+                piece = self._unreader.read(size, read_ahead=min(read_ahead or 0, size or _PIECE))
+        finally:
+            stopping.request_begins(self._unreader.sock)
         waited = time.monotonic() - begun
         self._patience = min(max(self._patience - waited, 0.0) + len(piece) / _PACE, _PATIENCE)
         self.taken += len(piece)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -55,6 +56,9 @@ _RANGES = {
 
 # Setting -> the words that it may be.
 _CHOICES = {"state_type": ("fp32", "fp16", "bf16")}
+
+
+_NAME = re.compile(r"[\w.-]+")  # of a host: no scheme, no port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,9 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, not {value}")
+        for name in self.public_name:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"public_name must be a name such as llm.example.com: {name!r}")
         for name, words in _CHOICES.items():
             if (value := getattr(self, name)) not in words:
                 raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")

@@ -23,12 +23,13 @@ from gevent import monkey
 
 _LAST_WORDS = 3.0  # seconds before graceful_timeout at which running answers are cut
 _FIRST_WORDS = 1.0  # seconds that a new connection has for its first request
+_NEXT_WORDS = 3.0  # seconds that a body has for its next bytes
 # Seconds after the last connection was taken in which its request may come and is answered: after
 # a reload nobody else would, and a request that follows waits for the next worker.
 _LAST_GUESTS = 0.3
 
 _master = 0  # the process that started this worker
-# Sockets without a request -> when they may be closed, by time.monotonic().
+# Sockets without a request, or with half of one -> when they may be closed, by time.monotonic().
 _idle: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
 
 
@@ -61,6 +62,11 @@ def obey_early(server: Any, worker: Any) -> None:
 def accepted(sock: Any) -> None:
     """Notes a new connection, which has no request yet."""
     _idle[sock] = time.monotonic() + _FIRST_WORDS
+
+
+def rest_awaited(sock: Any) -> None:
+    """Notes that more of a request's body has to come before anything can be answered."""
+    _idle[sock] = time.monotonic() + _NEXT_WORDS
 
 
 def request_begins(sock: Any) -> None:

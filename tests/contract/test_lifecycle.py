@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from serving import ENDLESS, ROOT, SOAK, Server, serving, wait_until
+from serving import ENDLESS, ROOT, SOAK, Server, free_port, serving, wait_until
 
 DEMO = ROOT / "rwkv_native" / "demo" / "demo.safetensors"
 
@@ -83,6 +83,13 @@ def test_a_tokenizer_of_another_vocabulary_is_told() -> None:
         log = server.log()
         assert "the tokenizer world has 65530 ids, the model 257 rows" in log
         assert "Traceback" not in log and server.status()["status"] == 0
+
+
+def test_a_public_address_is_refused() -> None:
+    """Under bare gunicorn, too, whose flag may name it."""
+    server = Server("-b", f"0.0.0.0:{free_port()}", ready=False)
+    assert server.process.wait(20) == 1
+    assert "--insecure" in server.log() and "Booting worker" not in server.log()
 
 
 def test_ctrl_c_reaches_worker_and_master() -> None:
@@ -329,10 +336,14 @@ def test_idle_connections_do_not_hold_up_a_stop() -> None:
 
 
 def test_silent_connections_do_not_hold_up_a_stop() -> None:
-    """Browsers open some in advance; here also one in the middle of its first header."""
+    """Browsers open some in advance; here also one in the middle of its first header, and two in
+    the middle of a body."""
     with serving(max_batch=1) as server:
         silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
         silent[0].sendall(b"GET /status HTTP/1.1\r\nHost: ")
+        head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\n"
+        silent[1].sendall(head + b'Content-Length: 99\r\n\r\n{"prompt": ')
+        silent[2].sendall(head + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"pro')
         server.status()
         begun = time.monotonic()
         server.process.terminate()

@@ -121,7 +121,8 @@ def proxy(deploy: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pr
     nginx = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         host = f"unix:{folder}/http.sock"
-        with serving(host=host, max_batch=1, ready=False) as server:
+        name = "llm.example.com"
+        with serving(host=host, max_batch=1, public_name=name, ready=False) as server:
             trust = ssl.create_default_context(cafile=certificate)
             one = Proxy(plain, secure, trust, server)
             wait_until(lambda: works(one), 60)
@@ -193,6 +194,15 @@ def test_pages_of_this_server_may_use_it_and_others_may_not(proxy: Proxy) -> Non
     ):
         body = {"prompt": "x", "max_tokens": 1}
         assert proxy.ask("POST", "/completions", body, {"Origin": origin})[0] == status
+
+
+def test_the_servers_own_name(proxy: Proxy) -> None:
+    """Pages that came under it may use the server; a name that somebody points here is none."""
+    body = {"prompt": "x", "max_tokens": 1}
+    for name, status in (("llm.example.com", 200), ("evil.example", 403)):
+        headers = {"Host": name, "Origin": f"https://{name}"}
+        assert proxy.ask("POST", "/completions", body, headers)[0] == status
+        assert proxy.ask("GET", "/status", headers={"Host": name})[0] == status
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/metrics/", "//metrics", "/x/../metrics/"])

@@ -218,6 +218,12 @@ def test_a_request_without_a_host() -> None:
     assert seen == ["200 OK"]
 
 
+@pytest.mark.parametrize("name", ["https://llm.example.com", "llm.example.com:443", "a b", "*"])
+def test_a_public_name_is_a_name(name: str) -> None:
+    with pytest.raises(ValueError, match=r"public_name must be a name such as"):
+        Config(public_name=(name,))
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "192.168.1.5", ""])
 def test_a_public_address_wants_a_key_or_deploy_mode(host: str) -> None:
     assert "--insecure" in (exposure.problem(Config(), ["127.0.0.1", host]) or "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import falcon
@@ -21,6 +21,15 @@ LIMIT = 1 << 20
 ROOM = Room(64 << 20)
 
 
+class Socket:
+    """As much of a connection as a body needs; sets hold it weakly."""
+
+    lingers = False
+
+    def __init__(self, sendall: Callable[[bytes], None]) -> None:
+        self.sendall = sendall
+
+
 class Wire(Unreader):
     """Plays steps, each bytes that arrive, an exception to raise, or seconds to wait."""
 
@@ -28,7 +37,7 @@ class Wire(Unreader):
         super().__init__()
         self.steps = list(steps)
         self.sent = b""
-        self.sock = SimpleNamespace(lingers=False, sendall=self._send)
+        self.sock = Socket(self._send)
 
     def _send(self, data: bytes) -> None:
         self.sent += data
