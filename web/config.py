@@ -37,6 +37,7 @@ _RANGES = {
     "max_queue": (1, 1_000_000),
     "queue_mb": (1, 1 << 20),
     "step_ms": (1, 60_000),
+    "adapter_alpha": (0, 1_000_000),
     "speculate": (0, 64),
     "cache_mb": (-1, 1 << 40),
     "max_body": (1024, 1 << 40),
@@ -76,6 +77,9 @@ class Config:
     model: str | None = None  # path; None: the demo model; "none": serve without a model
     strategy: str = "auto"
     tokenizer: str | None = None  # name or path; None: the one that the model asks for
+    adapter: str | None = None  # path of what is merged into the configured model
+    adapter_alpha: float = 0  # of a LoRA whose file does not tell it; 0: it does, or has none
+    adapter_init: str | None = None  # path of a PiSSA's first values
     state_type: str = "fp32"  # how states keep the matrices of versions 5 to 7
     threads: int = 0  # 0: the least of physical cores, affinity and CPU quota
     max_batch: int = 64

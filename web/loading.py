@@ -12,6 +12,7 @@ from pathlib import Path
 import rwkv_native as rn
 from rwkv_native import checkpoint
 from rwkv_native.printable import printable
+from web.config import Config
 
 _EXTENSIONS = frozenset({".pth", ".safetensors", ".st", ".gguf", ".json"})
 
@@ -29,6 +30,7 @@ class Choice:
     said: str  # the path as it was given; what messages may show
     strategy: str = "auto"
     tokenizer: str | None = None  # name or path
+    adapted: bool = False  # with the configured adapter, which no other model has
 
     @property
     def name(self) -> str:
@@ -36,6 +38,15 @@ class Choice:
         can hold."""
         given = Path(self.said)
         return printable(given.stem if given.suffix.lower() in _EXTENSIONS else given.name)
+
+
+def configured_adapter(config: Config) -> rn.Adapter | None:
+    """What the settings merge into the configured model."""
+    if config.adapter is None:
+        if config.adapter_alpha or config.adapter_init is not None:
+            raise rn.InvalidError("adapter_alpha and adapter_init belong to an adapter")
+        return None
+    return rn.Adapter(config.adapter, config.adapter_alpha or None, config.adapter_init)
 
 
 def needed(choice: Choice) -> int:
@@ -54,6 +65,8 @@ def needed(choice: Choice) -> int:
         # quantised file keep their format under "auto", and are widened where none is named.
         kind = tensor.dtype.removeprefix("PACKED_")
         own = checkpoint.DTYPES.get(kind, 4.0 if types else _QUANTISED_BYTES["i8"])
+        if choice.adapted and types:  # 16 bits do not hold what fp32 makes of them
+            own = 4.0
         large = len(tensor.shape) == 2 and tensor.name != "emb.weight"
         total += tensor.count * min(own, matrices if large else plain)
     return int(total) + _BESIDES

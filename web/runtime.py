@@ -362,7 +362,8 @@ class Runtime:
         except rn.Error as problem:
             log.error("failed to load the demo model: %s", problem)
             return None
-        return Choice(path, path, config.strategy, config.tokenizer)
+        adapted = config.adapter is not None
+        return Choice(path, path, config.strategy, config.tokenizer, adapted)
 
     def begin_to_stop(self) -> None:
         """From here on requests are told to come again; those at work go on until close()."""
@@ -481,6 +482,7 @@ class Runtime:
             strategy=choice.strategy,
             threads=self._config.threads or None,
             state_type=self._config.state_type,
+            adapter=loading.configured_adapter(self._config) if choice.adapted else None,
         )
 
     def _rehearse(self, choice: Choice) -> None:

@@ -22,6 +22,11 @@ import rwkv_native as rn
 from rwkv_native import checkpoint, convert
 from rwkv_native._ffi import check, float_pointer, lib
 from rwkv_native.formats.safetensors import header
+from web import loading
+from web.cli import main
+from web.config import Config
+from web.loading import Choice
+from web.runtime import Runtime
 
 Arrays = dict[str, np.ndarray]
 SOURCE = "v70_L3_D32_fp32.pth"
@@ -333,6 +338,58 @@ def test_names_of_every_layout(spelling: str, golden: Path, tmp_path: Path) -> N
     (folder / "adapter_config.json").write_text(json.dumps(config))
     found = logits(golden / SOURCE, adapter=folder)
     assert np.array_equal(found, logits(golden / SOURCE, adapter=official))
+
+
+# -- on the command line and in a server
+
+
+def test_the_commands(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given, _ = adapted("LoRA", read(golden / SOURCE))
+    file, copy = str(write(tmp_path / "a.safetensors", given)), tmp_path / "copy.safetensors"
+    flags = ["--adapter", file, "--adapter-alpha", "12"]
+    assert main(["convert", str(golden / SOURCE), str(copy), *flags]) == 0
+    assert np.array_equal(logits(copy), logits(golden / SOURCE, adapter=rn.Adapter(file, 12)))
+    capsys.readouterr()
+    drawn = []
+    common = ["--temperature", "0", "--max-tokens", "8", "--json", "--tokenizer", "abc"]
+    common += ["--strategy", "cpu fp32", "--threads", "1"]
+    for model in (["--model", str(golden / SOURCE), *flags], ["--model", str(copy)]):
+        assert main(["generate", "hi", *model, *common]) == 0
+        drawn.append(json.loads(capsys.readouterr().out)["token_ids"])
+    assert drawn[0] == drawn[1]
+    for wrong, words in (
+        (["--adapter", file], "--adapter-alpha"),
+        (["--adapter-alpha", "3"], "belong to an adapter"),
+        (["--adapter", str(tmp_path / "nothing"), "--adapter-alpha", "3"], "nothing: no such file"),
+        (["--adapter", file, "--adapter-alpha", "-1"], "adapter_alpha must be between 0"),
+    ):
+        for command in (
+            ["convert", str(golden / SOURCE), str(tmp_path / "x.safetensors")],
+            ["generate", "hi", "--model", str(golden / SOURCE)],
+            ["serve", "--port", "0", "--model", str(golden / SOURCE)],
+        ):
+            assert main([*command, *wrong]) == 2
+            assert words in capsys.readouterr().err
+
+
+def test_only_the_configured_model_of_a_server_has_it(golden: Path, tmp_path: Path) -> None:
+    given, _ = adapted("LoRA", read(golden / SOURCE))
+    file = str(write(tmp_path / "a.safetensors", given))
+    source = str(golden / SOURCE)
+    config = Config(
+        model=source, strategy="cpu fp32", threads=1, adapter=file, adapter_alpha=12, host="::1"
+    )
+    assert Config.from_environment(config.to_environment()) == config
+    runtime = Runtime(config)
+    own = runtime.known(Path(SOURCE).stem)
+    assert own is not None and own.adapted
+    tuned, plain = (runtime._load(c).result() for c in (own, Choice(source, SOURCE, "cpu fp32")))
+    wanted = logits(golden / SOURCE, adapter=rn.Adapter(file, 12))
+    assert np.array_equal(tuned.forward(IDS, full=True)[0], wanted)
+    assert np.array_equal(plain.forward(IDS, full=True)[0], logits(golden / SOURCE))
+    half = golden / "v70_L2_D64_bf16.pth"
+    sizes = [loading.needed(Choice(str(half), "m", "cpu fp32", None, a)) for a in (True, False)]
+    assert sizes[0] > sizes[1]
 
 
 # -- what does not fit

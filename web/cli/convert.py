@@ -7,7 +7,8 @@ import functools
 import sys
 from pathlib import Path
 
-from web.cli.terminal import LoadLine, Refused, cleaning_up
+from web.cli.terminal import LoadLine, Refused, adapter_flags, adapter_of, cleaning_up
+from web.config import Config
 
 SUMMARY = "write a checkpoint as .safetensors (or GGUF) with official names"
 EPILOG = """\
@@ -32,6 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="write the matrices of a .safetensors as they lie in memory, so that it is used where"
         " it is mapped",
     )
+    adapter_flags(parser)
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
@@ -47,7 +49,17 @@ def run(args: argparse.Namespace) -> int:
         write = convert.to_gguf
     else:
         write = functools.partial(convert.to_safetensors, packed=args.packed)
+    names = ("adapter", "adapter_alpha", "adapter_init")
+    given = {name: getattr(args, name) for name in names}
+    merged = adapter_of(Config.from_environment({}, **given))
     with cleaning_up(), LoadLine(sys.stderr, Path(args.source).name, "converting") as line:
-        write(args.source, target, args.dtype, force=args.force, progress=line.show)
+        write(
+            args.source,
+            target,
+            args.dtype,
+            force=args.force,
+            progress=line.show,
+            adapter=merged,
+        )
     print(f"{target}: {target.stat().st_size:,} bytes")
     return 0

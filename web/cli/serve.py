@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from web import exposure
-from web.cli.terminal import LoadLine, Refused, model_flags, model_path, tokenizer_named
+from web.cli.terminal import (
+    LoadLine,
+    Refused,
+    adapter_of,
+    model_flags,
+    model_path,
+    tokenizer_named,
+)
 from web.config import UNIX, Config
 
 SUMMARY = "serve a model over HTTP"
@@ -31,6 +38,7 @@ Each flag is also a variable, such as RWKV_NATIVE_MAX_BATCH=32. For production,
 
 _SETTINGS = (
     *("model", "strategy", "state_type", "tokenizer", "threads", "host", "port", "backlog"),
+    *("adapter", "adapter_alpha", "adapter_init"),
     *(
         "timeout_keep_alive",
         "access_log",
@@ -200,7 +208,12 @@ def run(args: argparse.Namespace) -> int:
         import rwkv_native as rn
 
         # Reads the index and the strategy, and waits for its threads: none is left at the fork.
-        rn.Model.load(model_path(config), config.strategy, config.threads or None).cancel()
+        rn.Model.load(
+            model_path(config),
+            config.strategy,
+            config.threads or None,
+            adapter=adapter_of(config),
+        ).cancel()
         if config.tokenizer is not None:
             tokenizer_named(config.tokenizer)
     if config.host.startswith(UNIX):

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from web.config import Config
 
@@ -39,6 +39,7 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help=".pth, .safetensors, .st or .gguf file, or a folder (default: the demo model)",
     )
+    adapter_flags(group)
     group.add_argument(
         "--strategy",
         help="'cpu fp32', 'cpu bf16' or 'cpu fp16'; with i8 or i4 behind it for quantised weights:"
@@ -62,6 +63,27 @@ def model_flags(parser: argparse.ArgumentParser) -> None:
         type=_threads,
         metavar="N",
         help="CPU threads (default: auto, all usable cores)",
+    )
+
+
+def adapter_flags(group: Any) -> None:
+    """Of a parser or a group of one."""
+    group.add_argument(
+        "--adapter",
+        metavar="PATH",
+        help="LoRA, DoRA, PiSSA, Bone or MiSS to merge into the weights: a file of RWKV-PEFT or a"
+        " folder of peft",
+    )
+    group.add_argument(
+        "--adapter-alpha",
+        type=float,
+        metavar="A",
+        help="alpha of a LoRA whose file does not tell it (RWKV-PEFT's --lora_alpha)",
+    )
+    group.add_argument(
+        "--adapter-init",
+        metavar="PATH",
+        help="first values of a PiSSA (init_pissa.pth), which training took out of the weights",
     )
 
 
@@ -130,7 +152,15 @@ def tokenizer_named(name: str) -> rn.Tokenizer:
 def model_config(args: argparse.Namespace) -> Config:
     """What model_flags have read, over the environment."""
     names = ("model", "strategy", "state_type", "tokenizer", "threads")
+    names += ("adapter", "adapter_alpha", "adapter_init")
     return Config.from_environment(**{name: getattr(args, name) for name in names})
+
+
+def adapter_of(config: Config) -> rn.Adapter | None:
+    """What is merged into the model."""
+    from web.loading import configured_adapter
+
+    return configured_adapter(config)
 
 
 def model_for(config: Config, show: Callable[[int, int], None]) -> rn.Model:
@@ -143,6 +173,7 @@ def model_for(config: Config, show: Callable[[int, int], None]) -> rn.Model:
         config.threads or None,
         progress=show,
         state_type=config.state_type,
+        adapter=adapter_of(config),
     )
 
 
