@@ -13,7 +13,7 @@ import gevent
 import pytest
 from documents import FONT, pdf, stream
 
-from web import errors
+from web import child, errors
 from web.files.documents import Documents, Limits
 from web.files.uploads import Upload
 
@@ -174,3 +174,14 @@ def test_many_at_once_wait_or_are_sent_away() -> None:
     assert {problem.status_code for problem in over} == {429}
     gevent.killall(reading)
     assert not readers()
+
+
+def test_a_child_leaves_no_bytecode(tmp_path: Path) -> None:
+    """Cut off by the limit on its output, it would break every import after it."""
+    (tmp_path / "other.py").write_text("VALUE = 1\n")
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import other\n")
+    with child.memory_file("a") as given, child.memory_file("b") as got:
+        allowance = child.Allowance(seconds=10, memory=512 << 20, output=16)
+        assert child.run(script, (), given, got, allowance) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.py", "script.py"]
