@@ -51,7 +51,7 @@ _RANGES = {
     "file_text": (1024, 1 << 40),
     "sound_length": (1, 20_000),  # a WAV has at most 4 GB
     "sound_seconds": (1, 3600),
-    "sound_memory": (128 << 20, 1 << 40),
+    "sound_memory": (256 << 20, 1 << 40),
 }
 
 

@@ -65,12 +65,17 @@ def refusal(server: Server, path: str, body: Any, param: str) -> dict[str, Any]:
     return answer
 
 
+# What we read and RWKV Runner does not; tests/unit/test_midi.py says as what.
+READ_HERE = {"raw_smpte", "raw_unknown_meta_with_time", "raw_extra_chunk"}
+
+
 def test_texts_become_files(studio: Server) -> None:
     assert hashlib.sha256(midi_of(studio, GUIDE)).hexdigest() == GUIDE_DIGEST
     for case in CASES["text_to_midi"]:
         if case["vocabulary"] == "default" and case["file"]:
             assert midi_of(studio, case["text"]).hex() == case["file"]
     assert midi_of(studio, f"\n {CHORD}\t\n") == text_to_midi(CHORD)
+    assert midi_of(studio, CHORD.replace(" ", "\r\n")) == text_to_midi(CHORD)
 
 
 def test_files_become_texts(studio: Server) -> None:
@@ -78,6 +83,9 @@ def test_files_become_texts(studio: Server) -> None:
         if case["vocabulary"] != "default":
             continue
         data = bytes.fromhex(case["file"])
+        if case["name"] in READ_HERE:
+            assert text_of(studio, data) == midi_to_text(data)
+            continue
         if case["pieces"]:
             assert text_of(studio, data) == case["pieces"][0]
             continue
@@ -221,7 +229,7 @@ def test_paths_and_files_that_are_refused(
     folder = workspace / "midi"
     (folder / "folder").mkdir(exist_ok=True)
     (folder / "latin.txt").write_bytes(b"pi:3c:a \xe9")
-    (folder / "wrong.txt").write_bytes(b"pi:3c:a\npi:3c:0")
+    (folder / "wrong.txt").write_bytes(b"pi:3c:a\nzz")
     for name in (".hidden.txt", "plain.csv", "secret.txt"):
         (folder / name).write_text("https://alice:ghp_SECRET@git.example\n")
     (folder / "secrets.txt").write_text("https://alice:ghp_SECRET@git.example " * 1500)

@@ -75,6 +75,17 @@ def test_the_sound_of_a_text_as_files(studio: Server, workspace: Path) -> None:
 
 
 @needs_fluidsynth
+@pytest.mark.parametrize("name", ["tune.wav", "tune.WAV", "tune"])
+def test_a_name_may_have_its_end(studio: Server, workspace: Path, name: str) -> None:
+    before = set(workspace.rglob("*"))
+    assert studio.post("/text-to-wav", {**SOUND, "wav_name": name}) == "success"
+    made = set(workspace.rglob("*")) - before
+    assert {path.name for path in made} == {"tune.wav", "tune.mid", "tune.txt"}
+    for path in made:
+        path.unlink()
+
+
+@needs_fluidsynth
 def test_the_sound_of_a_file(studio: Server, workspace: Path) -> None:
     (workspace / "midi").mkdir(exist_ok=True)
     (workspace / "midi" / "sample.mid").write_bytes(text_to_midi("pi:3c:a t125 pi:3c:0"))
@@ -86,6 +97,27 @@ def test_the_sound_of_a_file(studio: Server, workspace: Path) -> None:
         sizes.append(frames_of((workspace / "midi" / "sample.wav").read_bytes()))
     assert len(set(sizes)) == 1 and sizes[0] > 44100
     assert not list((workspace / "midi").glob(".*"))
+
+
+@needs_fluidsynth
+def test_files_are_read_as_for_their_text(studio: Server, workspace: Path) -> None:
+    """Both routes take the same, and refuse the same with the same reason."""
+    plain = text_to_midi("pi:3c:a t125 pi:3c:0")
+    (workspace / "midi").mkdir(exist_ok=True)
+    sizes = []
+    for data in (plain, bytes(128) + plain, plain[:10] + b"\0\3" + plain[12:]):
+        (workspace / "midi" / "sample.mid").write_bytes(data)
+        text = studio.post("/midi-to-text", data)["text"]
+        assert text == "<start> pi:3c:a t125 pi:3c:0 <end>"
+        assert studio.post("/midi-to-wav", {**RENDER, "sound_font_path": ""}) == "success"
+        sizes.append(frames_of((workspace / "midi" / "sample.wav").read_bytes()))
+    assert len(set(sizes)) == 1
+    for data in (b"", b"no MIDI", plain[:-3]):
+        (workspace / "midi" / "sample.mid").write_bytes(data)
+        said = studio.post("/midi-to-text", data, expect=400)["error"]["message"]
+        body = {**RENDER, "sound_font_path": ""}
+        told = studio.post("/midi-to-wav", body, expect=400)["error"]["message"]
+        assert said.removeprefix("file_data: bad midi file: ") == told.removeprefix("midi_path: ")
 
 
 @needs_fluidsynth
@@ -118,6 +150,7 @@ def test_the_answer_that_runner_gives(studio: Server, accept: str) -> None:
         ("/text-to-wav", {"wav_name": "x" * 201}, "wav_name"),
         ("/text-to-wav", {"wav_name": "ü" * 200}, "wav_name"),
         ("/text-to-wav", {"wav_name": "a\0b"}, "wav_name"),
+        ("/text-to-wav", {"wav_name": ".wav"}, "wav_name"),
         ("/text-to-wav", {"text": "pi:3c:a zz"}, "text"),
         ("/text-to-wav", {"text": "t125 " * 1300 + "pi:3c:a"}, "text"),
         ("/text-to-wav", {"sound_font_path": "../font.sf2"}, "sound_font_path"),

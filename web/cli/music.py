@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,8 +86,6 @@ def _written(args: argparse.Namespace) -> tuple[str, str]:
         text = sys.stdin.read() if args.text == "-" else Path(args.text).read_text("utf-8-sig")
     except UnicodeDecodeError:
         raise Refused(f"{args.text}: it is not a text in UTF-8") from None
-    # A piece in a file may have lines, of which the format knows nothing.
-    text = re.sub(r"\s", " ", text)
     return ended(text), "piano" if args.piano else "default"
 
 

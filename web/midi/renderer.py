@@ -1,32 +1,44 @@
-"""The child process of `sound.py`: one MIDI file in, its sound out, as FluidSynth plays it.
-Whatever a file or a SoundFont makes a C library do ends with this process.
+"""The child process of `sound.py`: one MIDI file in, its sound out, as FluidSynth plays it and as
+loud as a WAV can be. Whatever a file or a SoundFont makes a C library do ends with this process.
+
+FluidSynth's own level leaves room for hundreds of voices: two notes of a piano reach 4 % of full
+scale, a band 25 %, an orchestra 70 %. So the sound is written as floats first, and brought to one
+peak in the same file when all of it is known.
 
 Arguments: the SoundFont, and the most seconds that a piece may last. Standard input: the MIDI file.
 Standard output, a file: a WAV and exit code 0, or what is wrong with the MIDI file and 3, with the
 SoundFont and 4; 5 without FluidSynth (1 and 2 are Python's own). Without arguments it only looks
-for that. It runs as a file of its own (`python -I`), so it imports nothing of this project.
+for that.
 """
 
 from __future__ import annotations
 
 import ctypes
-import io
 import os
+import struct
 import sys
-import wave
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import mido
+# Run as a file of its own, isolated, by a process with limits (`web/limited.py`).
+sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
+
+from web.midi.limits import LIMITS, MidiError
+from web.midi.reader import Event, Kind, recording
 
 RATE = 44100  # frames per second, each of two 16-bit samples
-_FRAME = 4  # bytes
+_FRAME, _FLOATS = 4, 8  # bytes of a frame, as it is answered and as it is rendered
+_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+_PEAK = 10 ** (-1 / 20)  # of full scale: a decibel below, for players that resample
+_MOST_GAIN = 10 ** (40 / 20)  # a single piano note needs 30 dB; what is softer is meant to be
 _CHANNELS = 16
 _AT_ONCE = 8192  # frames
 _BUFFER = 64  # frames between two moments at which FluidSynth hears events
 # After the last event: until every note has rung, and the silence that FluidSynth's player adds.
 _LONGEST_RING = 30  # seconds, for an organ whose key nobody lets go
 _SILENCE = 2  # seconds
+# The others sound nothing, or are of one device's own.
+_PLAYED = {Kind.NOTE_ON, Kind.NOTE_OFF, Kind.PROGRAM, Kind.CONTROL, Kind.BEND}
 
 
 class Unusable(Exception):
@@ -45,60 +57,33 @@ class NoFluidSynth(Unusable):
 
 def render(font: str, most_seconds: float) -> None:
     synth = _Synth(font)
-    piece = _Piece(sys.stdin.buffer.read())
-    seconds = piece.seconds()
+    events, seconds = played(sys.stdin.buffer.read())
     if seconds > most_seconds:
         raise Unusable(
             f"it lasts {seconds:.0f} s, and this server renders at most {most_seconds:g} s"
         )
-    with wave.open(sys.stdout.buffer, "wb") as out:
-        out.setnchannels(2)
-        out.setsampwidth(_FRAME // 2)
-        out.setframerate(RATE)
-        out.setnframes(round(seconds * RATE))  # at least; the end of the piece corrects it
-        at = 0
-        for when, message in piece.events():
-            at += synth.write(out, round(when * RATE) - at)
-            synth.play(message)
-        synth.ring(out)
+    out = _Output(round(seconds * RATE))
+    for when, event in events:
+        synth.write(out, round(when * RATE) - out.frames)
+        synth.play(event)
+    synth.write(out, round(seconds * RATE) - out.frames)
+    synth.ring(out)
+    out.finish()
 
 
-class _Piece:
-    """A MIDI file, its tracks as one."""
-
-    def __init__(self, data: bytes) -> None:
-        file = io.BytesIO(data)  # of which nobody can read more than there is
-        try:
-            parsed = mido.MidiFile(file=file)
-            self._ticks_per_beat = parsed.ticks_per_beat
-            self._messages = mido.merge_tracks(parsed.tracks)
-        except MemoryError:
-            raise
-        except EOFError:
-            raise Unusable(f"it ends at byte {len(data)}, in the middle of a track") from None
-        except Exception:  # mido raises what the decoding of an event happens to raise
-            raise Unusable(f"what is before byte {file.tell()} is no MIDI") from None
-        if self._ticks_per_beat <= 0:
-            raise Unusable("its time is not counted in quarter notes (SMPTE)")
-
-    def events(self) -> Iterator[tuple[float, Any]]:
-        """(seconds from the start, message) of everything in the file."""
-        tempo, now = 500_000, 0.0
-        for message in self._messages:
-            now += mido.tick2second(message.time, self._ticks_per_beat, tempo)
-            if message.type == "set_tempo":
-                tempo = message.tempo
-            yield now, message
-
-    def seconds(self) -> float:
-        """Until the last event."""
-        now = 0.0
-        try:
-            for when, _ in self.events():
-                now = when
-        except OverflowError:  # times in MIDI files may have any number of digits
-            raise Unusable("a time between two events is too long for a number") from None
-        return now
+def played(data: bytes) -> tuple[list[tuple[float, Event]], float]:
+    """([(seconds from the start, event)] of all that a file plays, seconds until its end)"""
+    try:
+        heard = recording(data, LIMITS)
+    except MidiError as problem:
+        raise Unusable(str(problem)) from None
+    events = []
+    now = 0.0
+    for passed, event in heard.timed():
+        now += passed
+        if event.kind in _PLAYED:
+            events.append((now, event))
+    return events, now
 
 
 def _fluidsynth() -> Any:
@@ -108,6 +93,50 @@ def _fluidsynth() -> Any:
     except ImportError:
         raise NoFluidSynth from None
     return fluidsynth
+
+
+class _Output:
+    """Standard output: frames of two floats, until `finish` makes a WAV of 16 bits of them."""
+
+    def __init__(self, expected: int) -> None:
+        # One thread works here, and its memory has a limit.
+        os.environ["OPENBLAS_NUM_THREADS"] = "1"
+        try:
+            import numpy
+        except ImportError:  # it is there; its libraries did not find room
+            raise MemoryError from None
+        self._numpy = numpy
+        self._fd = sys.stdout.fileno()
+        self._peak = 0.0
+        self.frames = 0
+        # Whoever looks at the growing file sees how large it will be at least.
+        os.write(self._fd, _header(expected, _FLOATS))
+
+    def write(self, floats: memoryview) -> None:
+        samples = self._numpy.frombuffer(floats, "=f4")
+        self._peak = max(self._peak, float(self._numpy.abs(samples).max()))
+        self.frames += len(floats) // _FLOATS
+        while floats:
+            floats = floats[os.write(self._fd, floats) :]
+
+    def finish(self) -> None:
+        """In place, from the first frame on: what is written is always behind what is read."""
+        gain = min(_PEAK / self._peak, _MOST_GAIN) * 0x7FFF if self._peak else 0.0
+        for at in range(0, self.frames, _AT_ONCE):
+            count = min(_AT_ONCE, self.frames - at)
+            floats = os.pread(self._fd, count * _FLOATS, _HEADER.size + at * _FLOATS)
+            samples = self._numpy.rint(self._numpy.frombuffer(floats, "=f4") * gain)
+            os.pwrite(self._fd, samples.astype("<i2").tobytes(), _HEADER.size + at * _FRAME)
+        os.ftruncate(self._fd, _HEADER.size + self.frames * _FRAME)
+        os.pwrite(self._fd, _header(self.frames, _FRAME), 0)
+
+
+def _header(frames: int, frame: int) -> bytes:
+    """Of a WAV with so many frames of so many bytes each: two of 16 bits, or of floats."""
+    size = min(frames * frame, 0xFFFF_FFFF - 36)
+    coding = 1 if frame == _FRAME else 3
+    layout = (16, coding, 2, RATE, RATE * frame, frame, frame * 4)
+    return _HEADER.pack(b"RIFF", 36 + size, b"WAVE", b"fmt ", *layout, b"data", size)
 
 
 class _Synth:
@@ -120,43 +149,43 @@ class _Synth:
         self._synth = fluidsynth.Synth(samplerate=RATE, channels=_CHANNELS, **options)
         if self._synth.sfload(font, update_midi_preset=1) < 0:
             raise UnusableFont("is not a SoundFont that can be played")
-        self._buffer = ctypes.create_string_buffer(_AT_ONCE * _FRAME)
+        kinds = (ctypes.c_void_p, ctypes.c_int, *(ctypes.c_void_p, ctypes.c_int, ctypes.c_int) * 2)
+        names = ("synth", "len", "lbuf", "loff", "lincr", "rbuf", "roff", "rincr")
+        arguments = [(name, kind, 1) for name, kind in zip(names, kinds, strict=True)]
+        self._write = fluidsynth.cfunc("fluid_synth_write_float", ctypes.c_int, *arguments)
+        self._buffer = ctypes.create_string_buffer(_AT_ONCE * _FLOATS)
 
-    def write(self, out: wave.Wave_write, frames: int) -> int:
+    def write(self, out: _Output, frames: int) -> None:
         """The sound of so many frames from now on."""
-        left = frames
-        while left > 0:
-            count = min(left, _AT_ONCE)
+        while frames > 0:
+            count = min(frames, _AT_ONCE)
             # Left and right alternate in one buffer: offset 0 and 1, step 2.
-            self._c.fluid_synth_write_s16(
-                self._synth.synth, count, self._buffer, 0, 2, self._buffer, 1, 2
-            )
-            out.writeframesraw(memoryview(self._buffer)[: count * _FRAME])
-            left -= count
-        return max(frames, 0)
+            self._write(self._synth.synth, count, self._buffer, 0, 2, self._buffer, 1, 2)
+            out.write(memoryview(self._buffer)[: count * _FLOATS])
+            frames -= count
 
-    def ring(self, out: wave.Wave_write) -> None:
+    def ring(self, out: _Output) -> None:
         """The sound after the last event."""
-        left = _LONGEST_RING * RATE
-        while left > 0 and self._synth.get_active_voice_count():
-            left -= self.write(out, _BUFFER)
+        end = out.frames + _LONGEST_RING * RATE
+        while out.frames < end and self._synth.get_active_voice_count():
+            self.write(out, _BUFFER)
         self._synth.all_notes_off(-1)  # of all channels
         self.write(out, _SILENCE * RATE)
 
-    def play(self, message: Any) -> None:
-        """One event, now; those that sound nothing, and those of one device's own, are left out."""
+    def play(self, event: Event) -> None:
+        """One event, now."""
         synth = self._synth
-        match message.type:
-            case "note_on":
-                synth.noteon(message.channel, message.note, message.velocity)
-            case "note_off":
-                synth.noteoff(message.channel, message.note)
-            case "program_change":
-                synth.program_change(message.channel, message.program)
-            case "control_change":
-                synth.cc(message.channel, message.control, message.value)
-            case "pitchwheel":
-                synth.pitch_bend(message.channel, message.pitch)
+        match event.kind:
+            case Kind.NOTE_ON:
+                synth.noteon(event.channel, event.number, event.value)
+            case Kind.NOTE_OFF:
+                synth.noteoff(event.channel, event.number)
+            case Kind.PROGRAM:
+                synth.program_change(event.channel, event.number)
+            case Kind.CONTROL:
+                synth.cc(event.channel, event.number, event.value)
+            case Kind.BEND:
+                synth.pitch_bend(event.channel, event.value)
 
 
 def main(arguments: list[str]) -> int:
@@ -165,7 +194,6 @@ def main(arguments: list[str]) -> int:
         if arguments:
             font, most_seconds = arguments
             render(font, float(most_seconds))
-            sys.stdout.buffer.flush()
         else:
             _fluidsynth()
         return 0

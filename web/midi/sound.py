@@ -35,7 +35,7 @@ MISSING = (
 )
 _NO_MIDI, _NO_FONT, _NO_FLUIDSYNTH = 3, 4, 5  # exit codes of the renderer
 _HEADER = 44  # bytes of a WAV before its sound
-_RATE = 44100 * 4  # bytes per second
+_RATE = 44100 * 8  # bytes per second while it is rendered, in floats; half of it in the end
 _RING = 40  # seconds of room for the last notes
 _RENDERER = Path(__file__).with_name("renderer.py")
 _AT_WORK = 2  # children at one time

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from web.midi.limits import LIMITS, Limits, MidiError
-from web.midi.reader import Recording, recording
+from web.midi.reader import Event, Kind, Recording, recording
 from web.midi.vocabulary import DEFAULT, Vocabulary
 
-_TEMPO = 500_000  # microseconds of a quarter note, where a file says nothing
 _SPLIT = 10_000_000  # milliseconds of silence after which another piece begins
 _LONGEST_WAIT = 10_000  # milliseconds; a longer wait becomes this one
 _SECOND = "t125"
@@ -40,16 +38,10 @@ def pieces(heard: Recording, vocabulary: Vocabulary, limits: Limits = LIMITS) ->
     """The texts between long silences, as far as time passes in them."""
     text = _Text(vocabulary, limits)
     channels = [_Channel(number) for number in range(16)]
-    tempo = _TEMPO
-    for message in heard.messages:
-        try:
-            text.wait += (message.time * (tempo * 1e-6 / heard.resolution)) * 1000
-        except OverflowError:
-            raise MidiError("a time between two events is too long for a number") from None
-        if message.type == "set_tempo":
-            tempo = message.tempo
-        elif message.type in _ACTIONS:
-            _ACTIONS[message.type](text, channels, message)
+    for seconds, event in heard.timed():
+        text.wait += seconds * 1000
+        if event.kind in _ACTIONS:
+            _ACTIONS[event.kind](text, channels, event)
     return text.end()
 
 
@@ -161,39 +153,39 @@ def _waits(wait: float) -> list[str]:
     return [*words, f"t{steps}"] if steps > 0 else words
 
 
-def _note_on(text: _Text, channels: list[_Channel], message: Any) -> None:
-    if message.velocity > 0:
-        channels[message.channel].strike(text, message.note, message.velocity)
+def _note_on(text: _Text, channels: list[_Channel], event: Event) -> None:
+    if event.value > 0:
+        channels[event.channel].strike(text, event.number, event.value)
     else:
-        _note_off(text, channels, message)
+        _note_off(text, channels, event)
 
 
-def _note_off(text: _Text, channels: list[_Channel], message: Any) -> None:
-    channel = channels[message.channel]
-    channel.release(text, message.note, channel.program)
+def _note_off(text: _Text, channels: list[_Channel], event: Event) -> None:
+    channel = channels[event.channel]
+    channel.release(text, event.number, channel.program)
 
 
-def _program_change(text: _Text, channels: list[_Channel], message: Any) -> None:
-    channels[message.channel].program = message.program
+def _program_change(text: _Text, channels: list[_Channel], event: Event) -> None:
+    channels[event.channel].program = event.number
 
 
-def _control_change(text: _Text, channels: list[_Channel], message: Any) -> None:
-    channel = channels[message.channel]
-    if message.control in _VOLUMES:
-        channel.volume = message.value
-    elif message.control == _EXPRESSION:
-        channel.expression = message.value
-    elif message.control == _PEDAL:
-        channel.tread(text, message.value >= 64)
-    elif message.control == _ALL_NOTES_OFF:
+def _control_change(text: _Text, channels: list[_Channel], event: Event) -> None:
+    channel = channels[event.channel]
+    if event.number in _VOLUMES:
+        channel.volume = event.value
+    elif event.number == _EXPRESSION:
+        channel.expression = event.value
+    elif event.number == _PEDAL:
+        channel.tread(text, event.value >= 64)
+    elif event.number == _ALL_NOTES_OFF:
         for each in channels:  # of all, whichever channel it names
             for note in list(each.held):
                 each.release(text, note, each.program)
 
 
-_ACTIONS: dict[str, Callable[[_Text, list[_Channel], Any], None]] = {
-    "note_on": _note_on,
-    "note_off": _note_off,
-    "program_change": _program_change,
-    "control_change": _control_change,
+_ACTIONS: dict[Kind, Callable[[_Text, list[_Channel], Event], None]] = {
+    Kind.NOTE_ON: _note_on,
+    Kind.NOTE_OFF: _note_off,
+    Kind.PROGRAM: _program_change,
+    Kind.CONTROL: _control_change,
 }

@@ -22,6 +22,7 @@ _LONGEST_NOTE = 5000  # milliseconds; a longer one ends at the next wait
 _LAST_RING = 3000  # milliseconds between <end> and the end of the notes
 _LETTERS = 40  # of a token, in errors
 
+_TOKEN = re.compile(r"\S+")
 _NOTE = re.compile(r"([^:]*):([0-9a-fA-F]+):([0-9a-fA-F]+)")
 _WAIT = re.compile(r"t0*([0-9]+)")
 _DIGITS = 12  # of a wait that can be in any limit
@@ -30,9 +31,9 @@ _DIGITS = 12  # of a wait that can be in any limit
 def text_to_midi(
     text: str, vocabulary: Vocabulary = DEFAULT, limits: Limits = LIMITS, quote: bool = True
 ) -> bytes:
-    """The file of a text. Blanks separate tokens: `pi:3c:a t62 pi:3c:0`. A note that no token ends
-    is not ended, except by `<end>` or after 5 s. Raises MidiError, which
-    shows the token that is wrong unless `quote` is false: whoever names a file may not know it."""
+    """The file of a text. White space separates tokens: `pi:3c:a t62 pi:3c:0`. A note that no
+    token ends is not ended, except by `<end>` or after 5 s. Raises MidiError, which shows the
+    token that is wrong unless `quote` is false: whoever names a file may not know it."""
     if len(text) > limits.text:
         raise MidiError(f"it has {len(text)} characters; at most {limits.text} are taken")
     score = _Score(vocabulary)
@@ -49,13 +50,8 @@ def text_to_midi(
 
 
 def _tokens(text: str) -> Iterable[tuple[int, str]]:
-    """(position, token): only blanks separate, other white space is taken off a token's ends."""
-    position = 0
-    for piece in text.split(" "):
-        token = piece.strip()
-        if token:
-            yield position + piece.index(token), token
-        position += len(piece) + 1
+    """(position, token): texts of people have lines."""
+    return ((found.start(), found[0]) for found in _TOKEN.finditer(text))
 
 
 def _shown(token: str) -> str:
