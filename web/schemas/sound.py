@@ -35,8 +35,8 @@ WavName = Annotated[
     Meta(
         min_length=1,
         max_length=_LONGEST_NAME,
-        description="What the files in the folder midi are called, without an end; not needed by "
-        "those who accept audio/wav. midi 文件夹中文件的名称，不含扩展名。",
+        description="What the files in the folder midi are called, with or without .wav; not "
+        "needed by those who accept audio/wav. midi 文件夹中文件的名称，可省略 .wav。",
     ),
 ]
 SoundFont = Annotated[
