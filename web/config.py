@@ -56,7 +56,10 @@ _RANGES = {
 
 
 # Setting -> the words that it may be.
-_CHOICES = {"state_type": ("fp32", "fp16", "bf16")}
+_CHOICES = {
+    "state_type": ("fp32", "fp16", "bf16"),
+    "prompt_format": ("official", "runner"),
+}
 
 
 _NAME = re.compile(r"[\w.-]+")  # of a host: no scheme, no port
@@ -94,6 +97,7 @@ class Config:
     max_prompt_tokens: int = 1 << 20
     max_tokens: int = 102400  # of one answer; what asks for more is cut down
     default_max_tokens: int = 4096  # of a chat that does not say
+    prompt_format: str = "official"  # of chats; "runner": messages as they are, as RWKV Runner 1.9
     file_pages: int = 2000  # of one document that /file-to-text reads
     file_seconds: int = 30
     file_memory: int = 1 << 30  # bytes of the process that reads it

@@ -53,6 +53,7 @@ class Persona:
     length: int = 500  # tokens of a completion that does not say: a text may have no end
     chats: bool = True
     prompt: Literal["world", "version 4"] = "world"  # the form of its chats
+    verbatim: bool = False  # messages are fed as they are, as RWKV Runner 1.9 does
     thinks: bool = False  # answers begin with <think> ... </think>, which later turns do not repeat
     fixed: tuple[str, ...] = ()  # fields of a request that have no effect
     start: str | None = None  # what a blank prompt means; None: itself

@@ -530,7 +530,9 @@ class Runtime:
             name=name,
             info=info,
             created=int(time.time()),
-            persona=persona_for(info, tokenizer),
+            persona=replace(
+                persona_for(info, tokenizer), verbatim=config.prompt_format == "runner"
+            ),
             tokenizer=tokenizer,
             engine=engine,
             bridge=Bridge(engine, self.metrics.of(name)),

@@ -243,10 +243,10 @@ def test_remi(made: Callable[..., Path], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "prompt"),
-    [("6.0", "Bob: a\r\n\r\nb \n\nAlice:"), ("4", "Bob: a\nb\n\nAlice:")],
+    "version",
+    ["6.0", "4"],
 )
-def test_raven(version: str, prompt: str, made: Callable[..., Path], tmp_path: Path) -> None:
+def test_raven(version: str, made: Callable[..., Path], tmp_path: Path) -> None:
     """A text vocabulary of fewer than 65536 rows: the conversation is between Bob and Alice. One
     token per byte, so that the length of the prompt shows."""
     file = tmp_path / "ascii.txt"
@@ -254,7 +254,7 @@ def test_raven(version: str, prompt: str, made: Callable[..., Path], tmp_path: P
     with opened(made(300, version), tokenizer=file) as server:
         body = {"messages": [{"role": "user", "content": "a\r\n\r\nb "}], "max_tokens": 1}
         answer = server.post("/v1/chat/completions", body)
-        assert answer["usage"]["prompt_tokens"] == len(prompt)
+        assert answer["usage"]["prompt_tokens"] == len("Bob: a\nb\n\nAlice:")
         body["messages"][0]["raw"] = True
         answer = server.post("/v1/chat/completions", body)
         assert answer["usage"]["prompt_tokens"] == len("Bob: a\r\n\r\nb \n\nAlice:")

@@ -322,7 +322,8 @@ def test_chat_with_piped_turns_remembers_and_forgets() -> None:
 def test_the_conversation_is_what_the_server_would_render() -> None:
     from web.cli.chat import Conversation
     from web.personas import persona_for
-    from web.prompts.world import Names, parts
+    from web.prompts.formats import chat_prompt
+    from web.prompts.parts import Names
     from web.schemas.chat import Message
 
     model = rn.Model.open(rn.demo_model())
@@ -336,7 +337,7 @@ def test_the_conversation_is_what_the_server_would_render() -> None:
         for turn in ("Hello", "What is 2 plus 3?", "Thanks"):
             answer = "".join(talk.answer(turn, sampling))
             history.append(Message("user", turn))
-            prompt = "".join(parts(history, names))
+            prompt = chat_prompt(persona, history, names)
             alone = "".join(event.text for event in engine.generate(prompt, sampling))
             assert answer == alone
             # parts() puts the blank after the colon; the answer brings its own.

@@ -18,7 +18,7 @@ from web.cli.terminal import Refused, model_flags, opened, sampling_flags, sampl
 if TYPE_CHECKING:
     import rwkv_native as rn
     from web.personas import Persona
-    from web.prompts.world import Names
+    from web.prompts.parts import Names
 
 SUMMARY = "talk to a model in the terminal"
 EPILOG = """\
@@ -38,8 +38,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from web.personas import persona_for
+    from web.prompts.parts import Names
     from web.prompts.stops import chat_stops
-    from web.prompts.world import Names
 
     with opened(args) as (model, tokenizer, engine):
         persona = persona_for(model.info, tokenizer)

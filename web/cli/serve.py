@@ -59,6 +59,7 @@ _SETTINGS = (
         "speculate",
     ),
     *("cache_mb", "max_prompt_tokens", "max_tokens", "default_max_tokens", "runner_models"),
+    "prompt_format",
 )
 
 
@@ -192,6 +193,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="limit for chats that set none (default: 4096); completions keep theirs of 500",
+    )
+    engine.add_argument(
+        "--prompt-format",
+        metavar="FORM",
+        help="of chats: official, the form that models have learnt, or runner: messages as they"
+        " are, as RWKV Runner 1.9 feeds them (default: official)",
     )
 
 

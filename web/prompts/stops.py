@@ -1,33 +1,28 @@
-"""Where a chat answer ends: RWKV Runner's documented list, and the model's own turn markers.
+"""Where a chat answer ends: where anybody else's turn would begin.
 
-Called by `resources/chat.py`. /completions has no default stops.
+Called by `resources/chat.py` and `rwkv-native chat`. /completions has no default stops.
 """
 
 from __future__ import annotations
 
-from web.prompts.world import Names
+from web.prompts.parts import Names
 
-# Runner also adds the first *token* of both labels; for World that is "\n\nAss", which cuts answers
-# at every paragraph that begins with "Assume". We do not.
-DEFAULT_STOPS = (
-    "\n\nUser",
-    "\n\nQuestion",
-    "\n\nQ",
-    "\n\nHuman",
-    "\n\nBob",
-    "\n\nAssistant",
-    "\n\nAnswer",
-    "\n\nA",
-    "\n\nBot",
-    "\n\nAlice",
-    "\n\nObservation",
-)
+# Beside the names of the conversation: labels of the data that the models have learnt.
+_OTHERS = ("System", "Observation", "Human", "Bot", "Bob", "Alice")
 
 
 def chat_stops(asked: tuple[str, ...] | None, names: Names) -> list[str]:
-    """The request's stops, or the default list, and always the labels that begin the next turn:
-    whoever asks to stop at "END" does not ask the model to go on with the user's part."""
-    stops = list(DEFAULT_STOPS if asked is None else asked)
+    """The request's stops, or the labels that turns begin with; and always those of the
+    conversation itself: whoever asks to stop at "END" does not ask the model to go on with the
+    user's part.
+
+    Only whole labels, after a blank line and with their colon: RWKV Runner's "\\n\\nUser" cuts
+    answers before "Users", its "\\n\\nA" at every paragraph that begins so.
+    """
+    if asked is None:
+        labels = (names.user, names.assistant, names.system, names.tool, *_OTHERS)
+        return [f"\n\n{label}:" for label in dict.fromkeys(labels)]
+    stops = list(asked)
     for label in (names.user, names.assistant):
         marker = f"\n\n{label}:"
         if not any(marker.startswith(stop) for stop in stops):

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from web.prompts.world import Names
+from web.prompts.parts import BEGUN, Ending, Names, Part
 from web.prompts.world import opening as world_opening
 from web.schemas.chat import Message
 
 
 def parts(
-    messages: Sequence[Message], names: Names, presystem: bool = False, raven: bool = False
-) -> list[str]:
+    messages: Sequence[Message],
+    names: Names,
+    presystem: bool = False,
+    ending: Ending = "label",
+    raven: bool = False,
+) -> list[Part]:
     """`<label>: <content>` of users and assistants, the bare text of the system, then
-    `<assistant>:`. A last message with `prefix` is left open for the model to continue."""
+    `<assistant>:`, or nothing after a last message that the model goes on with."""
     begun = ""
     if presystem:
         if messages and messages[0].role == "system":
@@ -26,16 +30,19 @@ def parts(
         else:
             begun = _raven_opening(names) if raven else world_opening(names)
     labels = {"user": names.user, "assistant": names.assistant, "tool": names.tool}
-    texts = []
+    made = [Part(begun)] if begun else []
     for message in messages:
         if message.content is not None:
             label = labels.get(message.role)
             text = message.content if label is None else f"{label}: {message.content}"
-            texts.append(text if message.raw else _tidy(text))
-    last = messages[-1] if messages else None
-    if last is None or not last.prefix or last.content is None:
-        texts.append(f"{names.assistant}:")
-    return [begun] * bool(begun) + [f"{text}\n\n" for text in texts[:-1]] + texts[-1:]
+            text = text if message.raw else _tidy(text)
+            answer = message.role == "assistant" and text.startswith(f"{label}:")
+            made.append(Part(f"{text}\n\n", len(f"{label}:") if answer else 0))
+    if ending == "label":
+        made.append(Part(f"{names.assistant}:", len(names.assistant) + 1))
+    elif ending in BEGUN:
+        made[-1] = Part(made[-1].text[:-2], made[-1].label)
+    return made
 
 
 def _tidy(text: str) -> str:

@@ -1,36 +1,14 @@
 """The chat format of RWKV-5 and later: `User: ...`, a blank line, `Assistant:`.
 
-Called by `resources/chat.py`. Content is used verbatim: nothing is trimmed or normalised, since
-the prompts that clients tuned elsewhere must come out byte for byte.
+Called by `prompts/formats.py`, which has cleaned the texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from web.personas import Persona
-from web.schemas.chat import ChatRequest, Message
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The label of each role."""
-
-    user: str
-    assistant: str
-    system: str
-    tool: str
-
-
-def names_for(persona: Persona, request: ChatRequest) -> Names:
-    """The persona's names, replaced by those that the request brings."""
-    return Names(
-        user=request.user_name or persona.user,
-        assistant=request.assistant_name or persona.assistant,
-        system=request.system_name or persona.system,
-        tool=persona.tool,
-    )
+from web.prompts.parts import BEGUN, Ending, Names, Part
+from web.schemas.chat import Message
 
 
 def opening(names: Names) -> str:
@@ -42,7 +20,9 @@ def opening(names: Names) -> str:
     )
 
 
-def parts(messages: Sequence[Message], names: Names, presystem: bool = False) -> list[str]:
+def parts(
+    messages: Sequence[Message], names: Names, presystem: bool = False, ending: Ending = "label"
+) -> list[Part]:
     """`<label>: <content>` and a blank line for each message, then `<assistant>:` without a blank:
     the model was trained to begin its answer with it."""
     labels = {
@@ -51,12 +31,15 @@ def parts(messages: Sequence[Message], names: Names, presystem: bool = False) ->
         "system": names.system,
         "tool": names.tool,
     }
-    texts = [opening(names)] if presystem else []
-    said = [message for message in messages if message.content is not None]
-    for message in said:
-        texts.append(f"{labels[message.role]}: {message.content}\n\n")
-    if messages and messages[-1].prefix and messages[-1].content is not None:
-        texts[-1] = texts[-1][:-2]  # the model goes on with this very text
-    else:
-        texts.append(f"{names.assistant}:")
-    return texts
+    label = len(names.assistant) + 1
+    made = [Part(opening(names))] if presystem else []
+    for message in messages:
+        if message.content is not None:
+            text = f"{labels[message.role]}: {message.content}\n\n"
+            made.append(Part(text, label if message.role == "assistant" else 0))
+    if ending == "label":
+        made.append(Part(f"{names.assistant}:", label))
+    elif ending in BEGUN:
+        text = made[-1].text[:-2]  # the model goes on with this very text
+        made[-1] = Part(text.rstrip() if ending == "begun" else text, label)
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -18,6 +19,7 @@ _ROLES = {
     "user": "user",
     "assistant": "assistant",
     "tool": "tool",
+    "function": "tool",  # the form before tools
 }
 _LONGEST_NAME = 256
 # Parts of a message, by the names of OpenAI's two APIs and Anthropic's, that a model of text cannot
@@ -28,12 +30,25 @@ _UNREAD = {
     **dict.fromkeys(("video_url", "input_video", "video"), ("videos", "the video")),
     **dict.fromkeys(("file", "input_file", "document"), ("files", "the file")),
 }
+# Of a speaker. Other names, which might hold a turn of their own, are not shown to the model.
+_SPEAKER = re.compile(r"[\w-](?:[\w -]{0,62}[\w-])?")
 
 
 _PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
+    "anyOf": [
+        {
+            "type": "object",
+            "properties": {
+                "type": {"const": kind},
+                kind: {"type": "string", "description": words},
+            },
+            "required": ["type", kind],
+        }
+        for kind, words in (
+            ("text", "What is said. 文本。"),
+            ("refusal", "What the assistant said instead. 助手的拒绝内容。"),
+        )
+    ]
 }
 
 Name = Annotated[
@@ -46,11 +61,11 @@ Name = Annotated[
 ]
 
 
-# None only for an assistant that said nothing.
 Content = Annotated[
     str | None,
     Meta(
-        description="The text, or parts of type text. 消息文本，或文本片段的数组。",
+        description="The text, or parts of type text. Null: nothing. "
+        "消息文本，或文本片段的数组；null 表示空。",
         extra_json_schema={WIRE: {"type": ["string", "array", "null"], "items": _PART}},
     ),
 ]
@@ -63,17 +78,27 @@ class Message(msgspec.Struct, frozen=True):
     # None only for an assistant that said nothing.
     content: Content
     prefix: Annotated[
-        bool,
+        bool | None,
         Meta(
-            description="Of a last message of the assistant: the model continues it. "
-            "最后一条助手消息：模型从这里继续。"
+            description="Of a last message of the assistant: the model continues this very text; "
+            "false: it begins another answer. By default it continues the text without its outer "
+            "white space. 最后一条助手消息：true 从原文继续，false 另起回答；"
+            "默认去除首尾空白后继续。"
         ),
-    ] = False
+    ] = None
     raw: Annotated[
-        bool, Meta(description="For RWKV-4: the text stays as it is. RWKV-4：保持文本原样。")
+        bool,
+        Meta(description="The text stays as it is: white space, blank lines. 保持文本原样。"),
     ] = False
     calls: Calls = msgspec.field(name="tool_calls", default=())
     call_id: CallId | None = msgspec.field(name="tool_call_id", default=None)
+    name: Annotated[
+        str | None,
+        Meta(
+            description="Of a user: stands before the text where users of different names speak. "
+            "用户名：多位不同名的用户发言时写在文本之前。"
+        ),
+    ] = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +112,27 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="Begin with a friendly exchange. 在对话前加入一段预设问答。"),
     ]
+    continue_final_message: (
+        Annotated[
+            bool,
+            Meta(
+                description="As `prefix` of the last message, which must be the assistant's. "
+                "等同于最后一条助手消息的 prefix。"
+            ),
+        ]
+        | None
+    )
+    add_generation_prompt: (
+        Annotated[
+            bool,
+            Meta(
+                description="false: the prompt ends behind the last message, without the label of "
+                "an answer; true: it ends with that label, also after a message of the assistant. "
+                "false：提示词止于最后一条消息；true：总是附上回答的角色名。"
+            ),
+        ]
+        | None
+    )
     tools: Tools
     sampling: SamplingFields
     stream: StreamFields
@@ -98,17 +144,40 @@ def chat_request(fields: Fields) -> ChatRequest:
     fields.text("model")
     if not fields.has("messages"):
         raise fields.wrong("messages", "is required")
-    return ChatRequest(
+    request = ChatRequest(
         messages=[
             _message(value, f"{fields.name('messages')}[{i}]")
             for i, value in enumerate(fields.items("messages") or ())
         ],
         **fields.plain(ChatRequest, "user_name", "assistant_name", "system_name"),
         presystem=bool(fields.boolean("presystem")),
+        **fields.plain(ChatRequest, "continue_final_message", "add_generation_prompt"),
         tools=tools_of(fields),
         sampling=sampling_of(fields),
         stream=stream_of(fields),
     )
+    _refuse_contradictions(fields, request)
+    return request
+
+
+def _refuse_contradictions(fields: Fields, request: ChatRequest) -> None:
+    """A message cannot both go on and have ended."""
+    last = request.messages[-1] if request.messages else None
+    begun = last is not None and last.role == "assistant"
+    continued = request.continue_final_message
+    if continued and last is not None and not begun:
+        raise fields.wrong(
+            "continue_final_message", "must not be true unless the last message is the assistant's"
+        )
+    prefix = last.prefix if last is not None and begun else None
+    if None not in (prefix, continued) and prefix != continued:
+        raise fields.wrong(
+            "continue_final_message", "must not contradict the prefix of the last message"
+        )
+    if request.add_generation_prompt and (prefix or continued):
+        raise fields.wrong(
+            "add_generation_prompt", "must not be true where the last message is continued"
+        )
 
 
 def _refuse_what_changes_answers(fields: Fields) -> None:
@@ -141,17 +210,27 @@ def _message(value: Any, path: str) -> Message:
             if fields.raw(name) is not None:
                 raise fields.refuse(name)
     content = _content(fields)
+    if content is None and role == "assistant" and not calls:
+        content = fields.text("refusal")
     if content is None and role != "assistant":
-        raise fields.wrong("content", "must be a string or an array of text parts")
+        if not fields.has("content"):
+            raise fields.wrong("content", "must be a string or an array of text parts")
+        content = ""
     prefix, raw = fields.boolean("prefix"), fields.boolean("raw")
     return Message(
         role,
         content,
-        role == "assistant" and bool(prefix),
+        prefix if role == "assistant" else None,
         bool(raw),
         calls,
         call_id_of(fields) if role == "tool" else None,
+        _speaker(fields) if role == "user" else None,
     )
+
+
+def _speaker(fields: Fields) -> str | None:
+    name = fields.text("name")
+    return name if name is not None and _SPEAKER.fullmatch(name) else None
 
 
 def _content(fields: Fields) -> str | None:
@@ -170,10 +249,10 @@ def _content(fields: Fields) -> str | None:
         kind = inner.text("type")
         if (what := _UNREAD.get(kind or "")) is not None:
             raise errors.unread(inner.name("type"), *what)
-        if kind != "text":
+        if kind not in ("text", "refusal"):
             raise inner.refuse("type", f'must be "text": {errors.clip(kind)} is not supported')
-        text = inner.text("text")
+        text = inner.text(kind)
         if text is None:
-            raise inner.wrong("text", "is required")
+            raise inner.wrong(kind, "is required")
         texts.append(text)
     return "\n".join(texts)
