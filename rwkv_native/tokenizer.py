@@ -224,14 +224,37 @@ class Tokenizer:
         text's own bytes, as in music.
         """
         ids = self.encode_array(text)
+        return ids, self.marked(ids, text, marks)
+
+    def marked(self, ids: np.ndarray, text: str, marks: Iterable[int]) -> list[int]:
+        """The same of int32 ids that print a text, however it was encoded."""
         if self._decode is not None or self._size(ids, len(ids)) != len(text.encode()):
-            return ids, []
+            return []
         counts = set()
         for mark in marks:
             size = len(text[:mark].encode())
             above = bisect_right(range(len(ids) + 1), size, key=lambda n: self._size(ids, n))
             counts.add(above - 1)
-        return ids, sorted(counts - {0})
+        return sorted(counts - {0})
+
+    def fitting(self, ids: np.ndarray, text: str) -> tuple[int, int]:
+        """How many of the first int32 ids print what a text begins with, in whole characters; and
+        how many characters these are. None where tokens are not the text's own bytes, as in music.
+        """
+        if self._decode is not None or not len(ids):
+            return 0, 0
+        printed, wanted = self.decode_bytes(ids), _utf8(text)
+        count = len(ids)
+        if not wanted.startswith(printed):
+            count = bisect_right(
+                range(1, count + 1), 0, key=lambda n: _differ(printed, wanted, self._size(ids, n))
+            )
+        while count:
+            size = self._size(ids, count)
+            if size == len(wanted) or wanted[size] & 0xC0 != 0x80:
+                return count, len(wanted[:size].decode())
+            count -= 1
+        return 0, 0
 
     def _size(self, ids: np.ndarray, n: int) -> int:
         """Bytes of the first n ids."""
@@ -286,6 +309,11 @@ class Tokenizer:
             if size[0] <= capacity:
                 return ffi.buffer(out, size[0])
             capacity = size[0]
+
+
+def _differ(one: bytes, other: bytes, size: int) -> bool:
+    """Whether two byte strings begin otherwise."""
+    return len(other) < size or one[:size] != other[:size]
 
 
 def _utf8(text: str) -> bytes:

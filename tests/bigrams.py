@@ -23,10 +23,11 @@ def write(
     rows: int = 65536,
     version: str = "7",
     second: Mapping[int, int] = MappingProxyType({}),
+    weight: float = 5,
 ) -> None:
     """A model whose blocks add nothing: the embedding of each token that matters has an entry of
-    its own, by which the head finds its successor, and its `second` choice where it has one. Of
-    others it says 0, the end."""
+    its own, by which the head finds its successor with a weight of 10, and its `second` choice,
+    where it has one, with `weight`: at 10 both are as likely. Of others it says 0, the end."""
     random_checkpoint = _random_checkpoint()
     shape = random_checkpoint.Shape(version, 1, 1, WIDTH, WIDTH, vocab=1)
     tensors = dict(random_checkpoint.tensors(shape, np.random.default_rng(1)))
@@ -44,7 +45,7 @@ def write(
         emb[token, entry] = 1
         head[successor, entry] = 10
         if token in second:
-            head[second[token], entry] = 5
+            head[second[token], entry] = weight
     tensors |= {"emb.weight": emb, "head.weight": head}
     with path.open("wb") as file:
         kinds = [(name, "F16", array.shape) for name, array in tensors.items()]

@@ -6,6 +6,7 @@ Called by the resources; sits on `web/bridge.py` and `web/hangup.py`. Knows noth
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from web import errors
 from web.admission import Admission
 from web.bridge import Bridge, Mailbox
 from web.hangup import Hangups
+from web.known_answers import KnownAnswers
 from web.offload import breathe, in_thread
 from web.personas import Lengths, Persona, effective
 from web.schemas.completions import Prompt
@@ -57,6 +59,7 @@ class Serving:
     limits: Limits
     admission: Admission
     window: int  # prompts that one request has in the engine at one time
+    known: KnownAnswers
     state: rn.State | None = None  # where answers start; None: the zero state
 
     @property
@@ -77,6 +80,8 @@ class Answer:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    ids: array[int] = field(default_factory=lambda: array("i"))
+    """Drawn so far, those of a stop included; where they are asked for."""
     embedding: np.ndarray | None = None
 
 
@@ -139,15 +144,17 @@ class Generation:
         state: rn.State | None = None,
         field: str = "prompt",
         stream: bool = True,
-        marks: Sequence[int] = (),
+        save_at: Sequence[int] = (),
         tells_cached: bool = True,
+        keeps_ids: bool = False,
     ) -> None:
         """Lets the request in as a whole, or raises: 400 for what the engine refuses, 429 if there
         is no room. A window of its prompts is queued, the others as these end. `sock` is the
         client's socket; `state` is where every prompt starts; `field` is what errors call a prompt;
-        without `stream` pieces come at the first token and the end only, for collect(); `marks` are
-        numbers of characters of each prompt after which others may go on differently;
-        `tells_cached`: whether usage() says how much was known."""
+        without `stream` pieces come at the first token and the end only, for collect(); `save_at`
+        are numbers of tokens of each prompt after which others may go on differently;
+        `tells_cached`: whether usage() says how much was known; `keeps_ids`: whether answers have
+        the ids that were drawn."""
         self._bridge = serving.bridge
         self._hangups = serving.hangups
         self._mailbox = Mailbox()
@@ -158,8 +165,9 @@ class Generation:
         else:
             self._wanted = wanted
         self._state, self._stream = state, stream
+        self._save_at = save_at
         self._window = serving.window
-        self._pending: deque[tuple[int, Prompt, list[int]]] = deque()  # with their indices
+        self._pending: deque[tuple[int, Prompt]] = deque()  # with their indices
         self._field = field
         try:
             self._stay = serving.admission.enter(_size(prompts, wanted, serving.window))
@@ -167,6 +175,7 @@ class Generation:
             serving.bridge.reject()
             raise
         self._tells_cached = tells_cached
+        self._keeps_ids = keeps_ids
         self.answers = [Answer() for _ in prompts]
         self._on_hang_up = self._hang_up
         self._watch = self._hangups.watch(sock, self._on_hang_up)
@@ -176,12 +185,12 @@ class Generation:
                     breathe()
                 if self._mailbox.gone:
                     break
-                self._pending.append((index, *_encode(serving, prompt, field, marks)))
+                self._pending.append((index, _encode(serving, prompt, field)))
                 if len(prompts) <= self._window:
                     self._feed()
                 elif isinstance(self._pending[-1][1], str):
                     # What is wrong with any of them is said before the first is at work.
-                    self._pending[-1] = (index, _ids(serving, prompt, field), [])
+                    self._pending[-1] = (index, _ids(serving, prompt, field))
                 else:
                     _check_ids(serving, self._pending[-1][1], field)
             self._feed()
@@ -193,9 +202,9 @@ class Generation:
         """Hands the next prompts to the engine, as many as the window has room for."""
         try:
             while self._pending and len(self._index) < self._window and not self._mailbox.gone:
-                index, ids, save_at = self._pending.popleft()
+                index, ids = self._pending.popleft()
                 id = self._bridge.submit(
-                    ids, self._wanted, self._mailbox, self._state, self._stream, save_at
+                    ids, self._wanted, self._mailbox, self._state, self._stream, self._save_at
                 )
                 self._index[id] = index
                 if self._pending:
@@ -239,6 +248,8 @@ class Generation:
             answer.completion_tokens = event.completion_tokens
             answer.cached_tokens = event.cached_tokens
             answer.embedding = event.embedding
+            if self._keeps_ids:
+                answer.ids.extend(event.token_ids)
             before = pieces.get(index)
             text = event.text if before is None else before.text + event.text
             pieces[index] = Piece(index, text, event.finish_reason)
@@ -304,23 +315,20 @@ def fed_text(persona: Persona, text: str) -> str:
     return text if persona.start is None or text.strip() else persona.start
 
 
-def _encode(
-    serving: Serving, prompt: Prompt, field: str, marks: Sequence[int]
-) -> tuple[Prompt, list[int]]:
-    """Ids, or a text that the engine may encode; and the marks as numbers of tokens. 400 for too
-    many."""
-    most, save_at = serving.limits.prompt_tokens, []
+def _encode(serving: Serving, prompt: Prompt, field: str) -> Prompt:
+    """Ids, or a text that the engine may encode. 400 for too many."""
+    most = serving.limits.prompt_tokens
     if isinstance(prompt, str):
         prompt = fed_text(serving.persona, prompt)
         if len(prompt) > _LONG_PROMPT:
-            prompt, save_at = in_thread(serving.tokenizer.encode_marked, prompt, marks)
-        elif marks or _MOST_BYTES * len(prompt) > most:
-            prompt, save_at = serving.tokenizer.encode_marked(prompt, marks)
+            prompt = in_thread(serving.tokenizer.encode_array, prompt)
+        elif _MOST_BYTES * len(prompt) > most:
+            prompt = serving.tokenizer.encode_array(prompt)
         else:
-            return prompt, []  # a token is a byte or more
+            return prompt  # a token is a byte or more
     if len(prompt) > most:
         raise errors.prompt_too_long(field, len(prompt), most)
-    return prompt, save_at
+    return prompt
 
 
 def _size(prompts: Sequence[Prompt], wanted: rn.Sampling | EmbeddingFields, window: int) -> int:

@@ -28,6 +28,7 @@ from web.bridge import Bridge
 from web.config import Config
 from web.generation import Limits, Serving
 from web.hangup import Hangups
+from web.known_answers import KnownAnswers
 from web.loading import Choice
 from web.metrics import Metrics
 from web.offload import in_thread
@@ -541,6 +542,7 @@ class Runtime:
             limits=self._limits,
             admission=self._admission,
             window=_WINDOW * config.max_batch,
+            known=KnownAnswers(tokenizer),
         )
 
     # The end of a model that has been replaced.

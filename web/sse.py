@@ -16,9 +16,9 @@ import falcon
 import msgspec
 
 from web import errors
+from web.answers import ChatAnswer
 from web.generation import Generation, Piece
 from web.schemas.answers import ToolCall, usage
-from web.tool_calls import CallFinder
 
 PING_EVERY = 15.0  # seconds of silence after which proxies and clients hear from us
 _PING = b": ping\n\n"
@@ -106,9 +106,9 @@ class EventStream:
     case, and a generator that never ran its first line would not run its `finally` either."""
 
     __slots__ = (
+        "_answer",
         "_echoed",
         "_ended",
-        "_finder",
         "_frames",
         "_generation",
         "_include_usage",
@@ -122,15 +122,15 @@ class EventStream:
         frames: Frames,
         include_usage: bool,
         echoed: Sequence[str] = (),
-        finder: CallFinder | None = None,
+        answer: ChatAnswer | None = None,
     ) -> None:
-        """`echoed`: a text for each choice that comes before its answer. `finder`: looks for calls
-        in the only choice."""
+        """`echoed`: a text for each choice that comes before its answer. `answer`: reads the only
+        choice of a chat."""
         self._generation = generation
         self._frames = frames
         self._include_usage = include_usage
         self._echoed = echoed
-        self._finder = finder
+        self._answer = answer
         self._opened = False
         self._ended = False
         self._silent_since = time.monotonic()
@@ -160,8 +160,8 @@ class EventStream:
                 return error_frame(error) + _DONE
             out = []
             for piece in pieces:
-                if self._finder is not None:
-                    out += self._found(self._finder, piece)
+                if self._answer is not None:
+                    out += self._read(self._answer, piece)
                     continue
                 if piece.text:
                     out.append(self._frames.text(piece.index, piece.text))
@@ -178,12 +178,12 @@ class EventStream:
                 self._silent_since = time.monotonic()
                 return b"".join(out)
 
-    def _found(self, finder: CallFinder, piece: Piece) -> Iterator[bytes]:
+    def _read(self, answer: ChatAnswer, piece: Piece) -> Iterator[bytes]:
         """A piece of text as text and calls."""
-        number = finder.calls
-        items = finder.feed(piece.text)
+        number = len(answer.calls)
+        items = answer.feed(piece.text)
         if piece.finish_reason is not None:
-            items += finder.end()
+            items += answer.end(self._generation.answers[piece.index].ids)
         for item in items:
             if isinstance(item, str):
                 yield self._frames.text(piece.index, item)
@@ -191,7 +191,7 @@ class EventStream:
                 yield self._frames.call(piece.index, number, item)
                 number += 1
         if piece.finish_reason is not None:
-            reason = "tool_calls" if finder.calls else piece.finish_reason
+            reason = "tool_calls" if answer.calls else piece.finish_reason
             yield self._frames.end(piece.index, reason)
 
     def close(self) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 import rwkv_native as rn
+from web.admission import Admission
 from web.app import Application, create_app
 from web.config import Config
 from web.generation import Limits, Serving
+from web.known_answers import KnownAnswers
 from web.personas import WORLD
 from web.runtime import Runtime
 
@@ -59,6 +61,9 @@ def application(player: Player, patch: pytest.MonkeyPatch) -> Application:
     hangups = SimpleNamespace(watch=lambda *_: None, unwatch=lambda *_: None)
     parts: dict[str, Any] = dict.fromkeys(Serving.__dataclass_fields__)
     parts |= {"name": "m", "persona": WORLD, "bridge": player, "hangups": hangups}
-    parts |= {"tokenizer": TOKENIZER, "limits": Limits(1 << 20, 1000)}
+    parts |= {"tokenizer": TOKENIZER, "known": KnownAnswers(TOKENIZER)}
+    parts |= {"engine": SimpleNamespace(prepare=lambda sampling: sampling)}
+    parts |= {"info": SimpleNamespace(strategy="", state_type="", isa="")}
+    parts |= {"limits": Limits(1 << 20), "admission": Admission(64, 1 << 30), "window": 1}
     patch.setattr(runtime, "serving", lambda: Serving(**parts))
     return create_app(runtime, config)

@@ -55,7 +55,7 @@ def test_its_result(client: openai.OpenAI, player: Player) -> None:
     player.text = " It is warm."
     for more in ({}, {"tools": openai.NOT_GIVEN}):
         choice = ask(client, [*ASKED, said, result], **more)
-        assert choice.finish_reason == "stop" and choice.message.content == " It is warm."
+        assert choice.finish_reason == "stop" and choice.message.content == "It is warm."
         assert choice.message.tool_calls is None
     assert player.prompts[1] == player.prompts[2]
     assert player.prompts[1].startswith(player.prompts[0].removesuffix("Assistant:"))
@@ -91,10 +91,10 @@ def test_streamed_calls(client: openai.OpenAI, player: Player, before: str) -> N
 
 def test_text_where_a_call_was_possible(client: openai.OpenAI, player: Player) -> None:
     player.text = " It is sunny.\n```python\nprint(1)\n```"
-    assert ask(client).message.content == player.text
+    assert ask(client).message.content == player.text.strip()
     with client.chat.completions.stream(model="m", messages=ASKED, tools=TOOLS) as stream:
         choice = stream.get_final_completion().choices[0]
-    assert (choice.finish_reason, choice.message.content) == ("stop", player.text)
+    assert (choice.finish_reason, choice.message.content) == ("stop", player.text.strip())
 
 
 @pytest.mark.parametrize(
@@ -108,5 +108,5 @@ def test_choices_that_act_as_auto(client: openai.OpenAI, player: Player, choice:
 def test_without_a_choice(client: openai.OpenAI, player: Player) -> None:
     player.text = CALL
     choice = ask(client, tool_choice="none")
-    assert (choice.finish_reason, choice.message.content) == ("stop", CALL)
+    assert (choice.finish_reason, choice.message.content) == ("stop", CALL.strip())
     assert player.prompts[0].startswith("User: ")

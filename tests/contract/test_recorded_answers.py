@@ -20,14 +20,18 @@ ELSEWHERE = {
     "v4_raven_chat_content_lost": "test_runner_exchanges.py, 29",
 }
 
-# What we answer instead; docs/compatibility.md says why.
+# What we answer instead; docs/compatibility.md says why. Besides, no chat's answer has white space
+# around it, and no part of a stop leaks into a stream.
 DIFFERENT: dict[str, dict[str, Any]] = {
-    "chat_stream": {"text": " Hello! How can I help?"},  # no part of a stop leaks
-    "chat_default_stop_Ass": {"text": " First.\n\nAssume"},
-    "tools_followup_known_id": {"usage": {"prompt_tokens": 43}},  # the request has no tools
-    "tools_text_stream_short": {"text": " It is sunny."},
-    "tools_text_stream_long": {
-        "text": " I am just a language model and I do not know what the weather is like."
+    # A label ends an answer with its colon.
+    "chat_plain": {"usage": {"prompt_tokens": 7, "completion_tokens": 10}},
+    "chat_stop_null": {"usage": {"prompt_tokens": 7, "completion_tokens": 4}},
+    # A paragraph that begins with A, or with Assume, does not.
+    "chat_default_stop_A": {"text": "First.\n\nA", "usage": {"completion_tokens": 4}},
+    "chat_default_stop_Ass": {"text": "First.\n\nAssume", "usage": {"completion_tokens": 4}},
+    "chat_system": {"usage": {"prompt_tokens": 27}},  # no white space around what is said
+    "tools_followup_known_id": {
+        "usage": {"prompt_tokens": 43, "completion_tokens": 6}  # the request has no tools
     },
     "completion_max_tokens": {"finish_reason": "length"},
     "completion_stop_partial_leak": {"text": " a b "},
@@ -40,6 +44,16 @@ DIFFERENT: dict[str, dict[str, Any]] = {
 }
 
 
+_COLON = 59
+_LABELS = {24281, 5641}  # User, Bob: the recorded answers end with them
+
+
+def script(case: dict[str, Any]) -> list[int]:
+    """What the model says: a label has a colon, which RWKV Runner did not wait for."""
+    tokens = case["tokens"]
+    return [*tokens, _COLON] if tokens[-1] in _LABELS else tokens
+
+
 def scripts() -> Iterator[tuple[int, dict[int, int], list[dict[str, Any]]]]:
     """Cases that one model can play, how many tokens it knows and what it has to say."""
     left = CASES
@@ -48,7 +62,7 @@ def scripts() -> Iterator[tuple[int, dict[int, int], list[dict[str, Any]]]]:
         after: dict[int, int] = {}
         played, others = [], []
         for case in left:
-            pairs = dict(pairwise(case["tokens"]))
+            pairs = dict(pairwise(script(case)))
             fits = all(after.get(token, then) == then for token, then in pairs.items())
             fits = fits and case.get("rows", 65536) == rows
             (played if fits else others).append(case)
@@ -102,6 +116,8 @@ def test_every_recording_is_played() -> None:
 def test_answer(answers: dict[str, Any], case: dict[str, Any]) -> None:
     answer = answers[case["name"]]
     wanted = {**case, **DIFFERENT.get(case["name"], {})}
+    if "chat" in case["path"] and case["name"] != "chat_prefix":  # a continuation begins as it does
+        wanted["text"] = wanted["text"].strip()
     assert (answer["text"], answer["finish_reason"]) == (wanted["text"], wanted["finish_reason"])
     for name, count in wanted.get("usage", {}).items():
         assert answer["usage"][name] == count

@@ -10,7 +10,9 @@ import pytest
 from serving import Server, serving
 from test_metrics import Change, scraped
 
-from web.prompts.world import Names, parts
+from web.personas import WORLD
+from web.prompts.formats import chat_prompt
+from web.prompts.parts import Names
 from web.schemas.chat import Message
 
 GREEDY = {"temperature": 0, "max_tokens": 40}
@@ -51,15 +53,14 @@ def test_a_turn_costs_its_new_tokens_only(fresh: Server) -> None:
             follows = len(messages) > 1
             messages.append(said("user", question))
             text, usage = chat(fresh, messages)
-            told = [Message(**message) for message in messages]
-            assert usage["prompt_tokens"] == len("".join(parts(told, NAMES)))  # a token is a byte
+            prompt = chat_prompt(WORLD, [Message(**one) for one in messages], NAMES)
+            assert usage["prompt_tokens"] == len(prompt)  # a token is a byte
             plain_text, plain_usage = chat(plain, messages)
             assert text == plain_text and known(plain_usage) == 0
-            new = f"\n\nUser: {question}\n\nAssistant:" if follows else "".join(parts(told, NAMES))
+            new = f"\n\nUser: {question}\n\nAssistant:" if follows else prompt
             assert usage["prompt_tokens"] - known(usage) <= len(new)
-            # As RWKV Runner's pages send it back: without the blank that every answer begins with.
-            assert text.startswith(" ")
-            messages.append(said("assistant", text.strip()))
+            assert text == text.strip()
+            messages.append(said("assistant", text))
 
 
 def test_conversations_share_how_they_begin(fresh: Server) -> None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 
 import falcon
 import msgspec
 
 from web import errors
-from web.generation import Answer, Generation, Serving, sampling_for
+from web.answers import ChatAnswer
+from web.generation import Generation, Serving, sampling_for
+from web.known_answers import Fed
 from web.middleware import read_body
-from web.prompts.formats import conversation
+from web.prompts.formats import Conversation, answer_text, conversation
+from web.prompts.parts import BEGUN
 from web.prompts.stops import chat_stops
 from web.runtime import Runtime
 from web.schemas import fields
-from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, ToolCall, usage
-from web.schemas.chat import chat_request
+from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, usage
+from web.schemas.chat import ChatRequest, Message, chat_request
 from web.schemas.tools import ToolFields
 from web.sse import EventStream, Frames, begin
 from web.tool_calls import CallFinder, RememberedTools
@@ -44,6 +48,10 @@ class ChatCompletionsResource:
             lengths=serving.limits.lengths,
             chat=True,
         )
+        try:
+            fed = serving.known.encode(talk)
+        except ValueError as problem:
+            raise errors.invalid("messages", f"cannot be encoded: {problem}") from None
         id = f"chatcmpl-{uuid.uuid4().hex}"
         created = int(time.time())
         state = self._starts.of(serving, request.sampling.state)
@@ -52,18 +60,19 @@ class ChatCompletionsResource:
         try:
             generation = Generation(
                 serving,
-                [talk.text],
+                [fed.ids],
                 sampling,
                 sock,
                 state,
                 field="messages",
                 stream=stream,
-                marks=talk.marks,
+                save_at=fed.save_at,
                 tells_cached=not self._runtime.deploy,
+                keeps_ids=True,
             )
         except errors.Refusal as refusal:
             raise _with_tools(refusal, serving, request.tools.description or tools) from None
-        finder = self._finder(request.tools)
+        answer = self._answer(serving, request, talk, fed)
         if stream:
             frames = Frames(
                 chat=True,
@@ -75,9 +84,11 @@ class ChatCompletionsResource:
                 include_usage=request.stream.include_usage,
             )
             usage_too = request.stream.include_usage
-            begin(resp, EventStream(generation, frames, usage_too, finder=finder))
+            begin(resp, EventStream(generation, frames, usage_too, answer=answer))
             return
-        answers = generation.collect()
+        (got,) = generation.collect()
+        answer.feed(got.text)
+        answer.end(got.ids)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(
             ChatCompletion(
@@ -85,10 +96,23 @@ class ChatCompletionsResource:
                 created=created,
                 model=serving.name,
                 system_fingerprint=serving.fingerprint,
-                choices=[_choice(index, answer, finder) for index, answer in enumerate(answers)],
+                choices=[_choice(answer, got.finish_reason or "stop")],
                 usage=usage(*generation.usage()),
             )
         )
+
+    def _answer(
+        self, serving: Serving, request: ChatRequest, talk: Conversation, fed: Fed
+    ) -> ChatAnswer:
+        """What reads the answer, and keeps its ids for the next turn."""
+
+        def noted(message: Message, ids: Sequence[int]) -> None:
+            text = answer_text(serving.persona, talk.names, message)
+            if text is not None and talk.ending != "nothing":
+                serving.known.keep(fed, text, ids)
+
+        begun = (request.messages[-1].content or "") if talk.ending in BEGUN else None
+        return ChatAnswer(self._finder(request.tools), begun, noted)
 
     def _finder(self, tools: ToolFields) -> CallFinder | None:
         """What looks for calls, where a request offers tools."""
@@ -112,11 +136,9 @@ def _with_tools(refusal: errors.Refusal, serving: Serving, tools: str | None) ->
     return errors.of_tools(refusal, tokens)
 
 
-def _choice(index: int, answer: Answer, finder: CallFinder | None) -> ChatChoice:
-    reason = answer.finish_reason or "stop"
-    items = [] if finder is None else [*finder.feed(answer.text), *finder.end()]
-    calls = [item for item in items if isinstance(item, ToolCall)]
-    if not calls:
-        return ChatChoice(index, ChatMessage(content=answer.text), reason)
-    text = "".join(item for item in items if isinstance(item, str)) or None
-    return ChatChoice(index, ChatMessage(content=text, tool_calls=calls), "tool_calls")
+def _choice(answer: ChatAnswer, reason: str) -> ChatChoice:
+    if not answer.calls:
+        return ChatChoice(0, ChatMessage(content=answer.text), reason)
+    return ChatChoice(
+        0, ChatMessage(content=answer.text or None, tool_calls=answer.calls), "tool_calls"
+    )

@@ -4,8 +4,12 @@ GET /tokenizer_info: which tokenizer it is.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import falcon
 import msgspec
+import numpy as np
 
 from web import errors
 from web.generation import Serving, fed_text
@@ -30,16 +34,18 @@ class TokenizeResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), tokenize_request)
         serving = self._runtime.serving()
-        if isinstance(request, str):
-            field, text = "prompt", request
-        else:
-            field, text = "messages", conversation(serving.persona, request).text
-        text = fed_text(serving.persona, text)
         resp.content_type = falcon.MEDIA_JSON
+        if not isinstance(request, str):
+            talk = conversation(serving.persona, request)
+            with _encoding("messages"):
+                ids = serving.known.encode(talk).ids
+            resp.data = _told(talk.text, ids, "messages")
+            return
+        text = fed_text(serving.persona, request)
         if len(text) <= _LONG:
-            resp.data = _tokenized(serving, text, field)
+            resp.data = _tokenized(serving, text)
         else:
-            resp.data = in_thread(_tokenized, serving, text, field)
+            resp.data = in_thread(_tokenized, serving, text)
 
     def on_post_back(self, req: falcon.Request, resp: falcon.Response) -> None:
         ids = fields.read(read_body(req), lambda one: detokenize_request(one, _MOST_TOKENS))
@@ -74,11 +80,21 @@ class TokenizerInfoResource:
     on_head = on_get
 
 
-def _tokenized(serving: Serving, text: str, field: str) -> bytes:
+@contextlib.contextmanager
+def _encoding(field: str) -> Iterator[None]:
     try:
-        ids = serving.tokenizer.encode_array(text)
+        yield
     except ValueError as problem:
         raise errors.invalid(field, f"cannot be encoded: {problem}") from None
+
+
+def _tokenized(serving: Serving, text: str) -> bytes:
+    with _encoding("prompt"):
+        ids = serving.tokenizer.encode_array(text)
+    return _told(text, ids, "prompt")
+
+
+def _told(text: str, ids: np.ndarray, field: str) -> bytes:
     if len(ids) > _MOST_TOKENS:
         raise errors.invalid(field, f"must be at most {_MOST_TOKENS} tokens, not {len(ids)}")
     return msgspec.json.encode(Tokens(text, ids.tolist(), len(ids)))
