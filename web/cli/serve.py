@@ -213,10 +213,13 @@ def run(args: argparse.Namespace) -> int:
     _check_folders(config)
     if config.model != "none":
         import rwkv_native as rn
+        from web import loading
 
+        path = os.fspath(model_path(config))
+        loading.needed(loading.Choice(path, path, config.strategy))  # raises if it is no model
         # Reads the index and the strategy, and waits for its threads: none is left at the fork.
         rn.Model.load(
-            model_path(config),
+            path,
             config.strategy,
             config.threads or None,
             adapter=adapter_of(config),
