@@ -69,6 +69,8 @@ def test_names_that_models_shows(server: Server) -> None:
     assert server.status()["model"] == "demo"
     server.post("/switch-model", {"model": name, "strategy": "cpu fp32"})
     assert server.status()["model"] == name == Path(OTHER).stem
+    wrong = server.post("/switch-model", {"model": "demo", "tokenizer": "world"}, expect=400)
+    assert "65530 ids" in wrong["detail"] and "/" not in wrong["detail"]
     assert server.post("/switch-model", {"model": "demo"}) == "success"
 
 

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT / "tests" / "golden"))
 import random_checkpoint
 
 COMMAND = Path(sys.executable).with_name("rwkv-native")
+TUNED = str(ROOT / "tests/golden/data/v70_L3_D32_fp32_state.state.pth")
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith("RWKV_NATIVE_")}
 
 
@@ -117,6 +118,8 @@ def test_help_imports_no_engine() -> None:
     [
         (["serve", "--webui"], "--webui: this version has no browser UI"),
         (["serve", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
+        (["serve", "--model", TUNED], "is a tuned state, not a model"),
+        (["serve", "--public-name", "https://x"], "public_name must be a name such as"),
         (["serve", "--port", "70000"], "port must be between 0 and 65535, not 70000"),
         (["serve", "--max-batch", "0"], "max_batch must be between"),
         (["serve", "--max-batch", "4097"], "max_batch must be between 1 and 4096"),

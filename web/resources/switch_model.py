@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import falcon
@@ -46,13 +47,18 @@ class SwitchModelResource:
         tokenizer = request.tokenizer
         if tokenizer is not None and Path(tokenizer).suffix.lower() in (".txt", ".json"):
             tokenizer = str(self._roots.find("tokenizer", tokenizer))
-        path, said = self._roots.find("model", request.model, *CHECKPOINTS), request.model
-        if path.exists():
+        # A name that /models has shown: its file may lie elsewhere, and be called otherwise.
+        choice = self._runtime.known(request.model)
+        if choice is None:
+            path = self._roots.find("model", request.model, *CHECKPOINTS)
             self._roots.check_checkpoint("model", path)
-        elif (known := self._runtime.known(request.model)) is not None:
-            # A name that /models has shown, of a file that lies elsewhere or is called otherwise.
-            path, said, tokenizer = Path(known.path), known.said, tokenizer or known.tokenizer
-        strategy = meant(request.strategy, str(path))
+            choice = Choice(str(path), request.model)
+        strategy = meant(request.strategy, choice.path)
         if strategy.note is not None:
             log.info("%s", strategy.note)
-        return Choice(str(path), said, strategy.strategy, tokenizer)
+        return replace(
+            choice,
+            said=request.model,  # never the path of a configured model
+            strategy=strategy.strategy,
+            tokenizer=tokenizer or choice.tokenizer,
+        )
