@@ -72,6 +72,26 @@ def vocabulary(text: str, description: dict[str, Any], name: str) -> Vocabulary:
     )
 
 
+def words_of_bytes(description: dict[str, Any]) -> list[bytes]:
+    """The bytes of every id of a file whose tokens are words of GPT-2's characters for bytes, as
+    transformers holds World's; [] of any other. What has another id than its own is reserved.
+    """
+    model = description.get("model")
+    if type(model) is not dict or model.get("type") != "WordLevel":
+        return []
+    vocab = model.get("vocab")
+    if type(vocab) is not dict or "ByteLevel" not in _decoders(description.get("decoder")):
+        return []
+    if any(type(id) is not int or not 0 <= id < _MOST_IDS for id in vocab.values()):
+        return []
+    alphabet = byte_alphabet()
+    words = [b""] * (max(vocab.values(), default=-1) + 1)
+    for word, id in vocab.items():
+        if all(char in alphabet for char in word):
+            words[id] = bytes(alphabet[char] for char in word)
+    return words
+
+
 def _made(text: str) -> tokenizers.Tokenizer:
     try:
         from tokenizers import Tokenizer

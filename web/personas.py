@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import rwkv_native as rn
+from rwkv_native.formats import folder
 from web.schemas.sampling import SamplingFields
 
 WORLD_ROWS = 65536
@@ -194,12 +195,26 @@ def _family(info: rn.ModelInfo, tokenizer: rn.Tokenizer) -> str:
         return "abc"
     if info.vocab < WORLD_ROWS and name not in ("world", "world-bytes"):
         return "raven"
-    if info.version.startswith("7") and _G1.search(Path(info.path).stem.lower()):
-        return "g1"
-    return "world"
+    return "g1" if info.version.startswith("7") and _thinks(info) else "world"
+
+
+def _thinks(info: rn.ModelInfo) -> bool:
+    """Whether a World model was trained to think: as the chat template beside it says, else its
+    name, else the length of its texts, which no older one shares."""
+    if info.metadata.get("rwkv.thinks") == "yes":
+        return True
+    path = Path(info.path)
+    named = path
+    if folder.is_of_hub(path):  # called as all are: the folder has a name, or its place in a cache
+        cached = (p for p in path.parents if p.name.startswith("models--"))
+        named = next(cached, path.parent)
+    if _G1.search(named.name.lower()):
+        return True
+    return (info.context_length or 0) >= _LONG_CONTEXT
 
 
 # rwkv7-g1-1.5b, rwkv-g1k-13b-5228, RWKV7-G0-7.2B: the generations of reasoning models.
+_LONG_CONTEXT = 8192
 _G1 = re.compile(r"(?<![a-z0-9])g[0-9][a-z]?(?![a-z0-9])")
 
 

@@ -3,8 +3,10 @@ models and decoders of the `tokenizers` package."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tokenizers import Tokenizer as Made
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import rwkv_native as rn
+from rwkv_native import huggingface
 from rwkv_native.huggingface import byte_alphabet
 
 TEXTS = [
@@ -237,3 +240,62 @@ def test_bytes_that_are_no_text(opened: rn.Tokenizer) -> None:
         opened.encode_bytes(b"a\xff")
     with pytest.raises(rn.InvalidError, match="surrogate"):
         opened.encode("\ud800")
+
+
+# -- World, as transformers holds it
+
+
+@functools.cache
+def world_words() -> dict[int, str]:
+    """World's words in GPT-2's characters for bytes."""
+    world = rn.Tokenizer.world()
+    chars = {byte: char for char, byte in byte_alphabet().items()}
+    words = (world.decode_bytes([id]) for id in range(1, 65530))
+    return {id: "".join(chars[b] for b in word) for id, word in enumerate(words, 1)}
+
+
+def as_transformers(reserved: int = 6, change: dict[int, str] | None = None) -> str:
+    """An expression of all words, the longest first; ids beyond them reserved."""
+    spelt = world_words() | (change or {})
+    vocab = {"<|endoftext|>": 0} | {word: id for id, word in spelt.items()}
+    vocab |= {f"\ue000rwkv_reserved_{65530 + i}": 65530 + i for i in range(reserved)}
+    expression = "|".join(map(re.escape, sorted(spelt.values(), key=len, reverse=True)))
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    level["use_regex"] = False
+    split = {"type": "Split", "pattern": {"Regex": f"(?:{expression})"}, "behavior": "Isolated"}
+    split["invert"] = False
+    special = {"id": 0, "content": "<|endoftext|>", "special": True, "normalized": False}
+    special |= dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    return json.dumps(
+        {
+            "version": "1.0",
+            "added_tokens": [special],
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [level, split]},
+            "decoder": level,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<|endoftext|>"},
+        }
+    )
+
+
+@pytest.mark.parametrize("reserved", [6, 0])
+def test_world_is_recognised(reserved: int, tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(as_transformers(reserved))
+    monkeypatch.setattr(huggingface, "_made", None)  # the package is not asked
+    assert rn.Tokenizer.open(path) is rn.Tokenizer.world()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{65529: "\u0120" * 127 + "!"}, {300: "zzzz"}, {40000: "a" * 9, 40001: "b" * 9}],
+)
+def test_what_differs_from_world_in_one_word_is_not_world(
+    change: dict[int, str], tmp_path: Path, monkeypatch
+) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(as_transformers(change=change))
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
+    small = json.dumps({"version": "1.0", "model": model})
+    real = huggingface._made
+    monkeypatch.setattr(huggingface, "_made", lambda text: real(small))  # not the expression
+    assert rn.Tokenizer.open(path).name == "mine"

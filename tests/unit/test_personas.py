@@ -18,10 +18,16 @@ from web.schemas.sampling import SamplingFields, sampling_of
 
 
 def persona_for(
-    tokenizer: str, vocab: int = 65536, version: str = "7", path: str = "m.pth", **metadata: str
+    tokenizer: str,
+    vocab: int = 65536,
+    version: str = "7",
+    path: str = "m.pth",
+    context: int | None = None,
+    **metadata: str,
 ) -> Persona:
     named = {f"rwkv.{key}": value for key, value in metadata.items()}
     info: Any = SimpleNamespace(vocab=vocab, version=version, path=path, metadata=named)
+    info.context_length = context
     made: Any = SimpleNamespace(name=tokenizer)
     return choose(info, made)
 
@@ -84,6 +90,26 @@ def test_reasoning_models_by_their_names(path: str, family: str) -> None:
     assert persona_for("world", path=path).family == family
     assert persona_for("world", path=path, version="6").family == "world"
     assert persona_for("world", path=path, family="world").family == "world"
+
+
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [
+        ({"path": "RWKV7-7.2B-20260805/model.safetensors"}, "world"),
+        ({"path": "RWKV7-7.2B-20260805/model.safetensors", "thinks": "yes"}, "g1"),
+        ({"path": "RWKV7-7.2B-20260805/model.safetensors", "context": 25600}, "g1"),
+        ({"path": "rwkv-x.pth", "context": 8192}, "g1"),
+        ({"path": "rwkv-x.pth", "context": 4096}, "world"),
+        ({"path": "RWKV7-G1k-1.5B/model.safetensors.index.json"}, "g1"),
+        ({"path": "RWKV7-G1k-1.5B/model.safetensors", "thinks": "no"}, "g1"),
+        ({"path": "c/models--RWKV--RWKV7-G1k-7.2B/snapshots/0a1/model.safetensors"}, "g1"),
+        ({"path": "m.pth", "thinks": "yes", "family": "world"}, "world"),
+        ({"path": "m.pth", "thinks": "yes", "version": "6.0"}, "world"),
+    ],
+    ids=str,
+)
+def test_reasoning_models_by_what_lies_beside_them(model: dict[str, Any], family: str) -> None:
+    assert persona_for("world", **model).family == family
 
 
 def test_prompts_of_version_4() -> None:
