@@ -45,6 +45,12 @@ _RANGES = {
     "max_prompt_tokens": (1, 1 << 31),
     "max_tokens": (1, 102400),
     "default_max_tokens": (1, 102400),
+    "temperature": (0, 3),
+    "top_p": (0, 1),
+    "top_k": (-1, 2**31 - 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "penalty_decay": (0, 1),
     "file_pages": (1, 1_000_000),
     "file_seconds": (1, 3600),
     "file_memory": (128 << 20, 1 << 40),
@@ -98,6 +104,14 @@ class Config:
     max_tokens: int = 102400  # of one answer; what asks for more is cut down
     default_max_tokens: int = 4096  # of a chat that does not say
     prompt_format: str = "official"  # of chats; "runner": messages as they are, as RWKV Runner 1.9
+    # What requests do not say; None: the default of the model's family.
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalty_decay: float | None = None
+    state: str | None = None  # file of a tuned state where answers start; None: the zero state
     file_pages: int = 2000  # of one document that /file-to-text reads
     file_seconds: int = 30
     file_memory: int = 1 << 30  # bytes of the process that reads it
@@ -121,7 +135,7 @@ class Config:
                     raise ValueError(f"{name} cannot be empty or hold {separator!r}: {value!r}")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, not {value}")
         for name in self.public_name:
             if not _NAME.fullmatch(name):
@@ -184,19 +198,20 @@ def _parse(field: dataclasses.Field[Any], text: str) -> Any:
     if field.name in _SEPARATORS:
         parts = text.split(_SEPARATORS[field.name])
         return tuple(part.strip() for part in parts if part.strip())
-    if field.type == "int":
+    kind = field.type.removesuffix(" | None")
+    if kind == "int":
         try:
             return int(text)
         except ValueError:
             if field.name == "threads" and text.lower() == "auto":
                 return 0
             raise ValueError(f"{name} must be an integer, not {text!r}") from None
-    if field.type == "float":
+    if kind == "float":
         try:
             return float(text)
         except ValueError:
             raise ValueError(f"{name} must be a number, not {text!r}") from None
-    if field.type == "bool":
+    if kind == "bool":
         if text.lower() in _TRUE:
             return True
         if text.lower() in _FALSE:

@@ -33,7 +33,8 @@ from web.loading import Choice
 from web.metrics import Metrics
 from web.offload import in_thread
 from web.personas import Defaults, Lengths, Persona, configured, persona_for, tokenizer_for
-from web.schemas.sampling import SamplingFields, over
+from web.schemas.fields import Fields
+from web.schemas.sampling import DEFAULTS, SamplingFields, defaults_of, over
 from web.tuned import TunedStates
 
 log = logging.getLogger("gunicorn.error")
@@ -80,10 +81,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What /update-config has set; it holds for every model to come."""
+    """What the settings or /update-config have set; it holds for every model to come."""
 
     defaults: SamplingFields = field(default_factory=SamplingFields)
     state: Path | None = None  # of a tuned state's file
+
+
+def _at_start(config: Config) -> Stored:
+    names = {name for name in DEFAULTS if name not in ("state", "max_tokens")}
+    given = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    state = None if config.state is None else Path(config.state)
+    return Stored(defaults_of(Fields(given)), state)
 
 
 class Runtime:
@@ -106,7 +114,7 @@ class Runtime:
         self._ended = Counts()  # of engines that are gone
         self._ended_caches: dict[str, Counter[str]] = {}  # by the model's name
         self._keeps_states = config.cache_mb != 0
-        self._stored = Stored()
+        self._stored = _at_start(config)
         self._deploy = config.deploy
         lengths = Lengths(config.max_tokens, min(config.default_max_tokens, config.max_tokens))
         self._limits = Limits(config.max_prompt_tokens, lengths)

@@ -119,21 +119,27 @@ def test_help_imports_no_engine() -> None:
         (["serve", "--webui"], "--webui: this version has no browser UI"),
         (["serve", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
         (["serve", "--model", TUNED], "is a tuned state, not a model"),
-        (["serve", "--public-name", "https://x"], "public_name must be a name such as"),
-        (["serve", "--port", "70000"], "port must be between 0 and 65535, not 70000"),
-        (["serve", "--max-batch", "0"], "max_batch must be between"),
-        (["serve", "--max-batch", "4097"], "max_batch must be between 1 and 4096"),
-        (["serve", "--prefill-chunk", "16385"], "prefill_chunk must be between 1 and 16384"),
-        (["serve", "--step-ms", "1e300"], "step_ms must be between 1 and 60000, not 1e+300"),
-        (["serve", "--step-ms", "nan"], "step_ms must be between 1 and 60000, not nan"),
-        (["serve", "--speculate", "65"], "speculate must be between 0 and 64, not 65"),
-        (["serve", "--threads", "1025"], "threads must be between 0 and 1024"),
+        (["serve", "--public-name", "https://x"], "--public-name must be a name such as"),
+        (["serve", "--port", "70000"], "--port must be between 0 and 65535, not 70000"),
+        (["serve", "--max-batch", "0"], "--max-batch must be between"),
+        (["serve", "--max-batch", "4097"], "--max-batch must be between 1 and 4096"),
+        (["serve", "--prefill-chunk", "16385"], "--prefill-chunk must be between 1 and 16384"),
+        (["serve", "--step-ms", "1e300"], "--step-ms must be between 1 and 60000, not 1e+300"),
+        (["serve", "--step-ms", "nan"], "--step-ms must be between 1 and 60000, not nan"),
+        (["serve", "--speculate", "65"], "--speculate must be between 0 and 64, not 65"),
+        (["serve", "--threads", "1025"], "--threads must be between 0 and 1024"),
         (["serve", "--strategy", "quantum fp3"], "'quantum fp3' is no strategy"),
-        (["serve", "--state-type", "fp8"], "state_type must be one of fp32, fp16, bf16, not 'fp8'"),
+        (
+            ["serve", "--state-type", "fp8"],
+            "--state-type must be one of fp32, fp16, bf16, not 'fp8'",
+        ),
         (["serve", "--tokenizer", "klingon"], "no tokenizer 'klingon'"),
         (["serve", "--model", ""], "--model needs a path"),
         (["serve", "--workspace", "/nowhere"], "--workspace /nowhere: there is no such folder"),
         (["serve", "--model-dir", "/nowhere"], "--model-dir /nowhere: there is no such folder"),
+        (["serve", "--temperature", "7"], "--temperature must be between 0 and 3, not 7.0"),
+        (["serve", "--state", "/nowhere"], "--state /nowhere: there is no such file"),
+        (["generate", "x", "--state", "/nowhere.pth"], "/nowhere.pth: no such file"),
         (["bench", "--tokens", "1"], "--tokens must be at least 2, not 1"),
         (["bench", "--prompt", "0"], "--prompt must be at least 1, not 0"),
         (["generate", "x", "--tokenizer", "world"], "has 65530 ids, the model 257 rows"),
@@ -280,6 +286,25 @@ def test_a_convert_that_is_ended_leaves_nothing_behind(number: int, tmp_path: Pa
 
 
 # -- generate, chat
+
+
+def test_generate_starts_from_a_tuned_state(golden: Path) -> None:
+    model, state = golden / "v70_L3_D32_fp32.pth", golden / "v70_L3_D32_fp32_state.state.pth"
+    args = ["generate", "abc", "--model", str(model), "--tokenizer", "world-bytes", "--json"]
+    args += ["--temperature", "0", "--max-tokens", "8"]
+    texts = [
+        json.loads(run(*args, *more).stdout)["token_ids"] for more in ([], ["--state", str(state)])
+    ]
+    opened = rn.Model.open(model)
+    with rn.Engine(opened, rn.Tokenizer.world_bytes(), max_batch=1) as engine:
+        sampling = rn.Sampling(temperature=0, max_tokens=8)
+        tuned = opened.load_tuned_state(state)
+        for ids, start in zip(texts, (None, tuned), strict=True):
+            drawn = [
+                id for e in engine.generate("abc", sampling, state=start) for id in e.token_ids
+            ]
+            assert ids == drawn
+    assert texts[0] != texts[1]
 
 
 def test_generate_is_reproducible_and_streams_what_json_says() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,10 +17,12 @@ from gevent.event import Event
 import rwkv_native as rn
 from web import runtime as module
 from web.app import create_app
-from web.config import Config
+from web.config import _RANGES, Config
 from web.errors import Refusal
 from web.loading import Choice
 from web.runtime import LOADING, OFFLINE, WORKING, Busy, Runtime
+from web.schemas.fields import Fields
+from web.schemas.sampling import SamplingFields, defaults_of
 
 
 class Loading:
@@ -310,3 +313,20 @@ def test_304_during_a_load(scripted: Scripted) -> None:
     assert client.simulate_get("/status").json["status"] == LOADING
     scripted.gate.set()
     switching.get()
+
+
+def test_settings_are_the_defaults_of_requests() -> None:
+    runtime = Runtime(Config(temperature=0.5, top_k=-1, penalty_decay=0.9, state="x.pth"))
+    assert runtime._stored.defaults == SamplingFields(temperature=0.5, top_k=0, penalty_decay=0.9)
+    assert runtime._stored.state == Path("x.pth")
+
+
+def test_settings_have_the_ranges_of_the_fields() -> None:
+    for name in ("temperature", "top_p", "top_k", "presence_penalty", "penalty_decay"):
+        low, high = _RANGES[name]
+        defaults_of(Fields({name: low})), defaults_of(Fields({name: high}))
+        for wrong in (low - 1, high + 1):  # of top_k, -1 is off
+            with pytest.raises(Refusal):
+                defaults_of(Fields({name: wrong}))
+            with pytest.raises(ValueError, match=name):
+                Config(**{name: wrong})

@@ -7,7 +7,16 @@ import json
 import sys
 import time
 
-from web.cli.terminal import Refused, model_flags, opened, sampling_flags, sampling_of, speed
+from web.cli.terminal import (
+    Refused,
+    model_flags,
+    opened,
+    sampling_flags,
+    sampling_of,
+    speed,
+    state_flag,
+    state_of,
+)
 
 SUMMARY = "continue a text"
 EPILOG = """\
@@ -24,7 +33,7 @@ examples:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="text to continue; none or -: standard input")
     model_flags(parser)
-    sampling_flags(parser)
+    state_flag(sampling_flags(parser))
     group = parser.add_argument_group("output")
     group.add_argument(
         "--stop",
@@ -50,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         ids: list[int] = []
         if not args.json:
             print(*text, end="", flush=True)
-        with engine.generate(prompt, sampling) as events:
+        with engine.generate(prompt, sampling, state=state_of(args, model)) as events:
             for event in events:
                 if event.error is not None:
                     raise RuntimeError(event.error)

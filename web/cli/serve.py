@@ -23,6 +23,8 @@ from web.cli.terminal import (
     adapter_of,
     model_flags,
     model_path,
+    sampling_flags,
+    state_flag,
     tokenizer_named,
 )
 from web.config import UNIX, Config
@@ -60,6 +62,12 @@ _SETTINGS = (
     ),
     *("cache_mb", "max_prompt_tokens", "max_tokens", "default_max_tokens", "runner_models"),
     "prompt_format",
+)
+
+
+# Of the flags of sampling: those that a server may set for its requests.
+_DEFAULTS = (
+    *("temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty", "penalty_decay"),
 )
 
 
@@ -138,6 +146,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="another folder of models and states; may be given several times",
     )
+    title = "what requests do not say (default: as the model's family has it)"
+    state_flag(sampling_flags(parser, title, _DEFAULTS))
     engine = parser.add_argument_group("engine")
     engine.add_argument(
         "--max-batch",
@@ -205,9 +215,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.webui:
         raise Refused("--webui: this version has no browser UI yet; leave the flag out")
-    given = {name: getattr(args, name) for name in _SETTINGS}
+    given = {name: getattr(args, name) for name in (*_SETTINGS, *_DEFAULTS, "state")}
     given = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
-    config = Config.from_environment(**given)
+    try:
+        config = Config.from_environment(**given)
+    except ValueError as problem:
+        name, _, rest = str(problem).partition(" ")
+        if given.get(name) is None:  # it comes from the environment
+            raise
+        raise Refused(f"--{name.replace('_', '-')} {rest}") from None
     if (problem := exposure.problem(config, [config.host])) is not None:
         raise Refused(problem)
     _check_folders(config)
@@ -224,6 +240,8 @@ def run(args: argparse.Namespace) -> int:
             config.threads or None,
             adapter=adapter_of(config),
         ).cancel()
+        if config.state is not None and not Path(config.state).is_file():
+            raise Refused(f"--state {config.state}: there is no such file")
         if config.tokenizer is not None:
             tokenizer_named(config.tokenizer)
     if config.host.startswith(UNIX):

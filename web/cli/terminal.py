@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,6 +16,9 @@ from web.config import Config
 if TYPE_CHECKING:
     import rwkv_native as rn
     from web.personas import Persona
+
+
+Flags = argparse._ArgumentGroup
 
 
 class Refused(Exception):
@@ -107,11 +110,26 @@ _SAMPLING = (
 )
 
 
-def sampling_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("sampling (defaults: those of the model's family)")
+def sampling_flags(
+    parser: argparse.ArgumentParser,
+    title: str = "sampling (default: as the model's family has it)",
+    names: Container[str] | None = None,
+) -> Flags:
+    group = parser.add_argument_group(title)
     for name, kind, metavar, text in _SAMPLING:
-        flag = "--" + name.replace("_", "-")
-        group.add_argument(flag, type=kind, metavar=metavar, help=text)
+        if names is None or name in names:
+            flag = "--" + name.replace("_", "-")
+            group.add_argument(flag, type=kind, metavar=metavar, help=text)
+    return group
+
+
+def state_flag(flags: Flags) -> None:
+    flags.add_argument("--state", metavar="FILE", help="tuned state where answers start")
+
+
+def state_of(args: argparse.Namespace, model: rn.Model) -> rn.State | None:
+    """What --state names."""
+    return None if args.state is None else model.load_tuned_state(args.state)
 
 
 def sampling_of(
