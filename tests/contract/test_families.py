@@ -99,7 +99,7 @@ def test_a_piece_becomes_a_file_and_a_sound(midi: Server) -> None:
 def test_from_a_prompt_to_a_file(midi: Server) -> None:
     """The file is that of the prompt and the text that the same request without a format gets; with
     `echo` false, of the text alone."""
-    body = {"prompt": "<pad> PI:3C:A t62 what", "max_tokens": 60, "seed": 4, "logit_bias": NO_END}
+    body = {"prompt": "<pad> PI:3C:A t62", "max_tokens": 60, "seed": 4, "logit_bias": NO_END}
     text = midi.post("/v1/completions", body)["choices"][0]["text"]
     for echo, piece in ((None, f"pi:3c:a t62{text} <end>"), (False, f"{text} <end>")):
         asked = {**body, "response_format": {"type": "midi"}, "echo": echo}
@@ -166,6 +166,16 @@ def test_the_music_command(made: Callable[..., Path], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert audible(out.read_bytes()) > 44100
 
+    for prompt, said in (
+        ("pi:3c:a what", "--prompt: token 2, 'what' at character 8, is none of the model's"),
+        ("t1", "--prompt: there is no note in it, and the model has written none"),
+    ):
+        command[3] = prompt
+        options[-3:] = ["0" if prompt == "t1" else "9", "--output", tmp_path / "b.mid"]
+        done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+        assert not (tmp_path / "b.mid").exists()
+
 
 def test_a_piece_ends(midi: Server) -> None:
     for end in ("0", "2"):
@@ -178,11 +188,34 @@ def test_a_piece_ends(midi: Server) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "tokens"),
-    [("<pad>", 1), ("", 1), (" \n", 1), (None, 1), ("<start> PI:3C:A t125\nwhat", 4), ([0, 1], 2)],
+    [("<pad>", 1), ("", 1), (" \n", 1), (None, 1), ("<start> PI:3C:A t125\n<pad>", 4), ([0, 1], 2)],
 )
 def test_prompts_of_music(prompt: Any, tokens: int, midi: Server) -> None:
     answer = midi.post("/completions", {"prompt": prompt, "max_tokens": 2, "frequency_penalty": 2})
     assert answer["usage"]["prompt_tokens"] == tokens
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("hello", "token 1, 'hello' at character 0, is none of the model's"),
+        ("pi:3c:a hello t24", "token 2, 'hello' at character 8"),
+        ("pi:zz:a", "token 1, 'pi:zz:a' at character 0"),
+        ("pi:3c:a\nt126", "token 2, 't126' at character 8"),
+        ("<unk>", "token 1, '<unk>' at character 0"),
+        (["<pad>", "t1 \x1b[31m"], "text 2: token 2, '\\x1b[31m' at character 3"),
+        ("t1 " * 10_000 + "x", "token 10001, 'x' at character 30000"),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"response_format": {"type": "midi"}}, {"stream": True}])
+def test_what_is_no_note_is_refused(
+    midi: Server, prompt: Any, said: str, more: dict[str, Any]
+) -> None:
+    """It would be read as <pad>, which ends a piece."""
+    if more and not isinstance(prompt, str):
+        more = {}
+    answer = midi.post("/completions", {"prompt": prompt, "max_tokens": 2, **more}, expect=400)
+    assert answer["error"]["param"] == "prompt" and said in answer["error"]["message"]
 
 
 def test_what_music_is_fed(midi: Server) -> None:

@@ -557,6 +557,7 @@ def test_the_sound_of_a_text(tmp_path: Path) -> None:
         (["--prompt", "<pad>", "-o", "a.wav", "--sound-font", "b.sf2"], "there is no such file"),
         (["piece.txt", "-o", "folder.mid"], "--output folder.mid: is a folder"),
         (["piece.txt"], "piece.txt: token 2, 'x' at character 7, is no note"),
+        (["-"], "-: there is no note in it"),
         (["--prompt", "<pad>"], "writes no MIDI tokens (world)"),
     ],
 )

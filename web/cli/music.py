@@ -50,6 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from web.files import named
     from web.midi.limits import MidiError
+    from web.midi.piece import is_silent
     from web.midi.vocabulary import VOCABULARIES
     from web.midi.writer import text_to_midi
 
@@ -69,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
         midi = text_to_midi(text, VOCABULARIES[vocabulary])
     except MidiError as problem:
         raise Refused(f"{args.text or '--prompt'}: {problem}") from None
+    if is_silent(text):
+        if args.prompt is None:
+            raise Refused(f"{args.text}: there is no note in it")
+        raise Refused("--prompt: there is no note in it, and the model has written none")
     with _refusals():
         if studio is None:
             named.save(out.resolve(), "--output", midi)
@@ -92,7 +97,7 @@ def _written(args: argparse.Namespace) -> tuple[str, str]:
 def _composed(args: argparse.Namespace) -> tuple[str, str]:
     """What a model makes of a prompt, and its vocabulary."""
     from web.generation import fed_text
-    from web.midi.piece import FAMILIES, composed
+    from web.midi.piece import FAMILIES, composed, foreign_word
     from web.personas import persona_for
 
     with opened(args) as (model, tokenizer, engine):
@@ -103,6 +108,8 @@ def _composed(args: argparse.Namespace) -> tuple[str, str]:
             )
         sampling = sampling_of(args, persona, [])
         prompt = fed_text(persona, args.prompt)
+        if problem := foreign_word(tokenizer, prompt):
+            raise Refused(f"--prompt: {problem}")
         words = []
         with (
             LoadLine(sys.stderr, "the piece", "composing") as line,

@@ -4,6 +4,7 @@ by `resources/completions.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import falcon
@@ -11,13 +12,16 @@ import falcon
 from web import errors
 from web.child import Client
 from web.midi.conversion import TYPE, Conversions
-from web.midi.piece import FAMILIES, composed
+from web.midi.piece import FAMILIES, composed, foreign_word
 from web.midi.sound import Sound, default_font
 from web.offload import in_thread
 
 if TYPE_CHECKING:
     from web.generation import Serving
     from web.schemas.completions import Prompt
+
+
+_LONG = 20_000  # characters of a prompt above which a thread looks at its words
 
 
 class Compositions:
@@ -38,6 +42,22 @@ class Compositions:
             )
         if form == "wav":
             self._sound.check()
+
+    def check_prompts(self, serving: Serving, prompts: Sequence[Prompt]) -> None:
+        """Before anything is generated, whatever the answer's form: 400 for a text of other words
+        than those of a model of MIDI tokens."""
+        if serving.persona.family not in FAMILIES:
+            return
+        for index, prompt in enumerate(prompts):
+            if isinstance(prompt, str) and (problem := self._foreign(serving, prompt)):
+                raise errors.invalid(
+                    "prompt", problem if len(prompts) == 1 else f"text {index + 1}: {problem}"
+                )
+
+    def _foreign(self, serving: Serving, prompt: str) -> str | None:
+        if len(prompt) <= _LONG:
+            return foreign_word(serving.tokenizer, prompt)
+        return in_thread(foreign_word, serving.tokenizer, prompt)
 
     def answer(
         self,

@@ -44,8 +44,8 @@ def text_to_midi(
         if problem is None and score.now > limits.seconds * 1000:
             problem = f"makes it longer than {limits.seconds} s"
         if problem is not None:
-            shown = f", {_shown(token)}" if quote else ""
-            raise MidiError(f"token {count}{shown} at character {position}, {problem}")
+            told = f", {shown(token)}" if quote else ""
+            raise MidiError(f"token {count}{told} at character {position}, {problem}")
     return score.file()
 
 
@@ -54,7 +54,8 @@ def _tokens(text: str) -> Iterable[tuple[int, str]]:
     return ((found.start(), found[0]) for found in _TOKEN.finditer(text))
 
 
-def _shown(token: str) -> str:
+def shown(token: str) -> str:
+    """As errors repeat it."""
     return repr(token if len(token) <= _LETTERS else token[:_LETTERS] + "...")
 
 

@@ -40,6 +40,7 @@ class CompletionsResource:
         serving = self._runtime.serving()
         if request.form != "text":
             self._compositions.check(serving, request.form)
+        self._compositions.check_prompts(serving, request.prompts)
         sampling = sampling_for(serving.persona, request.sampling, lengths=serving.limits.lengths)
         id = f"cmpl-{uuid.uuid4().hex}"
         created = int(time.time())
