@@ -8,6 +8,7 @@ own request only. Never knows about HTTP, gevent or chat.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import operator
 import os
 import select
@@ -106,11 +107,13 @@ class CacheStats:
 class Engine:
     """Runs many requests on one model. Every method may be called from any thread.
 
-    max_batch: sequences in one step. prefill_chunk: prompt tokens in one step at most. max_queue:
-    requests that may wait; more raise QueueFull. step_ms: how long a step may last while answers
-    are written; a longer one takes fewer prompt tokens, but always what fits into 2.5 steps of
-    these answers and those that wait, and 16. speculate: tokens to guess ahead at most, for
-    requests that do not say; see submit(). cache_bytes: memory for states of earlier prompts and
+    max_batch: answers in one step; an eighth more, and one, may be at work by turns. prefill_chunk:
+    prompt tokens in one step at most. max_queue: requests that may wait; more raise QueueFull.
+    step_ms: how long a step may last while answers are written; a longer one takes fewer prompt
+    tokens, but always what fits into 2.5 steps of these answers and those that wait, and 16. While
+    none are written it is 50 ms or four steps of one token, if that is longer. speculate: tokens to
+    guess ahead at most, for requests that do not say; see submit(). cache_bytes: memory for states
+    of earlier prompts and
     answers; a prompt that begins like one of them is read from there on, and gets the answer it
     would get anyway. 0: none are kept, as for RWKV-7b always. Use as a context manager, or call
     close().
@@ -149,6 +152,7 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self._end_ids = id_array("end_ids", tokenizer.end_ids)
+        self._groups = itertools.count(1 << 63)  # of embed(): far from what a caller would count up
         # All under the lock of _native.
         self._owned: dict[int, deque[Event]] = {}  # of Generations, by request
         self._abandoned: set[int] = set()  # dropped Generations whose last event is still to come
@@ -175,6 +179,8 @@ class Engine:
         speculate: int | None = None,
         save_at: Iterable[int] = (),
         stream: bool = True,
+        client: int = 0,
+        group: int = 0,
     ) -> int:
         """Queues a request and returns its id at once; poll() brings its events.
 
@@ -188,10 +194,14 @@ class Engine:
         such as the end of what many begin with: an engine that keeps states keeps one there, too.
         stream: False brings one event with the first token and one at the end, and wakes nobody in
         between.
+        client, group: numbers below 2^64 that say whose turn it is. Slots and prompts go round by
+        client, and for each client by group: requests that came together. So many of them, or many
+        of one client, do not hold up the others. group 0: this request alone.
         Raises QueueFull, or ValueError that names the field.
         """
         request, _keep = self._request(prompt, sampling, state, speculate, save_at)
         request.quiet = not stream
+        _set_turn(request, client, group)
         with self._native as handle:
             return _submit(handle, request)
 
@@ -201,6 +211,8 @@ class Engine:
         dimensions: int | None = None,
         *,
         fast: bool = False,
+        client: int = 0,
+        group: int = 0,
     ) -> int:
         """Queues a text to be embedded and returns its id at once; its last event has the vector.
 
@@ -208,9 +220,11 @@ class Engine:
         that is no more. fast: take the first
         layer's memory, which costs a fraction and finds less; such vectors are compared with their
         like only. The vector is a function of the tokens, the model and these; docs/embeddings.md
-        says which. Raises QueueFull, or ValueError that names the field.
+        says which. client, group: as of submit(); texts hold at most half of the slots while chats
+        wait. Raises QueueFull, or ValueError that names the field.
         """
         request, _keep = self._embedding_request(prompt, dimensions, fast)
+        _set_turn(request, client, group)
         with self._native as handle:
             return _submit(handle, request)
 
@@ -231,9 +245,11 @@ class Engine:
         vectors = np.empty((len(texts), self._dimensions(dimensions)), np.float32)
         readers: deque[Generation] = deque()
         taken = 0
+        group = next(self._groups)
         with contextlib.ExitStack() as ends:
             for text in texts:
                 request, _keep = self._embedding_request(text, dimensions, fast)
+                _set_turn(request, 0, group)
                 while True:
                     try:
                         reader = self._start(request)
@@ -340,6 +356,8 @@ class Engine:
         state: State | None = None,
         speculate: int | None = None,
         save_at: Iterable[int] = (),
+        client: int = 0,
+        group: int = 0,
     ) -> Generation:
         """Queues a request and returns an iterator over its events, which waits for them.
 
@@ -348,6 +366,7 @@ class Engine:
         events of iterators. Arguments and errors as of submit().
         """
         request, _keep = self._request(prompt, sampling, state, speculate, save_at)
+        _set_turn(request, client, group)
         return self._start(request)
 
     def _start(self, request: Any) -> Generation:
@@ -666,6 +685,14 @@ def _guesses(value: int) -> int:
     if not 0 <= number <= 64:
         raise InvalidError(f"speculate must be 0 to 64, not {number}")
     return number
+
+
+def _set_turn(request: Any, client: int, group: int) -> None:
+    for name, value in (("client", client), ("group", group)):
+        number = _whole(name, value)
+        if not 0 <= number < 1 << 64:
+            raise InvalidError(f"{name} must be at least 0, and below 2^64, not {number}")
+        setattr(request, name, number)
 
 
 def _size(value: int) -> int:

@@ -247,7 +247,8 @@ typedef struct rwkv_engine rwkv_engine;
 
 typedef struct {
     size_t size;
-    int32_t max_batch;       /* sequences in one step; 0: 64 */
+    int32_t max_batch;       /* answers in one step; 0: 64. An eighth more, and one, may be at work by turns:
+                              * of clients and groups that would wait for others who hold several */
     int32_t prefill_chunk;   /* prompt tokens of one step at most; 0: 256 */
     int32_t max_queue;       /* waiting requests; 0: 1024 */
     /* Called by the engine thread when events are waiting, at most once between two polls. Must not
@@ -256,7 +257,8 @@ typedef struct {
     void *payload;
     double step_ms;          /* how long a step beside running streams may last before it takes fewer prompt
                               * tokens; always 2.5 steps of the streams with those that wait, and 16 tokens.
-                              * 0: 20; at most 60000 */
+                              * Where no stream runs: this or 50 ms or four steps of one token, whichever is
+                              * longest. 0: 20; at most 60000 */
     int32_t speculate;       /* of requests that leave it to the engine: 0 to 64 */
     int64_t cache_bytes;     /* of states kept for prompts that begin like earlier texts; 0: none are kept */
 } rwkv_engine_options;
@@ -286,6 +288,10 @@ typedef struct {
     int32_t dimensions;         /* 1 to 4096: draw nothing, and end with an embedding of the prompt of so many
                                  * numbers and RWKV_FINISH_STOP; what is above about answers has no effect */
     int32_t quick;              /* 1: an embedding of the first layer, at a fraction of the cost */
+    uint64_t client;            /* who asks, by any number. Slots and prompts go round by client, and for each
+                                 * client by group, so that one request of many prompts, and one client with
+                                 * many requests, leave room for the others */
+    uint64_t group;             /* requests of a client that came together, by any number; 0: this one alone */
 } rwkv_request;
 
 typedef enum {

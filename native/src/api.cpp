@@ -215,6 +215,8 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
     request.save_at = list(r.save_at, r.n_save_at, "save_at");
     request.dimensions = r.dimensions;
     request.quick = r.quick != 0;
+    request.client = r.client;
+    request.group = r.group;
     return request;
 }
 

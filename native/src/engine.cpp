@@ -13,6 +13,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -30,6 +31,7 @@ struct Engine::Core {
     void make_states(std::unique_lock<std::mutex> &lock) noexcept;
     void drop_cancelled();
     void admit();
+    Pace &pace_of(int64_t layers);
     void plan();
     void back_up();
     void make_room_for_logits();
@@ -79,7 +81,7 @@ struct Engine::Core {
     // The engine thread's own.
     std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences;
     Scheduler scheduler;
-    Pace pace;
+    std::map<int64_t, Pace> paces;               // by depth: texts to embed need fewer layers
     std::chrono::steady_clock::time_point started;  // this step's forward
     EngineStats done;                            // counts of what has been done
     std::vector<Buffer> states;                  // by slot, made when a slot is first used, or before
@@ -128,7 +130,6 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
       n_vocab(static_cast<size_t>(model->info().vocab)),
       scheduler(at_least_1("max_batch", options.max_batch),
                 at_least_1("prefill_chunk", options.prefill_chunk)),
-      pace(options.step_ms / 1000),
       states_ahead(ahead_of(*model, options)),
       keeper(*model) {
     if (!(options.step_ms >= 0 && options.step_ms <= 60e3)) {
@@ -249,12 +250,18 @@ void Engine::Core::admit() {
     show_stats();
 }
 
+Pace &Engine::Core::pace_of(int64_t layers) {
+    return paces.try_emplace(layers, options.step_ms / 1000).first->second;
+}
+
 void Engine::Core::plan() {
     tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear();
     depth = 0;
-    const int64_t running = scheduler.running();
-    const int64_t later = running + scheduler.prefilling() - scheduler.embedding();
-    shares = running ? scheduler.plan(pace.rows_beside(running, later) - running) : scheduler.plan();
+    const int64_t running = std::min<int64_t>(scheduler.running(), options.max_batch);
+    const int64_t later = scheduler.running() + scheduler.prefilling() - scheduler.embedding();
+    const bool quick = scheduler.quick() == scheduler.embedding();
+    const Pace &pace = pace_of(later > 0 ? model->info().layers : embedding_layer(*model, quick) + 1);
+    shares = scheduler.plan(running ? pace.rows_beside(running, later) - running : pace.rows_alone());
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
         spans.push_back({static_cast<int32_t>(tokens.size()), rows,
@@ -350,9 +357,9 @@ void Engine::Core::sample() {
         if (sequence.finish != Finish::running) scheduler.remove(sequence);
         speakers.push_back(&sequence);
     }
-    if (shares.empty() || depth < model->info().layers) return;  // the pace is that of whole steps
+    if (shares.empty()) return;
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
-    pace.saw(static_cast<int64_t>(tokens.size()), took.count());
+    pace_of(depth).saw(static_cast<int64_t>(tokens.size()), took.count());
 }
 
 // Goes on from what is known of a sequence's prompt. False: nothing is.
@@ -526,7 +533,8 @@ uint64_t Engine::submit(Request request) {
     if (core.stopping) throw Error(RWKV_STOPPED, "the engine has stopped");
     // Those who will find a slot before the next step do not wait for one.
     const EngineStats &now = core.stats;
-    const int64_t free = core.options.max_batch - now.prefilling - now.running;
+    const int64_t free =
+        std::max<int64_t>(core.options.max_batch - now.prefilling - now.running, 0);
     if (now.waiting - free >= core.options.max_queue)
         throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(now.waiting) +
                                    " requests are waiting");

@@ -41,12 +41,21 @@ double Pace::estimate(int64_t rows) const {
     return below ? below->seconds + (wanted - below->rows) * slope(*below, nullptr) : 0;
 }
 
-int64_t Pace::rows_beside(int64_t decoding, int64_t later) const {
-    const double limit = std::max(seconds_, ratio * estimate(later));
-    int64_t rows = decoding;
+// The most rows that are estimated to take no longer; `least` in any case.
+int64_t Pace::rows_within(double limit, int64_t least) const {
+    int64_t rows = least;
     for (int64_t step = int64_t{1} << (seen_.size() - 1); step > 0; step /= 2)
         if (estimate(rows + step) <= limit) rows += step;
     return rows;
+}
+
+int64_t Pace::rows_beside(int64_t decoding, int64_t later) const {
+    return rows_within(std::max(seconds_, ratio * estimate(later)), decoding);
+}
+
+int64_t Pace::rows_alone() const {
+    if (estimate(1) == 0) return 0;
+    return rows_within(std::max({seconds_, alone, alone_ratio * estimate(1)}), 0);
 }
 
 }  // namespace rwkv

@@ -2,6 +2,7 @@
 #include "scheduler.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace rwkv {
 
@@ -10,13 +11,61 @@ Scheduler::Scheduler(int32_t max_batch, int32_t prefill_chunk)
       prefill_chunk_(prefill_chunk),
       grain_(std::min(prefill_chunk, largest_grain)) {}
 
-void Scheduler::add(Sequence &sequence) { waiting_.push_back(&sequence); }
+void Scheduler::add(Sequence &sequence) {
+    const Request &request = sequence.request;
+    const uint64_t arrival = ++turn_;
+    const auto client = clients_.try_emplace(request.client, Party{0, 0, arrival}).first;
+    const bool single = request.group == 0;
+    const GroupKey key{request.client, single, single ? arrival : request.group};
+    const auto group = groups_.try_emplace(key, Group{{0, 0, arrival}}).first;
+    waiting_.push_back({&sequence, client, group, arrival});
+    ++client->second.members, ++group->second.members;
+    chats_waiting_ += !sequence.embeds();
+}
+
+// Of two that wait.
+bool Scheduler::comes_before(const Place &a, const Place &b) const {
+    const bool texts_have_theirs = chats_waiting_ > 0 && 2 * texts_ >= max_batch_;
+    const auto key = [&](const Place &p) {
+        const Party &client = p.client->second, &group = p.group->second;
+        return std::tuple(texts_have_theirs && p.sequence->embeds(), client.held, client.turn,
+                          group.held, group.turn, p.arrival);
+    };
+    return key(a) < key(b);
+}
+
+// The next that may have a slot: where all are taken, one of those for whom a few more are there.
+std::vector<Scheduler::Place>::iterator Scheduler::next() {
+    const auto beyond = static_cast<int64_t>(active_.size()) - max_batch_;
+    if (beyond >= extra_slots()) return waiting_.end();
+    const auto holds_many = [](const auto &party) { return party.second.held > 1; };
+    const bool full = beyond >= 0, texts_hold_many = 2 * texts_ > max_batch_;
+    const bool client_holds_many = full && std::any_of(clients_.begin(), clients_.end(), holds_many);
+    const bool group_holds_many = full && std::any_of(groups_.begin(), groups_.end(), holds_many);
+    auto found = waiting_.end();
+    for (auto place = waiting_.begin(); place != waiting_.end(); ++place) {
+        if (full && !(texts_hold_many && !place->sequence->embeds()) &&
+            !(client_holds_many && place->client->second.held == 0) &&
+            !(group_holds_many && place->group->second.held == 0))
+            continue;
+        if (found == waiting_.end() || comes_before(*place, *found)) found = place;
+    }
+    return found;
+}
 
 Sequence *Scheduler::admit() {
-    if (waiting_.empty() || static_cast<int64_t>(active_.size()) == max_batch_) return nullptr;
-    Sequence *sequence = waiting_.front();
-    active_.push_back(sequence);
-    waiting_.pop_front();
+    const auto place = next();
+    if (place == waiting_.end()) return nullptr;
+    Sequence *const sequence = place->sequence;
+    Party &client = place->client->second, &group = place->group->second;
+    ++client.held, ++group.held;
+    client.turn = group.turn = ++turn_;
+    if (sequence->embeds())
+        ++texts_;
+    else
+        --chats_waiting_;
+    active_.push_back(*place);
+    waiting_.erase(place);
     if (free_.empty()) {
         sequence->slot = slots_++;
     } else {
@@ -28,9 +77,23 @@ Sequence *Scheduler::admit() {
 
 std::span<const Share> Scheduler::plan(int64_t prompt_rows) {
     plan_.clear();
+    plan_answers();
+    plan_prompts(std::clamp<int64_t>(prompt_rows, grain_, prefill_chunk_));
+    return plan_;
+}
+
+// From one answer further on than in the last step, or from where that one ended.
+void Scheduler::plan_answers() {
+    answers_.clear();
+    for (const Place &place : active_)
+        if (place.sequence->decoding()) answers_.push_back(place.sequence);
+    if (answers_.empty()) return;
+    const size_t n = answers_.size(), taken = std::min(n, static_cast<size_t>(max_batch_));
+    const size_t first = first_answer_ % n;
+    first_answer_ = first + (taken < n ? taken : 1);
     int64_t rows_so_far = 0;
-    for (Sequence *sequence : active_) {
-        if (!sequence->decoding()) continue;
+    for (size_t i = 0; i < taken; ++i) {
+        Sequence *sequence = answers_[(first + i) % n];
         plan_.push_back({sequence, sequence->known});
         rows_so_far += sequence->known;
     }
@@ -40,46 +103,110 @@ std::span<const Share> Scheduler::plan(int64_t prompt_rows) {
         share.rows += static_cast<int32_t>(guesses);
         rows_so_far += guesses;
     }
+}
 
-    // A grain that does not fit is passed over, not split, and a shorter one behind it may still
-    // fit. Nobody starves: who is passed over only moves forward, and the first one always fits.
-    auto budget = static_cast<int32_t>(std::min<int64_t>(prompt_rows, prefill_chunk_));
-    auto keep = active_.begin();
-    served_.clear();
-    for (Sequence *sequence : active_) {
-        int32_t rows = sequence->decoding() ? 0 : sequence->prompt_rows(grain_, budget);
-        if (rows == 0 && !sequence->decoding() && served_.empty())
-            rows = sequence->prompt_rows(grain_, grain_);
-        if (rows == 0) {
-            *keep++ = sequence;
-            continue;
-        }
-        budget -= rows;
-        plan_.push_back({sequence, rows});
-        served_.push_back(sequence);
+void Scheduler::plan_prompts(int64_t budget) {
+    prompts_.clear();
+    for (Place &place : active_) {
+        if (place.sequence->decoding()) continue;
+        if (place.weight == 0) queue_up(place);
+        prompts_.push_back(&place);
     }
-    std::copy(served_.begin(), served_.end(), keep);
-    return plan_;
+    if (prompts_.empty()) return;
+    std::sort(prompts_.begin(), prompts_.end(), [](const Place *a, const Place *b) {
+        return std::tie(a->end, a->arrival) < std::tie(b->end, b->arrival);
+    });
+    const auto embeds = [](const Place *place) { return place->sequence->embeds(); };
+    const auto is_long = [this](const Place *place) { return place->sequence->prompt_left() > grain_; };
+    const bool chats = !std::all_of(prompts_.begin(), prompts_.end(), embeds);
+    const bool long_ones = std::any_of(prompts_.begin(), prompts_.end(), is_long);
+
+    // The first of the longer ones has a grain in every step, or in every other if they hold little more.
+    const bool keeps = long_ones && (long_one_waits_ || budget >= 2 * grain_);
+    const int64_t kept = keeps ? grain_ : 0;
+    int64_t left = budget, for_texts = chats ? std::max<int64_t>(budget / 2, grain_) : budget;
+    const auto read = [&](Place *place, int64_t most) {
+        const bool text = embeds(place);
+        const int64_t before = left;
+        if (!take(*place, text ? std::min(most, for_texts) : most, left)) return false;
+        if (text) for_texts -= before - left;
+        return true;
+    };
+    bool somebody_listens = false;
+    for (Place *place : prompts_)
+        if (!is_long(place) && read(place, left - kept)) somebody_listens |= !embeds(place);
+    if (somebody_listens) left = std::min<int64_t>(left, grain_);
+
+    // A grain that does not fit is passed over, not split, and a shorter one behind it may still fit.
+    long_one_waits_ = long_ones;
+    for (Place *place : prompts_) {
+        if (!is_long(place)) continue;
+        if (keeps && long_one_waits_) for_texts = std::max(for_texts, kept);
+        if (read(place, left)) long_one_waits_ = false;
+    }
+}
+
+// Finds its place among the prompts that are being read, once what is known of it has been left out.
+void Scheduler::queue_up(Place &place) {
+    std::vector<const Group *> reading{&place.group->second};
+    for (const Place &other : active_) {
+        const Group *group = &other.group->second;
+        if (other.client == place.client && other.weight > 0 && !other.sequence->decoding() &&
+            std::find(reading.begin(), reading.end(), group) == reading.end())
+            reading.push_back(group);
+    }
+    place.weight = static_cast<int64_t>(reading.size());  // a client's groups share its part
+    place.begin = std::max(clock_, place.group->second.end);
+    place.end = place.begin + place.weight * place.sequence->prompt_left();
+    place.begun_at = place.sequence->prefilled;
+    place.group->second.end = place.end;
+}
+
+// Gives a prompt at most `most` rows of the budget; false: it has got none.
+bool Scheduler::take(Place &place, int64_t most, int64_t &budget) {
+    const Sequence &sequence = *place.sequence;
+    const int32_t rows = sequence.prompt_rows(grain_, static_cast<int32_t>(std::max<int64_t>(most, 0)));
+    if (rows == 0) return false;
+    budget -= rows;
+    plan_.push_back({place.sequence, rows});
+    const int64_t read = sequence.prefilled + rows - place.begun_at;
+    clock_ = std::max(clock_, place.begin + place.weight * read);
+    return true;
 }
 
 void Scheduler::remove(Sequence &sequence) {
-    if (sequence.slot < 0) {
-        std::erase(waiting_, &sequence);
-        return;
+    const bool waits = sequence.slot < 0;
+    auto &places = waits ? waiting_ : active_;
+    const auto place = std::find_if(places.begin(), places.end(),
+                                    [&](const Place &one) { return one.sequence == &sequence; });
+    if (place == places.end()) return;
+    if (waits) {
+        chats_waiting_ -= !sequence.embeds();
+    } else {
+        --place->client->second.held, --place->group->second.held;
+        texts_ -= sequence.embeds();
+        free_.push_back(sequence.slot);
+        sequence.slot = -1;
     }
-    std::erase(active_, &sequence);
-    free_.push_back(sequence.slot);
-    sequence.slot = -1;
+    forget(*place);
+    places.erase(place);
+}
+
+// A client and a group are known as long as they have something here.
+void Scheduler::forget(const Place &place) {
+    if (--place.client->second.members == 0) clients_.erase(place.client);
+    if (--place.group->second.members == 0) groups_.erase(place.group);
 }
 
 int64_t Scheduler::prefilling() const {
     return std::count_if(active_.begin(), active_.end(),
-                         [](const Sequence *sequence) { return !sequence->decoding(); });
+                         [](const Place &place) { return !place.sequence->decoding(); });
 }
 
-int64_t Scheduler::embedding() const {
-    return std::count_if(active_.begin(), active_.end(),
-                         [](const Sequence *sequence) { return sequence->embeds(); });
+int64_t Scheduler::quick() const {
+    return std::count_if(active_.begin(), active_.end(), [](const Place &place) {
+        return place.sequence->embeds() && place.sequence->request.quick;
+    });
 }
 
 }  // namespace rwkv

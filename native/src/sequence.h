@@ -33,6 +33,9 @@ struct Request {
     std::vector<int64_t> save_at;
     int32_t dimensions = 0;    // above 0: an embedding of so many numbers is wanted, and no token
     bool quick = false;        // of the first layer's memory
+    // Whose turn it is; see scheduler.h. Requests of one client that came together have one number.
+    uint64_t client = 0;
+    uint64_t group = 0;        // 0: this request alone
 };
 
 // The most that Request::speculate may be.
@@ -98,6 +101,7 @@ struct Sequence {
     // At most `most` rows up to the prompt's end, the next of `save_at` or a multiple of `grain`, counted
     // from the prompt's own start; 0 if that many do not reach one.
     int32_t prompt_rows(int32_t grain, int32_t most) const;
+    int64_t prompt_left() const { return prompt_size() - prefilled; }
     // Whether so many rows more are the end of the prompt.
     bool ends_with(int32_t rows) const { return prefilled + rows >= prompt_size(); }
     // The tokens of the next `rows` rows.

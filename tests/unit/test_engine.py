@@ -447,6 +447,29 @@ def test_a_full_queue(small_model: rn.Model, byte_tokenizer: rn.Tokenizer) -> No
         wait(engine, ids)
 
 
+def test_turns(small_model: rn.Model, byte_tokenizer: rn.Tokenizer) -> None:
+    """Answers that never end hold both slots; another group or client is answered beside them."""
+    with rn.Engine(small_model, byte_tokenizer, max_batch=2) as engine:
+        ids = [engine.submit("x", ENDLESS, client=1, group=7) for _ in range(5)]
+        for turn in ({"client": 1}, {"client": 1, "group": 8}, {"client": 2**64 - 1, "group": 7}):
+            events = list(engine.generate("x", rn.Sampling(max_tokens=3), **turn))
+            assert events[-1].completion_tokens == 3
+        assert engine.embed(["x", "y"]).shape[0] == 2
+        assert engine.stats().finished == 5
+        for id in ids:
+            engine.cancel(id)
+        wait(engine, ids)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1 << 64, 1.5, "1", None, True])
+def test_wrong_turns(engine: rn.Engine, wrong: object) -> None:
+    for name in ("client", "group"):
+        for call in (engine.submit, engine.generate, engine.submit_embedding):
+            with pytest.raises(ValueError, match=f"^{name} "):
+                call("x", **{name: wrong})
+    assert engine.stats().submitted == 0
+
+
 @pytest.mark.parametrize(
     ("prompt", "options", "words"),
     [
