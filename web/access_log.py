@@ -6,13 +6,13 @@ no prompt and no key; with `--log-prompts` bodies are, because somebody wants to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 from gunicorn.glogging import Logger
 
+from web.clients import address
 from web.log_lines import OneLine
 
 REQUEST_ID = "rwkv.request_id"  # where `web/middleware.py` leaves the name of a request
@@ -42,7 +42,7 @@ def line(resp: Any, environ: dict[str, Any], took: timedelta) -> str:
     entry = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "id": environ.get(REQUEST_ID),
-        "client": client_of(environ),
+        "client": _text(address(environ)) or None,
         "method": environ.get("REQUEST_METHOD"),
         "path": _text(environ.get("PATH_INFO")),
         "status": int(status) if status.isdigit() else status,
@@ -53,13 +53,6 @@ def line(resp: Any, environ: dict[str, Any], took: timedelta) -> str:
     if environ.get(BODY):
         entry["body"] = _body(environ[BODY])
     return msgspec.json.encode(entry).decode()
-
-
-def client_of(environ: Mapping[str, Any]) -> str | None:
-    """Over a unix socket comes only a proxy, which appends to the header whom it serves; others
-    could write anything there."""
-    proxied = environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
-    return environ.get("REMOTE_ADDR") or _text(proxied) or None
 
 
 def _body(raw: bytes) -> str:

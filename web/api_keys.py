@@ -9,6 +9,7 @@ from hashlib import sha256
 import falcon
 
 from web import errors
+from web.clients import API_KEY
 
 # What says only that a server is there, which load balancers ask without a key, and what is the
 # same on every server: a browser has no key to send before its page is there.
@@ -35,6 +36,7 @@ class ApiKeys:
         if not any(self._knows(one.strip()) for one in given):
             resp.set_header("WWW-Authenticate", "Bearer")
             raise errors.no_key()
+        req.env[API_KEY] = key.strip()
 
     def _knows(self, key: str) -> bool:
         """In a time that depends neither on the key nor on which one it is."""

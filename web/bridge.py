@@ -8,6 +8,7 @@ the hub itself.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -26,12 +27,18 @@ from web.schemas.embeddings import EmbeddingFields
 log = logging.getLogger("gunicorn.error")
 
 
+_groups = itertools.count(1)
+
+
 class Mailbox:
     """The events of one HTTP request, which may be several engine requests. One greenlet reads."""
 
-    __slots__ = ("_events", "_flag", "gone")
+    __slots__ = ("_events", "_flag", "client", "gone", "group")
 
-    def __init__(self) -> None:
+    def __init__(self, client: int = 0) -> None:
+        """`client`: whose turn it is, see `web/clients.py`."""
+        self.client = client
+        self.group = next(_groups)  # what comes together takes turns as one
         self._events: deque[rn.Event] = deque()
         self._flag = Flag()
         self.gone = False  # the client has hung up
@@ -99,12 +106,15 @@ class Bridge:
         # Events cannot arrive before the route is there: only the hub polls, and nothing switches
         # here.
         meter = Meter(self._metrics)
+        turn = {"client": mailbox.client, "group": mailbox.group}
         if isinstance(wanted, EmbeddingFields):
             id = self._engine.submit_embedding(
-                prompt, wanted.dimensions, fast=bool(wanted.fast_mode)
+                prompt, wanted.dimensions, fast=bool(wanted.fast_mode), **turn
             )
         else:
-            id = self._engine.submit(prompt, wanted, state=state, stream=stream, save_at=save_at)
+            id = self._engine.submit(
+                prompt, wanted, state=state, stream=stream, save_at=save_at, **turn
+            )
         self._routes[id] = _Route(mailbox, meter)
         return id
 

@@ -147,6 +147,7 @@ class Generation:
         save_at: Sequence[int] = (),
         tells_cached: bool = True,
         keeps_ids: bool = False,
+        client: int = 0,
     ) -> None:
         """Lets the request in as a whole, or raises: 400 for what the engine refuses, 429 if there
         is no room. A window of its prompts is queued, the others as these end. `sock` is the
@@ -154,10 +155,10 @@ class Generation:
         without `stream` pieces come at the first token and the end only, for collect(); `save_at`
         are numbers of tokens of each prompt after which others may go on differently;
         `tells_cached`: whether usage() says how much was known; `keeps_ids`: whether answers have
-        the ids that were drawn."""
+        the ids that were drawn; `client`: whose turn it is, see `web/clients.py`."""
         self._bridge = serving.bridge
         self._hangups = serving.hangups
-        self._mailbox = Mailbox()
+        self._mailbox = Mailbox(client)
         self._index: dict[int, int] = {}  # engine id -> index of the prompt, of those at work
         self._wanted: rn.PreparedSampling | EmbeddingFields
         if isinstance(wanted, rn.Sampling):

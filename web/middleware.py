@@ -15,8 +15,9 @@ import falcon
 from gunicorn.http import errors as http
 
 from web import errors
-from web.access_log import BODY, REQUEST_ID, client_of
+from web.access_log import BODY, REQUEST_ID
 from web.body_reader import Incoming, TooSlow
+from web.clients import address
 from web.metrics import Metrics
 
 _READ = 64 << 10  # bytes per read of a body
@@ -91,7 +92,7 @@ class RequestBody:
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         if self._logged:
             req.env[BODY] = b""
-        req.context.body = _Share(self._limit, self._room, client_of(req.env))
+        req.context.body = _Share(self._limit, self._room, address(req.env) or None)
         coding = req.get_header("Content-Encoding")
         if coding and coding.strip().lower() != "identity":
             raise errors.Refusal(

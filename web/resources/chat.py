@@ -11,6 +11,7 @@ import msgspec
 
 from web import errors
 from web.answers import ChatAnswer
+from web.clients import client_number
 from web.generation import Generation, Serving, sampling_for
 from web.known_answers import Fed
 from web.middleware import read_body
@@ -69,6 +70,7 @@ class ChatCompletionsResource:
                 save_at=fed.save_at,
                 tells_cached=not self._runtime.deploy,
                 keeps_ids=True,
+                client=client_number(req.env),
             )
         except errors.Refusal as refusal:
             raise _with_tools(refusal, serving, request.tools.description or tools) from None

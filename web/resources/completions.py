@@ -13,6 +13,7 @@ import falcon
 import msgspec
 
 from web import errors
+from web.clients import client_number
 from web.generation import Generation, Serving, fed_text, sampling_for
 from web.middleware import read_body
 from web.midi.composition import Compositions
@@ -56,6 +57,7 @@ class CompletionsResource:
             state,
             stream=stream,
             tells_cached=not self._runtime.deploy,
+            client=client_number(req.env),
         )
         if stream:
             frames = Frames(

@@ -12,6 +12,7 @@ import falcon
 import msgspec
 import numpy as np
 
+from web.clients import client_number
 from web.generation import Answer, Generation
 from web.middleware import read_body
 from web.offload import breathe
@@ -35,6 +36,7 @@ class EmbeddingsResource:
             request.fields,
             req.env.get("gunicorn.socket"),
             field="input",
+            client=client_number(req.env),
         )
         answers = generation.collect()
         tokens, *_ = generation.usage()
