@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 
-from web import exposure, handover, malformed, sole_worker, stopping, watchdog
+from web import exposure, handover, log_writer, malformed, sole_worker, stopping, watchdog
 from web.config import Config
 from web.midi import sample, sound
 from web.worker import HEADERS
@@ -123,6 +123,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None:
         app.runtime.close()
+    log_writer.drain()
 
 
 def _wait_for_model(worker: Any, runtime: Any) -> None:

@@ -22,6 +22,7 @@ from prometheus_client.core import (
 )
 
 import rwkv_native as rn
+from web import log_writer
 
 _SECONDS = (
     *(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2),
@@ -152,7 +153,11 @@ class Metrics:
         )
         for labels, count in self._http.items():
             http.add_metric(list(labels), count)
-        yield from (taken, drawn, finished, rejected, http)
+        lines = CounterMetricFamily(
+            "rwkv:log_lines_dropped", "Lines of the logs that nobody read in time."
+        )
+        lines.add_metric([], log_writer.dropped())
+        yield from (taken, drawn, finished, rejected, http, lines)
 
     def _histograms(self) -> Iterator[Metric]:
         for name, what, tally in (

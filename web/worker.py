@@ -11,9 +11,10 @@ from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
-from web import stopping
+from web import log_writer, stopping
 from web.body_reader import Incoming
 from web.connection import Connection
+from web.offload import breathe
 
 HEADERS = 64 << 10  # bytes of one header and of all: cookies of a host are shared by its ports
 _CODINGS = frozenset({"compress", "x-compress", "deflate", "gzip", "x-gzip"})
@@ -56,6 +57,7 @@ class Worker(GeventWorker):
 
     def patch(self) -> None:
         super().patch()
+        log_writer.install()
         RequestParser.mesg_class = Request
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -66,4 +68,5 @@ class Worker(GeventWorker):
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
         if not self.keeps_alive:
             req.force_close()
+        breathe()  # a client may send thousands at once, and take the answers as they come
         super().handle_request(listener_name, req, sock, addr)
