@@ -347,6 +347,52 @@ def test_chat_with_piped_turns_remembers_and_forgets() -> None:
     assert again.stdout == once.stdout * 2
 
 
+def test_chat_says_of_commands_that_it_has_none_of_them() -> None:
+    done = run("chat", "--temperature", "0", stdin="/nonsense now\n/help\n")
+    assert done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("[there is no /nonsense: /new forgets")
+    assert second.startswith("[/new forgets")
+
+
+def test_lines_that_are_not_utf8_are_turns_as_well() -> None:
+    done = subprocess.run(
+        [COMMAND, "chat", "--temperature", "0"],
+        input=b"Hello\n\xff\xfe\nHello\n",
+        capture_output=True,
+        env=CLEAN,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 3
+    args = [COMMAND, "generate", "--max-tokens", "3"]
+    done = subprocess.run(args, input=b"bad \xff\n", capture_output=True, env=CLEAN, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_chat_on_a_terminal_tells_the_speed_and_keeps_what_was_typed(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, "chat", "--temperature", "0"],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env={**CLEAN, "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"},
+    )
+    os.close(follower)
+    os.write(leader, b"Hello\n/new\n/exit\n")
+    seen = b""
+    with contextlib.suppress(OSError):
+        while piece := os.read(leader, 4096):
+            seen += piece
+    assert process.wait(60) == 0
+    assert re.search(rb"\[\d+ tokens, [0-9.]+ tokens/s\]", seen), seen
+    assert b"[a new conversation]" in seen
+    kept = tmp_path / "rwkv-native" / "chat"
+    assert kept.read_text().splitlines() == ["Hello", "/new", "/exit"]
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_conversation_is_what_the_server_would_render() -> None:
     from web.cli.chat import Conversation
     from web.personas import persona_for

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from web.cli.terminal import Refused, model_flags, opened, sampling_flags, sampling_of
+from web.cli.terminal import (
+    Refused,
+    model_flags,
+    opened,
+    sampling_flags,
+    sampling_of,
+    speed,
+    state_flag,
+    state_of,
+)
 
 if TYPE_CHECKING:
     import rwkv_native as rn
@@ -23,13 +34,17 @@ if TYPE_CHECKING:
 SUMMARY = "talk to a model in the terminal"
 EPILOG = """\
 Type a line, read the answer. /new forgets the conversation; /exit or Ctrl-D ends it; Ctrl-C stops
-an answer. With piped input every line is one turn.
+an answer; // begins a line that shall start with a /. With piped input every line is one turn. What
+was typed on a terminal is kept for the next time in $XDG_STATE_HOME (~/.local/state) under
+rwkv-native/chat.
 """
+_HELP = "/new forgets the conversation, /exit ends it, Ctrl-C stops an answer"
+_MOST_KEPT = 1000  # lines of what was typed
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     model_flags(parser)
-    sampling_flags(parser)
+    state_flag(sampling_flags(parser))
     group = parser.add_argument_group("conversation")
     group.add_argument("--system", metavar="TEXT", help="a system message before the first turn")
     group.add_argument("--user-name", metavar="NAME", help="label of your turns (User)")
@@ -52,26 +67,65 @@ def run(args: argparse.Namespace) -> int:
             tool=persona.tool,
         )
         sampling = sampling_of(args, persona, chat_stops(None, names), chat=True)
-        conversation = Conversation(model, tokenizer, engine, names, args.system, persona)
+        conversation = Conversation(
+            model, tokenizer, engine, names, args.system, persona, state_of(args, model)
+        )
         watched = sys.stdin.isatty()
         if watched:
-            with contextlib.suppress(ImportError):
-                import readline  # noqa: F401  (gives input() editing and a history)
-            print(f"{Path(model.info.path).name}, {model.info.strategy}. /new /exit", flush=True)
-        while (line := _next_line(watched)) is not None:
-            said = line.strip()
-            if said in ("/exit", "/quit"):
-                break
-            if said == "/new":
-                conversation.forget()
-            elif said:
-                _print(conversation.answer(said, sampling))
+            print(f"{Path(model.info.path).name}, {model.info.strategy}. {_HELP}.", flush=True)
+        with _history() if watched else contextlib.nullcontext():
+            _talk(conversation, sampling, watched)
     return 0
+
+
+def _talk(conversation: Conversation, sampling: rn.Sampling, watched: bool) -> None:
+    while (line := _next_line(watched)) is not None:
+        said = line.strip()
+        if said in ("/exit", "/quit"):
+            break
+        if said == "/new":
+            conversation.forget()
+            _note("a new conversation", watched)
+        elif said.startswith("/") and not said.startswith("//"):
+            _note(_HELP if said == "/help" else f"there is no {said.split()[0]}: {_HELP}", True)
+        elif said:
+            begun = time.monotonic()
+            _print(conversation.answer(said.removeprefix("/"), sampling))
+            _note(speed(conversation.drawn, time.monotonic() - begun), watched)
+
+
+def _note(text: str, watched: bool) -> None:
+    """What is no part of the conversation."""
+    if watched:
+        print(f"[{text}]", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _history() -> Iterator[None]:
+    """Editing of lines, and those of earlier times, where Python has readline."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    kept = Path(home) / "rwkv-native" / "chat"
+    readline.set_history_length(_MOST_KEPT)
+    with contextlib.suppress(OSError):
+        readline.read_history_file(kept)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.touch(0o600)
+            readline.write_history_file(kept)
 
 
 def _next_line(watched: bool) -> str | None:
     try:
-        return input("> " if watched else "")
+        # Bytes that are not UTF-8 come as halves of surrogate pairs, which no tokenizer takes.
+        return input("> " if watched else "").encode(errors="replace").decode()
     except EOFError:
         if watched:
             print()
@@ -108,6 +162,7 @@ class Conversation:
         names: Names,
         system: str | None,
         persona: Persona | None = None,
+        start: rn.State | None = None,
     ) -> None:
         from web.personas import WORLD
 
@@ -117,10 +172,12 @@ class Conversation:
         self._names = names
         self._system = system
         self._persona = persona or WORLD
+        self._start = start
+        self.drawn = 0  # tokens of the last answer
         self.forget()
 
     def forget(self) -> None:
-        self._state: rn.State | None = None
+        self._state: rn.State | None = self._start
         self._unseen: list[int] = []  # the token that the last answer began with
         self._said = ""  # the last answer
         if self._system:
@@ -138,16 +195,18 @@ class Conversation:
         """The pieces of the answer to one turn. What has been yielded counts as said, also when the
         caller stops early."""
         turn = self._render("user", text)
-        prompt = f"{self._said}\n\n{turn}" if self._said else turn
+        prompt = f"{self._said.rstrip()}\n\n{turn}" if self._said else turn
         ids = self._unseen + self._tokenizer.encode(prompt)
         # The engine does not hand out states, so all but the last token run here, once.
         if len(ids) > 1:
             _, self._state = self._model.forward(ids[:-1], self._state)
         self._unseen = ids[-1:]
         self._said = ""
+        self.drawn = 0
         with self._engine.generate(self._unseen, sampling, state=self._state) as events:
             for event in events:
                 if event.error is not None:
                     raise RuntimeError(event.error)
                 self._said += event.text
+                self.drawn = event.completion_tokens
                 yield event.text

@@ -49,7 +49,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from web.personas import persona_for
 
-    prompt = sys.stdin.read() if args.prompt in (None, "-") else args.prompt
+    given = sys.stdin.read() if args.prompt in (None, "-") else args.prompt
+    # Bytes that are not UTF-8 come as halves of surrogate pairs, which no tokenizer takes.
+    prompt = given.encode(errors="replace").decode()
     if not prompt:
         raise Refused("the prompt is empty")
     with opened(args) as (model, tokenizer, engine):
