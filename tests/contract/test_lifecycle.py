@@ -55,7 +55,7 @@ def test_without_a_model() -> None:
             assert answer["error"]["code"] == "model_not_loaded"
         # Validation comes first.
         assert server.post("/completions", {"prompt": 5}, expect=400)["error"]["param"] == "prompt"
-        assert server.get("/models")["data"][0]["id"] == "rwkv"
+        assert server.get("/models")["data"] == []
         assert server.get("/models/rwkv")["created"] == 0
 
 
@@ -178,7 +178,7 @@ def test_reload_hands_over() -> None:
     was running ends properly."""
     with serving() as server:
         first = server.status()["pid"]
-        body = {"prompt": "x", **ENDLESS, "max_tokens": 30_000, "stream": True}
+        body = {"prompt": "x", **ENDLESS, "max_tokens": 8000, "stream": True}
         sock = server.open("POST", "/completions", body)
         wait_until(lambda: server.status()["running"] == 1)
         server.process.send_signal(signal.SIGHUP)
@@ -189,7 +189,7 @@ def test_reload_hands_over() -> None:
         sock.close()
         wait_until(lambda: served_by_another(server, first), 60)
         log = server.log()
-        assert log.index("waits: one engine serves") < log.rindex("loading demo")
+        assert log.index('"path":"/completions"') < log.rindex("loading demo")
         assert log.count("ready after") == 2
 
 
