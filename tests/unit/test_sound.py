@@ -24,7 +24,7 @@ from serving import SOAK
 from web import errors
 from web.child import Client
 from web.hangup import Hangups
-from web.midi import sound
+from web.midi import renderer, sound
 from web.midi.limits import MidiError
 from web.midi.sound import Limits, Sound
 from web.midi.transcript import midi_to_text
@@ -344,3 +344,14 @@ def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
     SOUND.save(NOTE, sound.default_font(), path, "midi")
     assert list(tmp_path.iterdir()) == [path]
     assert path.stat().st_size > 44 + 4 * round(0.1 * RATE)
+
+
+@pytest.mark.parametrize("raised", ["OSError('invalid ELF header')", "AttributeError('fluid_x')"])
+def test_a_broken_library_is_none(
+    raised: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fluidsynth.py").write_text(f"raise {raised}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "fluidsynth", raising=False)
+    with pytest.raises(renderer.NoFluidSynth):
+        renderer._fluidsynth()

@@ -87,10 +87,11 @@ def played(data: bytes) -> tuple[list[tuple[float, Event]], float]:
 
 
 def _fluidsynth() -> Any:
-    """The module, which cannot be imported without the library."""
+    """The module, which cannot be imported without the library, or with one that is broken: loading
+    it is an OSError then, looking up its functions an AttributeError."""
     try:
         import fluidsynth
-    except ImportError:
+    except (ImportError, OSError, AttributeError):
         raise NoFluidSynth from None
     return fluidsynth
 

@@ -31,7 +31,8 @@ DEFAULT_FONT = "assets/default_sound_font.sf2"
 _FONT_FILE = "TimGM6mb.sf2"
 
 MISSING = (
-    "sound needs FluidSynth, which is not installed; Debian and Ubuntu: apt install libfluidsynth3"
+    "sound needs FluidSynth, which is not installed or cannot be loaded; "
+    "Debian and Ubuntu: apt install libfluidsynth3"
 )
 _NO_MIDI, _NO_FONT, _NO_FLUIDSYNTH = 3, 4, 5  # exit codes of the renderer
 _HEADER = 44  # bytes of a WAV before its sound

@@ -138,11 +138,11 @@ TunedState = Annotated[
 Seed = Annotated[
     int | None,
     Meta(
-        description="Makes the draws repeatable; -1 or null: others each time. "
+        description="Any integer of 64 bits makes the draws repeatable; "
+        "-1 or null: others each time. "
         "随机种子，用于复现结果；-1 表示每次不同。",
-        extra_json_schema={
-            WIRE: {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**64 - 1}
-        },
+        # Its bounds are no numbers of JavaScript: pages would show others.
+        extra_json_schema={WIRE: {"type": ["integer", "null"]}},
     ),
 ]
 Stop = Annotated[
