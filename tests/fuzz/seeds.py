@@ -14,7 +14,9 @@ from pathlib import Path
 
 import parsers
 
+sys.path.insert(0, str(parsers.ROOT / "tests"))
 sys.path.insert(0, str(parsers.ROOT / "tests" / "attacks"))
+import midi_files
 import test_checkpoints as pth
 import test_containers as containers
 import writers
@@ -135,6 +137,8 @@ def seeds() -> dict[str, dict[str, bytes]]:
     found["tokenizer_json"]["remi"] = json.dumps(remi).encode()
     music = json.loads((parsers.ROOT / "tests" / "unit" / "data" / "midi.json").read_text())
     found["midi_file"] = {c["name"]: bytes.fromhex(c["file"]) for c in music["midi_to_text"]}
+    left = {name.replace(" ", "-"): data for name, (data, _) in midi_files.KINDS.items()}
+    found["midi_file"] |= left  # by programs and people
     found["notes"] = {c["name"]: c["text"].encode() for c in music["text_to_midi"]}
     return found | native()
 
