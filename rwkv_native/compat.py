@@ -9,12 +9,14 @@
 What differs: logits and states are float32 numpy arrays instead of torch tensors (with the few
 methods of tensors that such scripts call: `.detach()`, `.cpu()`, `.float()`, `.clone()`,
 `.numpy()`); every version loads in one process and without environment variables; a path may also
-name a .safetensors or .gguf file; token 0 decodes to "" instead of U+FFFD. New code is better
+name a .safetensors or .gguf file; token 0 decodes to "" instead of U+FFFD; generate() goes on after
+a byte that begins no character, and says that an empty context is none. New code is better
 served by Model and Engine. Calls model.py and tokenizer.py; knows nothing below them.
 """
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -262,14 +264,17 @@ class PIPELINE:
 
         Penalties: a token seen loses alpha_presence, and alpha_frequency times its count; counts
         fade by alpha_decay with every token, and digits and blanks are not counted. callback gets
-        every piece of text as soon as its bytes are whole; an incomplete last character is
-        dropped. `state` is changed in place.
+        every piece of text as soon as its bytes are whole; bytes that begin no character become
+        U+FFFD, and an incomplete last character is dropped. `state` is changed in place.
+        Raises ValueError for a `ctx` of no tokens, after which nothing could be drawn.
         """
         args = args or PIPELINE_ARGS()
         text = ""
-        pending: list[int] = []  # drawn, but not yet whole characters
+        whole = codecs.getincrementaldecoder("utf-8")("replace")
         counts: dict[int, float] = {}
         tokens = self.encode(ctx)
+        if not tokens:
+            raise InvalidError("ctx has no tokens: give at least one, such as a line feed")
         for _ in range(token_count):
             for at in range(0, len(tokens), args.chunk_len):
                 logits, state = self.model.forward(tokens[at : at + args.chunk_len], state)
@@ -283,11 +288,12 @@ class PIPELINE:
             counts = {seen: count * args.alpha_decay for seen, count in counts.items()}
             counts[token] = counts.get(token, 0) + (self.decode([token]) not in _UNCOUNTED)
             tokens = [token]
-            pending.append(token)
-            piece = self.decode(pending)
-            if _BAD_TEXT not in piece:
-                pending.clear()
-                text += piece
-                if callback:
-                    callback(piece)
+            piece = whole.decode(self._printed(token))
+            text += piece
+            if piece and callback:
+                callback(piece)
         return text
+
+    def _printed(self, token: int) -> bytes:
+        found = self.tokenizer
+        return (found._tokenizer if isinstance(found, TRIE_TOKENIZER) else found)._printed([token])

@@ -57,7 +57,8 @@ def test_a_script_for_the_package(golden: Path, byte_file: Path) -> None:
         "Question: why?\n\nAnswer:", token_count=5, args=args, callback=pieces.append
     )
     assert "".join(pieces) == text
-    assert pipeline.decode(answer).startswith(text)
+    drawn = pipeline.tokenizer.decodeBytes(answer).decode("utf-8", "replace")
+    assert text and drawn.startswith(text)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +191,19 @@ def test_text_comes_when_its_bytes_are_whole(byte_file: Path) -> None:
     assert text == "aé日!" and pieces == ["a", "é", "日", "!"]
     text, _, pieces = generate(ids("a日")[:-1], byte_file)
     assert text == "a" and pieces == ["a"]
+
+
+def test_stray_bytes_end_nothing(byte_file: Path) -> None:
+    """The official package waits for ever for a character that 0xff does not begin."""
+    drawn = [*ids("a"), 0xFF + 1, 0xE6 + 1, *ids("b日!")]
+    text, _, pieces = generate(drawn, byte_file)
+    assert text == "a\ufffd\ufffdb日!" and "".join(pieces) == text
+
+
+def test_a_context_of_nothing(byte_file: Path) -> None:
+    pipeline = PIPELINE(Scripted([]), str(byte_file))  # type: ignore[arg-type]
+    with pytest.raises(rn.InvalidError, match="ctx has no tokens"):
+        pipeline.generate("")
 
 
 def test_stops_bans_and_chunks(byte_file: Path) -> None:
