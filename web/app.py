@@ -73,7 +73,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     roots = Roots(config)
     starts = StartStates(runtime, roots)
     chat = ChatCompletionsResource(runtime, starts)
-    embeddings = EmbeddingsResource(runtime)
+    embeddings = EmbeddingsResource(runtime, config)
     models = ModelsResource(runtime, config)
     model = ModelResource(runtime)
     billing = BillingResource()

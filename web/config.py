@@ -119,6 +119,7 @@ class Config:
     sound_length: int = 1200  # seconds of sound that one piece of music may last
     sound_seconds: int = 60  # to render it
     sound_memory: int = 1 << 30  # bytes of the process that renders it
+    embed_token_ids: bool = False  # take ids in /embeddings: those of the served model
     runner_models: bool = False  # list two names of OpenAI's beside the model, as RWKV Runner does
     deploy: bool = False  # refuse requests that change the server or touch its files
     insecure: bool = False  # listen on the network with neither keys nor deploy mode

@@ -180,6 +180,19 @@ def no_input() -> Refusal:
     return Refusal(falcon.HTTP_400, "input not found", param="input", code="invalid_value")
 
 
+def foreign_ids() -> Refusal:
+    """400: LangChain sends ids of OpenAI's vocabulary by default. In that of a World model nearly
+    all of them are other words, and nobody would see that the vectors are of those."""
+    return Refusal(
+        falcon.HTTP_400,
+        "input must be text: token ids of another vocabulary would be other words here. LangChain "
+        "sends text with check_embedding_ctx_length=False; --embed-token-ids takes ids of the "
+        "served model",
+        param="input",
+        code="invalid_value",
+    )
+
+
 def no_chat(family: str) -> Refusal:
     """400: nothing that a client sends makes a music model talk."""
     return Refusal(

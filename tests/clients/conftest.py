@@ -43,8 +43,8 @@ def making() -> Mapping[str, subprocess.Popen[bytes]]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The demo model with the default settings."""
-    with serving(access_log=0) as one:
+    """The demo model with the default settings, and with ids in /embeddings."""
+    with serving(access_log=0, embed_token_ids=1) as one:
         yield one
 
 

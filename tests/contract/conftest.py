@@ -10,8 +10,8 @@ from serving import Server, serving
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The demo model with the default settings."""
-    with serving(access_log=0) as one:
+    """The demo model with the default settings, and with ids in /embeddings."""
+    with serving(access_log=0, embed_token_ids=1) as one:
         yield one
 
 

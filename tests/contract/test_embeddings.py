@@ -149,3 +149,18 @@ def test_its_tokens_are_counted(server: Server) -> None:
     assert change.of_model("generation_tokens_total") == 0
     assert change.of_model("request_success_total", finished_reason="stop") == 2
     assert change.of_model("time_to_first_token_seconds_count") == 0
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[1], [2]], ["a", [5]], [9906, 1917]])
+def test_ids_of_other_vocabularies(narrow: Server, ids: Any) -> None:
+    """Clients send OpenAI's unasked, which a World model would take for other words."""
+    answer = narrow.post("/embeddings", {"input": ids}, expect=400)
+    assert answer["error"]["param"] == "input"
+    assert "check_embedding_ctx_length=False" in answer["detail"]
+
+
+def test_what_would_cut_a_text(server: Server) -> None:
+    for harmless in (None, -1):
+        server.post("/embeddings", {"input": "abc", "truncate_prompt_tokens": harmless})
+    answer = server.post("/embeddings", {"input": "abc", "truncate_prompt_tokens": 2}, expect=400)
+    assert answer["error"]["param"] == "truncate_prompt_tokens"

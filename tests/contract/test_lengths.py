@@ -36,6 +36,8 @@ def test_what_is_not_said(brief: Server) -> None:
     assert brief.post("/update-config", {"max_tokens": 7}) == "success"
     assert counted(brief, "/chat/completions", {**chat, "max_tokens": -1}) == (7, "length")
     assert counted(brief, "/completions", {**TEXT, **ON}) == (7, "length")
+    assert brief.post("/update-config", {"max_tokens": -1}) == "success"  # taken back
+    assert counted(brief, "/completions", {**TEXT, **ON}) == (500, "length")
 
 
 def test_the_default_of_chats(server: Server) -> None:

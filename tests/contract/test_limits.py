@@ -14,7 +14,7 @@ KEY = {"Authorization": "Bearer one-key"}
 
 @pytest.fixture(scope="module")
 def limited() -> Iterator[Server]:
-    with serving(max_prompt_tokens=50, max_tokens=20) as server:
+    with serving(max_prompt_tokens=50, max_tokens=20, embed_token_ids=1) as server:
         yield server
 
 

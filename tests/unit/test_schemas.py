@@ -367,3 +367,10 @@ def test_what_a_model_of_text_cannot_read(part: Any, said: str) -> None:
         with pytest.raises(Refusal, match=f"^this model reads no {said}, or begin") as caught:
             chat_request(Fields({"messages": messages}))
         assert caught.value.param == f"messages[{place}].content[1].type"
+
+
+def test_echo_is_for_completions() -> None:
+    chat_request(Fields({"messages": [], "echo": False}))
+    assert completion_request(Fields({"prompt": "x", "echo": True})).echo
+    with pytest.raises(Refusal, match=r"^echo is not supported in chats"):
+        chat_request(Fields({"messages": [], "echo": True}))

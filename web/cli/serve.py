@@ -61,6 +61,7 @@ _SETTINGS = (
         "speculate",
     ),
     *("cache_mb", "max_prompt_tokens", "max_tokens", "default_max_tokens", "runner_models"),
+    "embed_token_ids",
     "prompt_format",
 )
 
@@ -137,6 +138,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="list gpt-3.5-turbo and text-davinci-003 in /v1/models, as RWKV Runner does, for"
         " clients that insist on such a name",
+    )
+    server.add_argument(
+        "--embed-token-ids",
+        action="store_true",
+        default=None,
+        help="take token ids of the served model in /v1/embeddings; clients that are made for"
+        " OpenAI's models send those of another vocabulary",
     )
     files = parser.add_argument_group("files that requests may name")
     files.add_argument("--workspace", metavar="DIR", help="default: the current folder")

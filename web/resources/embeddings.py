@@ -12,7 +12,9 @@ import falcon
 import msgspec
 import numpy as np
 
+from web import errors
 from web.clients import client_number
+from web.config import Config
 from web.generation import Answer, Generation
 from web.middleware import read_body
 from web.offload import breathe
@@ -22,13 +24,16 @@ from web.schemas.embeddings import Embedding, Embeddings, EmbeddingUsage, embedd
 
 
 class EmbeddingsResource:
-    """Takes `input`: texts or token ids of the model that is served."""
+    """Takes `input`: texts, or with `--embed-token-ids` also ids of the model that is served."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, config: Config) -> None:
         self._runtime = runtime
+        self._takes_ids = config.embed_token_ids
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), embedding_request)
+        if not self._takes_ids and not all(isinstance(one, str) for one in request.inputs):
+            raise errors.foreign_ids()
         serving = self._runtime.serving()
         generation = Generation(
             serving,

@@ -190,6 +190,8 @@ def _refuse_what_changes_answers(fields: Fields) -> None:
         raise fields.refuse("function_call", "is not supported: use tool_choice")
     if any(kind != "text" for kind in fields.items("modalities") or ()):
         raise fields.refuse("modalities", 'must be ["text"]')
+    if fields.boolean("echo"):
+        raise fields.refuse("echo", "is not supported in chats: /v1/completions has it")
     for name in ("audio", "moderation", "web_search_options"):
         if fields.raw(name) is not None:
             raise fields.refuse(name)

@@ -10,6 +10,7 @@ from msgspec import Meta
 from web import errors
 from web.schemas.completions import Prompt, check_count, token_ids
 from web.schemas.fields import TOKEN_ID, Fields
+from web.schemas.sampling import refuse_truncation
 
 # The shape of what is embedded, for /openapi.json.
 INPUT = {
@@ -84,6 +85,7 @@ class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
 def embedding_request(fields: Fields) -> EmbeddingRequest:
     """Reads the request; every error names its field."""
     fields.text("model")
+    refuse_truncation(fields)
     given = fields.plain(EmbeddingFields, "encoding_format", "dimensions", "fast_mode")
     if given["encoding_format"] not in (None, "float", "base64"):
         raise fields.wrong("encoding_format", "must be float or base64")

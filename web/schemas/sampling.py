@@ -312,6 +312,13 @@ def _refuse_what_changes_answers(fields: Fields) -> None:
             raise fields.refuse(name, "is not supported yet")
 
 
+def refuse_truncation(fields: Fields) -> None:
+    """400 for who wants a text cut: what is too long is refused, and nothing is left out unseen."""
+    name = "truncate_prompt_tokens"
+    if not _asks_for_nothing(name, fields.raw(name)):
+        raise fields.refuse(name, "is not supported yet")
+
+
 def _asks_for_nothing(name: str, value: Any) -> bool:
     """Clients send their defaults. An empty schema is one that any JSON fits: it does ask."""
     if isinstance(value, dict) and name == "structured_outputs":

@@ -26,5 +26,6 @@ def update_of(fields: Fields) -> Update:
             )
     return Update(
         given=given,
-        taken_back=frozenset(name for name, value in named.items() if value is None),
+        # Also a length of -1, which is none.
+        taken_back=frozenset(name for name in named if getattr(given, name) is None),
     )
