@@ -8,6 +8,8 @@ runtime is handed in and started by whoever owns the process.
 
 from __future__ import annotations
 
+from typing import Any
+
 import falcon
 from falcon.inspect import inspect_routes
 
@@ -49,6 +51,14 @@ class Application(falcon.App):
     """falcon's App and the runtime behind it, which the hooks of the server start and close."""
 
     runtime: Runtime
+
+    def add_route(self, uri_template: str, resource: Any, **options: Any) -> None:
+        """What answers GET answers HEAD: the same header, and gunicorn leaves the body out."""
+        suffix = f"_{options['suffix']}" if options.get("suffix") else ""
+        get, head = f"on_get{suffix}", f"on_head{suffix}"
+        if hasattr(resource, get) and not hasattr(resource, head):
+            setattr(resource, head, getattr(resource, get))
+        super().add_route(uri_template, resource, **options)
 
 
 def create_app(runtime: Runtime, config: Config) -> Application:

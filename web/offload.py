@@ -5,12 +5,16 @@ call delays every stream by about 5 ms.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import gevent
+from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
+
+_DISK_THREADS = 8
+_disks: ThreadPool | None = None  # made by the first who wants it, after the fork
 
 _MOMENT = 1e-6  # seconds; any that is no zero makes it a timer
 
@@ -27,7 +31,21 @@ def breathe() -> None:
 
 def in_thread(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
     """`function(*arguments, **options)`, run by a thread of gevent's pool."""
+    return _apply(gevent.get_hub().threadpool, function, arguments, options)
 
+
+def at_disk(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """The same for what opens files of the workspace or of models, in threads of their own: a
+    network's disk that hangs takes all that ask for it, and nobody else."""
+    global _disks
+    if _disks is None:
+        _disks = ThreadPool(_DISK_THREADS)
+    return _apply(_disks, function, arguments, options)
+
+
+def _apply(
+    pool: ThreadPool, function: Callable[..., T], arguments: Sequence[Any], options: dict[str, Any]
+) -> T:
     def run() -> tuple[T | None, Exception | None]:
         # An exception that leaves the thread is printed there before it is raised here.
         try:
@@ -35,7 +53,7 @@ def in_thread(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         except Exception as problem:
             return None, problem
 
-    value, problem = gevent.get_hub().threadpool.apply(run)
+    value, problem = pool.apply(run)
     if problem is not None:
         raise problem
     return value  # type: ignore[return-value]

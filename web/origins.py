@@ -76,10 +76,10 @@ class Origins:
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: Any, req_succeeded: bool
     ) -> None:
-        if req.get_header("Origin") is not None:
-            resp.append_header("Vary", "Origin")
-            if self._allows(req):
-                self._cors.process_response(req, resp, resource, req_succeeded)
+        # Always: a cache must not give a page what was answered to a program.
+        resp.append_header("Vary", "Origin")
+        if req.get_header("Origin") is not None and self._allows(req):
+            self._cors.process_response(req, resp, resource, req_succeeded)
 
     def _allows(self, req: falcon.Request) -> bool:
         origin = req.get_header("Origin")

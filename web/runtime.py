@@ -31,7 +31,7 @@ from web.hangup import Hangups
 from web.known_answers import KnownAnswers
 from web.loading import Choice
 from web.metrics import Metrics
-from web.offload import in_thread
+from web.offload import at_disk, in_thread
 from web.personas import Defaults, Lengths, Persona, configured, persona_for, tokenizer_for
 from web.schemas.fields import Fields
 from web.schemas.sampling import DEFAULTS, SamplingFields, defaults_of, over
@@ -430,7 +430,7 @@ class Runtime:
     def _make_room(self, choice: Choice) -> None:
         """Puts the present model aside, and out of memory if it must go. Nothing changes before
         what the file's index and the strategy show is right."""
-        wanted = in_thread(loading.needed, choice)
+        wanted = at_disk(loading.needed, choice)
         engines = self._engines()
         if wanted > loading.available():
             _forget_states(engines)
@@ -440,7 +440,7 @@ class Runtime:
             raise loading.too_little(wanted, free + held)
         tight = wanted > free and held > 0
         if tight:
-            in_thread(self._rehearse, choice)
+            at_disk(self._rehearse, choice)
         engines.clear()
         self._put_aside(LOADING)
         if tight:
@@ -502,7 +502,7 @@ class Runtime:
         config, name = self._config, choice.name
         begun = time.monotonic()
         tell(f"loading {name} ({choice.strategy})")
-        self._loading = in_thread(self._load, choice)
+        self._loading = at_disk(self._load, choice)
         try:
             told = time.monotonic()
             while not self._loading.finished:
@@ -516,7 +516,7 @@ class Runtime:
             raise
         finally:
             self._loading = None
-        tokenizer = in_thread(tokenizer_for, model, choice.tokenizer)
+        tokenizer = at_disk(tokenizer_for, model, choice.tokenizer)
         engine = rn.Engine(
             model,
             tokenizer,

@@ -15,7 +15,7 @@ from gevent.lock import BoundedSemaphore
 
 import rwkv_native as rn
 from web import errors
-from web.offload import in_thread
+from web.offload import at_disk
 from web.paths import Roots
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class TunedStates:
         """The state in a file, read again if the file has changed. 400 for one that does not fit,
         in RWKV Runner's words."""
         with self._turn:
-            return in_thread(self._get, path)
+            return at_disk(self._get, path)
 
     def _get(self, path: Path) -> rn.State:
         try:
@@ -71,8 +71,8 @@ class StartStates:
         RWKV Runner's guide sends "models/"."""
         if not given or given.endswith(("/", "\\")):
             return None
-        path = in_thread(self._roots.find, "state", given, ".pth")
-        return None if in_thread(path.is_dir) else path
+        path = at_disk(self._roots.find, "state", given, ".pth")
+        return None if at_disk(path.is_dir) else path
 
     def of(self, serving: Serving, given: str | None) -> rn.State | None:
         """The state of one request, which may say nothing: then what /update-config has set."""

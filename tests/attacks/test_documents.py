@@ -12,6 +12,7 @@ import documents
 import gevent
 import pytest
 from documents import FONT, pdf, stream
+from gevent.event import Event
 
 from web import child, errors
 from web.files.documents import Documents, Limits
@@ -185,3 +186,22 @@ def test_a_child_leaves_no_bytecode(tmp_path: Path) -> None:
         allowance = child.Allowance(seconds=10, memory=512 << 20, output=16)
         assert child.run(script, (), given, got, allowance) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.py", "script.py"]
+
+
+def test_documents_that_wait_have_a_limit_in_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is in memory: of large ones fewer may wait."""
+    monkeypatch.setattr("web.files.documents._MOST_BYTES", 5 << 20)
+    turn = Event()
+    reader = Documents(LIMITS)
+    monkeypatch.setattr(Documents, "_read", lambda *_: turn.wait() and b"")
+    large = Upload("a.txt", b"x" * (2 << 20))
+    at_work = [gevent.spawn(reader.read, large, "txt", "utf-8") for _ in range(2 + 2)]
+    gevent.sleep(0.01)
+    with pytest.raises(errors.Refusal) as refusal:
+        reader.read(large, "txt", "utf-8")
+    assert refusal.value.status_code == 429
+    small = gevent.spawn(reader.read, Upload("b.txt", b"x"), "txt", "utf-8")
+    turn.set()
+    gevent.joinall([*at_work, small], timeout=10, raise_error=True)
+    assert all(one.ready() for one in [*at_work, small])
+    assert reader.read(large, "txt", "utf-8") == b""

@@ -36,3 +36,19 @@ def test_health(server: Server) -> None:
 )
 def test_no_such_routes(server: Server, path: str) -> None:
     assert server.request("GET", path)[0] == 404
+
+
+def test_whatever_answers_get_answers_head(server: Server) -> None:
+    """With the same header and no body: probes ask so."""
+    paths = [
+        path for path, methods in server.get("/openapi.json")["paths"].items() if "get" in methods
+    ]
+    assert len(paths) > 10
+    for path in paths:
+        path = path.replace("{model_id}", "rwkv")
+        (got, theirs, body), (asked, ours, nothing) = (
+            server.request(method, path) for method in ("GET", "HEAD")
+        )
+        assert (asked, nothing) == (got, b""), path
+        if path not in ("/metrics", "/status"):  # which change
+            assert ours["content-length"] == theirs["content-length"] == str(len(body)), path

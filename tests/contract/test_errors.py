@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 from typing import Any
@@ -387,3 +388,18 @@ def test_bytes_that_are_no_request(server: Server, name: str) -> None:
     error = check_shape(answer)
     assert error["code"] == "malformed_request" and answer["detail"] == error["message"]
     assert error["message"].startswith("the request is malformed: ") and len(body) < 500
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ('{"prompt": "x"}'.encode("utf-16"), "must be UTF-8, and seems to be UTF-16"),
+        ('{"prompt": "x"}'.encode("utf-16-be"), "must be UTF-8, and seems to be UTF-16"),
+        ('{"prompt": "x"}'.encode("utf-16-le"), "must be UTF-8, and seems to be UTF-16"),
+        ('{"prompt": "x"}'.encode("utf-32"), "must be UTF-8, and seems to be UTF-16 or UTF-32"),
+        (gzip.compress(b'{"prompt": "x"}'), "must be UTF-8, and is packed by gzip"),
+    ],
+)
+def test_other_codings_of_a_body_are_named(server: Server, raw: bytes, words: str) -> None:
+    status, _, body = server.request("POST", "/completions", raw)
+    assert status == 400 and words in json.loads(body)["error"]["message"]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent import monkey
 from gevent import socket as green
 
-from web.offload import breathe
+from web import offload
+from web.offload import at_disk, breathe, in_thread
 
 ROOT = Path(__file__).resolve().parents[2]
 SLICE = 0.003  # seconds of work without a switch
@@ -79,3 +81,27 @@ def test_nobody_yields_by_a_bare_sleep(package: str) -> None:
         if (lines := bare_sleeps(path.read_text()))
     }
     assert not found, f"{found}: use web.offload.breathe()"
+
+
+def test_disks_that_hang_hold_up_only_who_asks_for_them() -> None:
+    hangs = monkey.get_original("_thread", "allocate_lock")()
+    hangs.acquire()
+
+    def hang() -> None:
+        with hangs:
+            pass
+
+    count = 3 * offload._DISK_THREADS
+    waiting = [gevent.spawn(at_disk, hang) for _ in range(count)]
+    gevent.sleep(0.05)
+    assert not any(one.ready() for one in waiting)
+    with gevent.Timeout(20):
+        assert in_thread(lambda: 5) == 5
+        hangs.release()
+        gevent.joinall(waiting, raise_error=True)
+
+
+def test_what_a_thread_raises_is_raised_here() -> None:
+    for where in (at_disk, in_thread):
+        with pytest.raises(ValueError, match="invalid literal"):
+            where(int, "x")

@@ -18,7 +18,8 @@ from web.files.uploads import FIELD, Upload
 
 _READER = Path(__file__).with_name("document_reader.py")
 _AT_WORK = 2  # children at one time
-_MOST_WAITING = 32  # requests that wait for one, each with its file in memory
+_MOST_WAITING = 32  # requests that wait for one, each with its file in memory,
+_MOST_BYTES = 64 << 20  # of all these files, unless one alone is larger
 # Exit code -> what the child complains about, and RWKV Runner's `detail` for it where it has one.
 _COMPLAINTS = {
     1: (FIELD, None),
@@ -43,20 +44,24 @@ class Documents:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._turn = BoundedSemaphore(_AT_WORK)
-        self._waiting = 0
+        self._waiting = self._bytes = 0
 
     def read(
         self, file: Upload, kind: str, encoding: str, client: child.Client | None = None
     ) -> bytes:
         """The answer of /file-to-text as JSON. kind: "txt" or "pdf". Raises a Refusal: 400 for the
         document, 429 if too many wait; and ClientGone."""
-        if self._waiting >= _MOST_WAITING:
+        size = len(file.data)
+        too_much = self._waiting and self._bytes + size > _MOST_BYTES
+        if too_much or self._waiting >= _MOST_WAITING:
             raise errors.queue_full()
         self._waiting += 1
+        self._bytes += size
         try:
             self._turn.acquire()
         finally:
             self._waiting -= 1
+            self._bytes -= size
         try:
             return self._read(file, kind, encoding, client)
         finally:

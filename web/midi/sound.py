@@ -22,7 +22,7 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from web import child, errors
-from web.offload import in_thread
+from web.offload import at_disk
 
 TYPE = "audio/wav"
 FONT = "sound_font_path"
@@ -124,9 +124,9 @@ class Sound:
         self._enter()
         part = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
-            with in_thread(part.open, "xb+") as into, _telling(into.fileno(), tell):
+            with at_disk(part.open, "xb+") as into, _telling(into.fileno(), tell):
                 self._render(midi, font, into.fileno(), field, client)
-            in_thread(part.replace, path)
+            at_disk(part.replace, path)
         finally:
             part.unlink(missing_ok=True)
             self._leave()

@@ -15,7 +15,7 @@ from web.files.uploads import FIELD, uploaded
 from web.middleware import read_body
 from web.midi.conversion import TYPE, Conversions
 from web.midi.limits import LIMITS
-from web.offload import in_thread
+from web.offload import at_disk
 from web.paths import Roots
 from web.runtime import Runtime
 from web.schemas import fields
@@ -60,10 +60,10 @@ class TxtToMidiResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), music_files_request)
-        text, path = in_thread(self._files, request)
+        text, path = at_disk(self._files, request)
         client = Client.of(self._runtime.hangups, req)
         midi = self._conversions.to_midi(text, "txt_path", client, quote=False)
-        in_thread(named.save, path, "midi_path", midi)
+        at_disk(named.save, path, "midi_path", midi)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'
 

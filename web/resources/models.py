@@ -67,8 +67,6 @@ class ModelsResource:
             entries += _STAND_INS.values()
         resp.data = msgspec.json.encode(Models(data=entries))
 
-    on_head = on_get
-
 
 class ModelResource:
     """One model: the loaded one by its name, or by any name with "rwkv" in it; and the two names,
@@ -86,5 +84,3 @@ class ModelResource:
             raise errors.model_not_found(model_id)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(entry)
-
-    on_head = on_get

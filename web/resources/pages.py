@@ -33,8 +33,6 @@ class PageResource:
         resp.set_header("Content-Security-Policy", _POLICY)
         resp.set_header("Referrer-Policy", "no-referrer")
 
-    on_head = on_get
-
 
 class StaticResource:
     """The files by their paths."""
@@ -46,8 +44,6 @@ class StaticResource:
         if path not in self._files:
             raise falcon.HTTPNotFound
         _send(req, resp, self._files[path])
-
-    on_head = on_get
 
 
 def _send(req: falcon.Request, resp: falcon.Response, file: File) -> None:

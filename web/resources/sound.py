@@ -17,7 +17,7 @@ from web.midi.conversion import Conversions
 from web.midi.limits import LIMITS
 from web.midi.piece import ended, marked
 from web.midi.sound import Sound
-from web.offload import in_thread
+from web.offload import at_disk
 from web.paths import MUSIC, Roots
 from web.runtime import Runtime
 from web.schemas import fields
@@ -36,7 +36,7 @@ class MidiToWavResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), midi_to_wav_request)
-        midi, path, font = in_thread(self._files, request)
+        midi, path, font = at_disk(self._files, request)
         _save(
             self._sound,
             midi,
@@ -75,17 +75,17 @@ class TextToWavResource:
         request = fields.read(read_body(req), text_to_wav_request)
         if self._runtime.deploy and not sound.is_default(request.sound_font_path):
             raise errors.forbidden(sound.FONT)
-        font = in_thread(_font, self._roots, request.sound_font_path)
+        font = at_disk(_font, self._roots, request.sound_font_path)
         client = Client.of(self._runtime.hangups, req)
         if audio:
             midi = self._conversions.to_midi(ended(request.text), "text", client)
             self._sound.file(midi, font, "text", client).send(resp)
             return
-        paths = in_thread(self._outputs, request.wav_name)
+        paths = at_disk(self._outputs, request.wav_name)
         midi = self._conversions.to_midi(ended(request.text), "text", client)
         _save(self._sound, midi, font, paths[".wav"], "wav_name", "text", client)
-        in_thread(named.save, paths[".mid"], "wav_name", midi)
-        in_thread(named.save, paths[".txt"], "wav_name", marked(request.text).encode())
+        at_disk(named.save, paths[".mid"], "wav_name", midi)
+        at_disk(named.save, paths[".txt"], "wav_name", marked(request.text).encode())
         resp.content_type = falcon.MEDIA_JSON
         resp.data = _SUCCESS
 
@@ -122,7 +122,7 @@ def _save(
 ) -> None:
     """`into` is what errors call the path, `field` the music."""
     try:
-        in_thread(path.parent.mkdir, exist_ok=True)
+        at_disk(path.parent.mkdir, exist_ok=True)
         renders.save(midi, font, path, field, client)
     except OSError as problem:
         raise errors.invalid(into, f"cannot be written: {problem.strerror}") from None

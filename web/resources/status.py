@@ -20,8 +20,6 @@ class RootResource:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"Hello":"World!"}'
 
-    on_head = on_get
-
 
 class HealthResource:
     """200 while a model answers, else 503, for a balancer or a supervisor."""
@@ -38,8 +36,6 @@ class HealthResource:
         resp.content_type = falcon.MEDIA_JSON
         resp.set_header("Cache-Control", "no-store")
         resp.data = b'{"status":"ok"}'
-
-    on_head = on_get
 
 
 class StatusResource:
@@ -71,5 +67,3 @@ class StatusResource:
                 progress=UNSET if progress is None else round(progress, 4),
             )
         )
-
-    on_head = on_get

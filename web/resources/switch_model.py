@@ -10,7 +10,7 @@ import falcon
 
 from web.loading import Choice
 from web.middleware import read_body
-from web.offload import in_thread
+from web.offload import at_disk
 from web.paths import CHECKPOINTS, Roots
 from web.runtime import Busy, Runtime
 from web.schemas import fields
@@ -32,7 +32,7 @@ class SwitchModelResource:
         # Whatever becomes of the rest: who asks for protection relies on it from here on.
         if fields.read(body, asks_for_deploy):
             self._runtime.enter_deploy()
-        choice = in_thread(self._choice, fields.read(body, switch_request))
+        choice = at_disk(self._choice, fields.read(body, switch_request))
         try:
             self._runtime.switch(choice)
         except Busy:

@@ -77,8 +77,6 @@ class TokenizerInfoResource:
             )
         )
 
-    on_head = on_get
-
 
 @contextlib.contextmanager
 def _encoding(field: str) -> Iterator[None]:

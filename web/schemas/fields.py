@@ -34,6 +34,9 @@ _LONGEST_NUMBER = 400  # characters of a number in quotes
 WIRE = "x-wire"
 TOKEN_ID = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
 
+_PACKED = b"\x1f\x8b"
+_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of byte order
+
 _INTEGER = re.compile(r"[+-]?\d{1,30}(\.0*)?")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _LONE = re.compile(rb"(?i)\\ud[89ab][0-9a-f]{2}(?!\\ud[c-f])|(?<!\\ud[89ab]..)\\ud[c-f]")
@@ -92,6 +95,10 @@ def decode(body: bytes) -> Fields:
 
 
 def _what_is_wrong(problem: str, body: bytes) -> str:
+    if body.startswith(_PACKED):
+        return "it must be UTF-8, and is packed by gzip"
+    if body.startswith(_MARKS) or b"\0" in body[:4]:  # JSON begins with two letters of ASCII
+        return "it must be UTF-8, and seems to be UTF-16 or UTF-32"
     if ("truncated" in problem or "surrogate" in problem) and _LONE.search(body):
         return "it holds half of a surrogate pair, which is no character"
     return problem.partition(" - at `")[0]  # such a path names no field: `$[...]`
