@@ -11,12 +11,12 @@ Whatever is kept here, a prompt's ids print its very text: ids are used as far a
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from cachetools import LRUCache
 
 import rwkv_native as rn
 from web.offload import in_thread
@@ -48,13 +48,13 @@ class KnownAnswers:
 
     def __init__(self, tokenizer: rn.Tokenizer, most_bytes: int = _MOST_BYTES) -> None:
         self._tokenizer = tokenizer
-        self._most = most_bytes
-        self._bytes = 0
-        self._kept: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self._kept: LRUCache[bytes, np.ndarray] = LRUCache(
+            most_bytes, getsizeof=lambda ids: ids.nbytes + _OVERHEAD
+        )
 
     @property
     def bytes(self) -> int:
-        return self._bytes
+        return int(self._kept.currsize)
 
     def encode(self, talk: Conversation) -> Fed:
         """The ids of a conversation, those of known answers as they were drawn. The ids of a prompt
@@ -62,9 +62,9 @@ class KnownAnswers:
         cannot be encoded."""
         if len(talk.text) <= _LONG and len(talk.answers) <= _MANY:
             keys, place = _keys(talk)
-            return _encoded(self._tokenizer, talk, [self._get(key) for key in keys], place)
+            return _encoded(self._tokenizer, talk, [self._kept.get(key) for key in keys], place)
         keys, place = in_thread(_keys, talk)
-        known = [self._get(key) for key in keys]
+        known = [self._kept.get(key) for key in keys]
         return in_thread(_encoded, self._tokenizer, talk, known, place)
 
     def keep(self, fed: Fed, text: str, drawn: Sequence[int]) -> None:
@@ -72,26 +72,9 @@ class KnownAnswers:
         begin or end otherwise: as many are kept as print what the text and a blank line print."""
         ids = np.concatenate([fed.begun, np.array(drawn, np.int32)])
         count, _ = self._tokenizer.fitting(ids, f"{text}\n\n")
-        size = 4 * count + _OVERHEAD
-        if count == 0 or size > self._most:
+        if count == 0 or 4 * count + _OVERHEAD > self._kept.maxsize:
             return
-        key = _key(fed.place, text)
-        self._forget(key)
-        self._kept[key] = ids[:count].copy()
-        self._bytes += size
-        while self._bytes > self._most:
-            self._forget(next(iter(self._kept)))
-
-    def _get(self, key: bytes) -> np.ndarray | None:
-        ids = self._kept.get(key)
-        if ids is not None:
-            self._kept.move_to_end(key)
-        return ids
-
-    def _forget(self, key: bytes) -> None:
-        ids = self._kept.pop(key, None)
-        if ids is not None:
-            self._bytes -= ids.nbytes + _OVERHEAD
+        self._kept[_key(fed.place, text)] = ids[:count].copy()
 
 
 def _key(place: Any, text: str) -> bytes:

@@ -11,7 +11,7 @@ from serving import Server, serving
 from test_metrics import Change, scraped
 
 from web.personas import WORLD
-from web.prompts.formats import chat_prompt
+from web.prompts.formats import talk_of
 from web.prompts.parts import Names
 from web.schemas.chat import Message
 
@@ -53,7 +53,7 @@ def test_a_turn_costs_its_new_tokens_only(fresh: Server) -> None:
             follows = len(messages) > 1
             messages.append(said("user", question))
             text, usage = chat(fresh, messages)
-            prompt = chat_prompt(WORLD, [Message(**one) for one in messages], NAMES)
+            prompt = talk_of(WORLD, [Message(**one) for one in messages], NAMES).text
             assert usage["prompt_tokens"] == len(prompt)  # a token is a byte
             plain_text, plain_usage = chat(plain, messages)
             assert text == plain_text and known(plain_usage) == 0

@@ -396,7 +396,7 @@ def test_chat_on_a_terminal_tells_the_speed_and_keeps_what_was_typed(tmp_path: P
 def test_the_conversation_is_what_the_server_would_render() -> None:
     from web.cli.chat import Conversation
     from web.personas import persona_for
-    from web.prompts.formats import chat_prompt
+    from web.prompts.formats import talk_of
     from web.prompts.parts import Names
     from web.schemas.chat import Message
 
@@ -405,17 +405,30 @@ def test_the_conversation_is_what_the_server_would_render() -> None:
     persona = persona_for(model.info, tokenizer)
     names = Names(persona.user, persona.assistant, persona.system, persona.tool)
     sampling = rn.Sampling(temperature=0, max_tokens=60, stop=["\n\n"])
-    with rn.Engine(model, tokenizer) as engine:
-        talk = Conversation(model, tokenizer, engine, names, "Be short.")
+    with rn.Engine(model, tokenizer, cache_bytes=64 << 20) as engine:
+        talk = Conversation(engine, persona, names, "Be short.")
         history = [Message("system", "Be short.")]
         for turn in ("Hello", "What is 2 plus 3?", "Thanks"):
-            answer = "".join(talk.answer(turn, sampling))
+            before = engine.cache_stats()
+            pieces = list(talk.answer(f" {turn}\n\n", sampling))
+            now, answer = engine.cache_stats(), "".join(pieces)
             history.append(Message("user", turn))
-            prompt = chat_prompt(persona, history, names)
+            prompt = talk_of(persona, history, names).text
             alone = "".join(event.text for event in engine.generate(prompt, sampling))
-            assert answer == alone
-            # parts() puts the blank after the colon; the answer brings its own.
-            history.append(Message("assistant", answer.removeprefix(" ")))
+            assert answer == alone.strip()
+            new = (now.asked_tokens - before.asked_tokens) - (
+                now.cached_tokens - before.cached_tokens
+            )
+            if len(history) > 2:  # the blank line after the answer, and the turn
+                assert new <= len(f"\n\nUser: {turn}\n\nAssistant:")
+            history.append(Message("assistant", answer))
+        # What has been shown of an answer counts as said.
+        pieces = talk.answer("Hello", sampling)
+        shown = next(pieces)
+        pieces.close()
+        assert shown and talk.messages[-1] == Message("assistant", shown)
+        talk.forget()
+        assert talk.messages == history[:1]
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

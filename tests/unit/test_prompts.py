@@ -14,7 +14,8 @@ import pytest
 from web.errors import Refusal
 from web.personas import G1, RAVEN, WORLD, Persona
 from web.prompts import world
-from web.prompts.formats import Conversation, chat_prompt, conversation, ending_of
+from web.prompts.formats import Conversation, conversation, ending_of
+from web.prompts.formats import talk_of as talk_of_parts
 from web.prompts.parts import Names, names_for
 from web.prompts.stops import chat_stops
 from web.schemas.chat import chat_request
@@ -388,7 +389,7 @@ def version4_of(messages: list[dict[str, Any]], raven: bool = True, **options: A
     names = names_for(persona, request)
     persona = replace(persona, prompt="version 4")
     ending = ending_of(persona, request) if messages else "label"
-    return chat_prompt(persona, request.messages, names, request.presystem, ending)
+    return talk_of_parts(persona, request.messages, names, request.presystem, ending).text
 
 
 def s(content: str, **more: Any) -> dict[str, Any]:

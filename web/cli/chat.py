@@ -1,7 +1,8 @@
 """`rwkv-native chat`: a conversation in the terminal.
 
-The conversation lives in the model's state: a turn runs its own tokens only, however long the talk
-has become. Prompts are those of the server (`web/prompts/`).
+Prompts, answers and their ids are those of the server (`web/prompts/`, `web/answers.py`,
+`web/known_answers.py`). The engine keeps the states of the talk, so a turn runs its own tokens
+only, however long that has become; but for RWKV-7b, of which it keeps none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import os
 import sys
 import time
+from array import array
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     import rwkv_native as rn
     from web.personas import Persona
     from web.prompts.parts import Names
+    from web.schemas.chat import Message
+
+# Kept by the engine: those of the last two turns, each with the beginnings that may be shared.
+_STATES = 8
 
 SUMMARY = "talk to a model in the terminal"
 EPILOG = """\
@@ -56,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from web.prompts.parts import Names
     from web.prompts.stops import chat_stops
 
-    with opened(args) as (model, tokenizer, engine):
+    with opened(args, _STATES) as (model, tokenizer, engine):
         persona = persona_for(model.info, tokenizer)
         if not persona.chats:
             raise Refused(f"this model makes music ({persona.family}): use rwkv-native generate")
@@ -67,9 +73,7 @@ def run(args: argparse.Namespace) -> int:
             tool=persona.tool,
         )
         sampling = sampling_of(args, persona, chat_stops(None, names), chat=True)
-        conversation = Conversation(
-            model, tokenizer, engine, names, args.system, persona, state_of(args, model)
-        )
+        conversation = Conversation(engine, persona, names, args.system, state_of(args, model))
         watched = sys.stdin.isatty()
         if watched:
             print(f"{Path(model.info.path).name}, {model.info.strategy}. {_HELP}.", flush=True)
@@ -138,75 +142,64 @@ def _next_line(watched: bool) -> str | None:
 
 
 def _print(pieces: Generator[str, None, None]) -> None:
-    """Prints an answer as it comes, without the blank that it begins with. Ctrl-C ends it."""
-    begun = False
+    """Prints an answer as it comes. Ctrl-C ends it."""
     with contextlib.closing(pieces), contextlib.suppress(KeyboardInterrupt):
         for piece in pieces:
-            text = piece if begun else piece.lstrip()
-            begun = begun or bool(text)
-            print(text, end="", flush=True)
+            print(piece, end="", flush=True)
     print(flush=True)
 
 
 class Conversation:
-    """What has been said, as a state and the few tokens that it has not seen.
-
-    The state remembers all of it: unlike the server, this keeps what a reasoning model thought.
-    """
+    """What has been said."""
 
     def __init__(
         self,
-        model: rn.Model,
-        tokenizer: rn.Tokenizer,
         engine: rn.Engine,
+        persona: Persona,
         names: Names,
         system: str | None,
-        persona: Persona | None = None,
         start: rn.State | None = None,
     ) -> None:
-        from web.personas import WORLD
+        from web.known_answers import KnownAnswers
 
-        self._model = model
-        self._tokenizer = tokenizer
         self._engine = engine
+        self._persona = persona
         self._names = names
         self._system = system
-        self._persona = persona or WORLD
         self._start = start
+        self._known = KnownAnswers(engine.tokenizer)
         self.drawn = 0  # tokens of the last answer
         self.forget()
 
     def forget(self) -> None:
-        self._state: rn.State | None = self._start
-        self._unseen: list[int] = []  # the token that the last answer began with
-        self._said = ""  # the last answer
-        if self._system:
-            self._said = self._render("system", self._system).removesuffix(
-                f"\n\n{self._names.assistant}:"
-            )
-
-    def _render(self, role: str, text: str) -> str:
-        from web.prompts.formats import chat_prompt
         from web.schemas.chat import Message
 
-        return chat_prompt(self._persona, [Message(role, text)], self._names)
+        self.messages: list[Message] = [Message("system", self._system)] if self._system else []
 
     def answer(self, text: str, sampling: rn.Sampling) -> Generator[str, None, None]:
         """The pieces of the answer to one turn. What has been yielded counts as said, also when the
         caller stops early."""
-        turn = self._render("user", text)
-        prompt = f"{self._said.rstrip()}\n\n{turn}" if self._said else turn
-        ids = self._unseen + self._tokenizer.encode(prompt)
-        # The engine does not hand out states, so all but the last token run here, once.
-        if len(ids) > 1:
-            _, self._state = self._model.forward(ids[:-1], self._state)
-        self._unseen = ids[-1:]
-        self._said = ""
-        self.drawn = 0
-        with self._engine.generate(self._unseen, sampling, state=self._state) as events:
-            for event in events:
-                if event.error is not None:
-                    raise RuntimeError(event.error)
-                self._said += event.text
-                self.drawn = event.completion_tokens
-                yield event.text
+        from web.answers import ChatAnswer
+        from web.prompts.formats import answer_text, talk_of
+        from web.schemas.chat import Message
+
+        self.messages.append(Message("user", text))
+        fed = self._known.encode(talk_of(self._persona, self.messages, self._names))
+        answer, ids, self.drawn = ChatAnswer(), array("i"), 0
+        try:
+            with self._engine.generate(
+                fed.ids, sampling, state=self._start, save_at=fed.save_at
+            ) as events:
+                for event in events:
+                    if event.error is not None:
+                        raise RuntimeError(event.error)
+                    ids.extend(event.token_ids)
+                    self.drawn = event.completion_tokens
+                    for piece in answer.feed(event.text):
+                        assert isinstance(piece, str)  # no tools, no calls
+                        yield piece
+            said = answer_text(self._persona, self._names, answer.message)
+            if said is not None:
+                self._known.keep(fed, said, ids)
+        finally:
+            self.messages.append(answer.message)

@@ -195,9 +195,15 @@ def model_for(config: Config, show: Callable[[int, int], None]) -> rn.Model:
     )
 
 
+_TEXT = 1 << 20  # bytes for the tokens before a state
+
+
 @contextlib.contextmanager
-def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, rn.Engine]]:
-    """The model that the flags name, ready for one conversation."""
+def opened(
+    args: argparse.Namespace, states: int = 0
+) -> Iterator[tuple[rn.Model, rn.Tokenizer, rn.Engine]]:
+    """The model that the flags name, ready for one conversation, of which the engine keeps as many
+    states."""
     import rwkv_native as rn
     from web.personas import tokenizer_for
 
@@ -205,7 +211,10 @@ def opened(args: argparse.Namespace) -> Iterator[tuple[rn.Model, rn.Tokenizer, r
     with LoadLine(sys.stderr, model_path(config).name) as line:
         model = model_for(config, line.show)
     tokenizer = tokenizer_for(model, config.tokenizer)
-    with rn.Engine(model, tokenizer, max_batch=1, prefill_chunk=config.prefill_chunk) as engine:
+    kept = states * (model.info.state_bytes + 4 * model.info.vocab + _TEXT)
+    with rn.Engine(
+        model, tokenizer, max_batch=1, prefill_chunk=config.prefill_chunk, cache_bytes=kept
+    ) as engine:
         try:
             yield model, tokenizer, engine
         except rn.InvalidError as problem:

@@ -54,10 +54,26 @@ def conversation(persona: Persona, request: ChatRequest, tools: str | None = Non
         raise errors.no_messages()
     if not persona.chats:
         raise errors.no_chat(persona.family)
-    names = names_for(persona, request)
-    tools = request.tools.description or tools
-    ending = ending_of(persona, request)
-    parts = _parts(persona, request.messages, names, request.presystem, ending)
+    return talk_of(
+        persona,
+        request.messages,
+        names_for(persona, request),
+        request.presystem,
+        ending_of(persona, request),
+        request.tools.description or tools,
+    )
+
+
+def talk_of(
+    persona: Persona,
+    messages: Sequence[Message],
+    names: Names,
+    presystem: bool = False,
+    ending: Ending = "label",
+    tools: str | None = None,
+) -> Conversation:
+    """The same of its parts; `messages` may be empty."""
+    parts = _parts(persona, messages, names, presystem, ending)
     if tools is not None:
         parts.insert(0, Part(preamble(tools)))
     texts = [part.text for part in parts]
@@ -89,17 +105,6 @@ def ending_of(persona: Persona, request: ChatRequest) -> Ending:
     if goes_on and not (last.calls or persona.verbatim or request.add_generation_prompt):
         return "begun"
     return "nothing" if request.add_generation_prompt is False else "label"
-
-
-def chat_prompt(
-    persona: Persona,
-    messages: Sequence[Message],
-    names: Names,
-    presystem: bool = False,
-    ending: Ending = "label",
-) -> str:
-    """The text that a model is fed for a conversation."""
-    return "".join(part.text for part in _parts(persona, messages, names, presystem, ending))
 
 
 def answer_text(persona: Persona, names: Names, answer: Message) -> str | None:
