@@ -55,12 +55,15 @@ def instead(text: str, prompt: int, completion: int, reason: str = "stop") -> di
     return {"choices": [{"text": text, "finish_reason": reason}], "usage": usage}
 
 
+# A chat's answer without the blank that it begins with.
+OK = [{"message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}]
+
 # What of an answer is otherwise.
 OTHERWISE: dict[str, dict[str, Any]] = {
     # The prompt has the words of the messages.
-    "26 v4 chat": {"usage": {"prompt_tokens": 14}},
-    "27 v4 chat presystem": {"usage": {"prompt_tokens": 21}},
-    "29 raven chat": {"usage": {"prompt_tokens": len("Bob: hello\n\nAlice:")}},
+    "26 v4 chat": {"choices": OK, "usage": {"prompt_tokens": 14}},
+    "27 v4 chat presystem": {"choices": OK, "usage": {"prompt_tokens": 21}},
+    "29 raven chat": {"choices": OK, "usage": {"prompt_tokens": len("Bob: hello\n\nAlice:")}},
     # <end> ends a piece; <pad> is fed for nothing.
     "32 midi completion nonstream": instead(" p:24:a p:2a:a t14 p:24:0", 2, 4),
     "33 midi empty prompt": instead(" p:24:a p:2a:a t14", 1, 3, "length"),

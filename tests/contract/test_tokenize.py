@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from serving import Server
+from serving import Server, serving
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
 
@@ -47,6 +47,16 @@ def test_a_conversation(server: Server, fields: dict[str, Any], prompt: str) -> 
     answer = server.post("/tokenize", body)
     assert answer["prompt"] == prompt
     assert answer["count"] == server.post("/chat/completions", body)["usage"]["prompt_tokens"]
+
+
+def test_the_form_of_runner() -> None:
+    talk = [
+        {"role": "user", "content": " a\r\n\r\nb\n"},
+        {"role": "assistant", "content": " c\n\n"},
+    ]
+    with serving(access_log=0, prompt_format="runner") as server:
+        told = server.post("/tokenize", {"messages": talk})["prompt"]
+    assert told == "User:  a\r\n\r\nb\n\n\nAssistant:  c\n\n\n\nAssistant:"
 
 
 def test_broken_characters(server: Server) -> None:
