@@ -595,7 +595,8 @@ class Runtime:
 
 def _own(serving: Serving) -> Persona:
     """The persona of a model as it was before anything was configured."""
-    return persona_for(serving.info, serving.tokenizer)
+    own = persona_for(serving.info, serving.tokenizer)
+    return replace(own, verbatim=serving.persona.verbatim)
 
 
 def _forget_states(engines: list[Serving]) -> None:
