@@ -24,10 +24,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 import rwkv_native as rn
-from rwkv_native import checkpoint, huggingface, state
+from rwkv_native import adapters, checkpoint, convert, huggingface, state
 from rwkv_native.formats.tensor import DTYPES, nbytes_of
 from web.midi.limits import MidiError
 from web.midi.transcript import NothingHeard, midi_to_text
@@ -163,12 +164,17 @@ def chain(raw: bytes) -> None:
     read(written(head + raw))
 
 
-def safetensors(raw: bytes, then: Callable[[Path], object] | None = None) -> None:
+def framed(raw: bytes) -> bytes:
     """A header; after the first new line the data, zeros up to where the header says it ends."""
     header, _, data = raw.partition(b"\n")
     ends = [int(n) for n in re.findall(rb"\[\d+, ?(\d{1,6})\]", header)]
     data = data.ljust(max(ends, default=0), b"\0")
-    read(written(struct.pack("<Q", len(header)) + header + data), then)
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def safetensors(raw: bytes, then: Callable[[Path], object] | None = None) -> None:
+    """A header, and data as framed() makes it."""
+    read(written(framed(raw)), then)
 
 
 def index(raw: bytes) -> None:
@@ -183,6 +189,31 @@ def index(raw: bytes) -> None:
     (folder / "model.safetensors.index.json").write_bytes(names)
     (folder / "config.json").write_bytes(about)
     read(folder)
+
+
+# -- adapters
+
+
+@functools.cache
+def base() -> checkpoint.Checkpoint:
+    return checkpoint.read(GOLDEN / "v70_L3_D32_fp32.pth")
+
+
+def adapter(raw: bytes) -> None:
+    """A line of adapter_config.json, a line of a header, and data as above. What is merged gives
+    finite numbers or is refused where rows are read."""
+    found = base()
+    folder = workplace() / "adapter"
+    folder.mkdir(exist_ok=True)
+    config, _, rest = raw.partition(b"\n")
+    (folder / adapters.CONFIG).write_bytes(config)
+    written(framed(rest), "adapter/adapter_model.safetensors")
+    with judged(folder):
+        merged = adapters.merged(found, rn.Adapter(folder))
+        assert merged.changes
+        for name, changes in merged.changes.items():
+            rows = np.zeros((1, found.tensors[name].shape[1]), np.float32)
+            convert._changed(rows, 0, found.tensors[name], changes)
 
 
 # -- states
@@ -256,6 +287,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "chain": chain,
     "safetensors": safetensors,
     "index": index,
+    "adapter": adapter,
     "state": saved_state,
     "world_list": world_list,
     "tokenizer_json": tokenizer_json,

@@ -8,6 +8,7 @@ Inputs that fuzzing found lie there, too, and are left alone.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import sys
 from pathlib import Path
@@ -32,6 +33,36 @@ STATE = {"dtype": "F32", "shape": [2, 16, 16], "data_offsets": [0, 2048]}
 
 def line(header: object, data: bytes = b"") -> bytes:
     return json.dumps(header).encode() + b"\n" + data
+
+
+def adapter_seeds() -> dict[str, bytes]:
+    """Of every kind, for the model that the target has."""
+    key, config = "base_model.model.blocks.0.att.key", {"peft_type": "LORA", "lora_alpha": 4}
+    pair = {f"{key}.lora_A": [2, 32], f"{key}.lora_B": [32, 2]}
+    table = {"emb.lora_embedding_A": [1, 100], "emb.lora_embedding_B": [32, 1]}
+    fla = "model.layers.0.attn.k_proj"
+    mini = {"peft_type": "MISS", "init_weights": "mini", "mini_r": 4}
+    rooted = config | {"use_rslora": True, "alpha_pattern": {"att.key": 8}}
+    kinds: dict[str, tuple[dict[str, object], dict[str, list[int]]]] = {
+        "lora": (config, {f"{name}.weight": shape for name, shape in pair.items()}),
+        "dora": (rooted, pair | {f"{key}.lora_magnitude_vector": [32]}),
+        "embedding": (config, table | {"ln_out.bias": [32]}),
+        "miss": ({"peft_type": "MISS"}, {f"{key}.miss_block": [3, 32]}),
+        "mini": (mini, {f"{key}.miss_block": [3, 4]}),
+        "bat": ({"peft_type": "BONE"}, {"blocks.1.ffn.key.bone": [8, 4, 4]}),
+        "rows": ({"peft_type": "BONE"}, {"model.rwkv7.blocks.1.ffn.value.bone_block": [8, 4, 4]}),
+        "fla": (config, {f"{fla}.lora_A": [1, 32], f"{fla}.lora_B": [32, 1]}),
+    }
+    found = {}
+    for name, (about, shapes) in kinds.items():
+        rows: dict[str, object] = {}
+        at = 0
+        for tensor, shape in shapes.items():
+            end = at + 4 * math.prod(shape)
+            rows[tensor] = {"dtype": "F32", "shape": shape, "data_offsets": [at, end]}
+            at = end
+        found[name] = line(about) + line(rows)
+    return found
 
 
 def seeds() -> dict[str, dict[str, bytes]]:
@@ -85,6 +116,9 @@ def seeds() -> dict[str, dict[str, bytes]]:
     found["index"]["good"] = json.dumps(weights).encode() + b'\0{"model_type": "rwkv7"}'
     found["index"]["wide config"] = found["index"]["good"].partition(b"\0")[0] + b"\0"
     found["index"]["wide config"] += '{"model_type": "rwkv7"}'.encode("utf-16-be")
+    about = b'{"model_type": "rwkv7", "context_length": 25600, "embedding_layer_norm_fused": true'
+    found["index"]["folded"] = found["index"]["good"].partition(b"\0")[0] + b"\0" + about + b"}"
+    found["adapter"] = adapter_seeds()
     kind = {"rwkv.kind": "state", "rwkv.version": "7"}
     parts: dict[str, object] = {"__metadata__": kind}
     at = 0
@@ -169,6 +203,9 @@ def native() -> dict[str, dict[str, bytes]]:
         },
         "fuzz_index": {f"plain-{i}": bytes([i]) + text(b"cpu fp32") for i in range(9)},
     }
+    found["fuzz_index"]["adapted"] = bytes([251]) + text(b"cpu fp32")
+    for row in range(30):  # another shape for each
+        found["fuzz_index"][f"adapted-{row}"] = bytes([251, 0, row + 40, 7, 0, 11])
     for kind in range(14):
         found["fuzz_index"][f"change-{kind}"] = bytes([kind % 9, 0, 3, kind, 10, 0, 0, 1])
     return found
