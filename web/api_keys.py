@@ -33,10 +33,11 @@ class ApiKeys:
         scheme, _, key = (req.auth or "").partition(" ")
         given = [key] if scheme.lower() == "bearer" else []
         given += [req.get_header(name, default="") for name in _HEADERS]
-        if not any(self._knows(one.strip()) for one in given):
+        known = next((one.strip() for one in given if self._knows(one.strip())), None)
+        if known is None:
             resp.set_header("WWW-Authenticate", "Bearer")
             raise errors.no_key()
-        req.env[API_KEY] = key.strip()
+        req.env[API_KEY] = known
 
     def _knows(self, key: str) -> bool:
         """In a time that depends neither on the key nor on which one it is."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import falcon.testing
 import pytest
 
+from web.api_keys import ApiKeys
 from web.app import create_app
+from web.clients import client_number
 from web.config import Config
 from web.runtime import Runtime
 
@@ -113,3 +115,16 @@ def test_methods_that_are_not_here(method: str, path: str, allow: str) -> None:
 )
 def test_keys_in_other_headers(headers: dict[str, str], status: int) -> None:
     assert KEYS.simulate_get("/status", headers=headers).status_code == status
+
+
+def test_a_client_is_known_by_its_key_in_any_header() -> None:
+    """Whose turn it is in the engine does not depend on how the key came."""
+    numbers = {}
+    for key in ("one", "two"):
+        for headers in ({"Authorization": f"Bearer {key}"}, {"x-api-key": key}, {"api-key": key}):
+            headers = {"Authorization": "Bearer none", **headers}
+            req = falcon.testing.create_req(headers=headers)
+            ApiKeys(["one", "two"]).process_request(req, falcon.Response())
+            numbers.setdefault(key, set()).add(client_number(req.env))
+    assert len(numbers["one"]) == len(numbers["two"]) == 1
+    assert numbers["one"] != numbers["two"]
