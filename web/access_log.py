@@ -19,6 +19,8 @@ REQUEST_ID = "rwkv.request_id"  # where `web/middleware.py` leaves the name of a
 
 BODY = "rwkv.body"  # where it leaves the body, if bodies are logged
 
+WORK = "rwkv.work"  # where the resources leave what answers: whatever has a summary()
+
 _LONGEST = 256  # characters of what a client chooses
 
 
@@ -50,6 +52,8 @@ def line(resp: Any, environ: dict[str, Any], took: timedelta) -> str:
         "seconds": round(took.total_seconds(), 4),
         "agent": _text(environ.get("HTTP_USER_AGENT")),
     }
+    if WORK in environ:
+        entry |= environ[WORK].summary()
     if environ.get(BODY):
         entry["body"] = _body(environ[BODY])
     return msgspec.json.encode(entry).decode()

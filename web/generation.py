@@ -6,6 +6,7 @@ Called by the resources; sits on `web/bridge.py` and `web/hangup.py`. Knows noth
 
 from __future__ import annotations
 
+import time
 from array import array
 from collections import deque
 from collections.abc import Sequence
@@ -159,6 +160,8 @@ class Generation:
         self._bridge = serving.bridge
         self._hangups = serving.hangups
         self._mailbox = Mailbox(client)
+        self._begun = time.monotonic()
+        self._first: float | None = None  # seconds to the first token
         self._index: dict[int, int] = {}  # engine id -> index of the prompt, of those at work
         self._wanted: rn.PreparedSampling | EmbeddingFields
         if isinstance(wanted, rn.Sampling):
@@ -240,10 +243,13 @@ class Generation:
             if index is None:
                 continue
             if event.finish_reason == "error":
+                self.answers[index].finish_reason = "error"
                 raise errors.generation_failed(event.error)
             if event.finish_reason == "cancelled":  # not by us: we would have gone before
                 raise errors.stopping()
             answer = self.answers[index]
+            if self._first is None and event.completion_tokens:
+                self._first = round(time.monotonic() - self._begun, 4)
             answer.finish_reason = event.finish_reason
             answer.prompt_tokens = event.prompt_tokens
             answer.completion_tokens = event.completion_tokens
@@ -281,6 +287,18 @@ class Generation:
             sum(answer.completion_tokens for answer in self.answers),
             sum(answer.cached_tokens for answer in self.answers) if self._tells_cached else None,
         )
+
+    def summary(self) -> dict[str, Any]:
+        """For the access log: why the answers ended, "gone" if the client left before, "cut" if
+        something else came in between; their tokens, and the seconds to the first of them."""
+        early = "gone" if self._mailbox.gone else "cut"
+        read, drawn, _ = self.usage()
+        return {
+            "finish": ",".join(sorted({one.finish_reason or early for one in self.answers})),
+            "prompt_tokens": read,
+            "completion_tokens": drawn,
+            "first_token": self._first,
+        }
 
     def close(self) -> None:
         """Frees every slot and watch. Any number of times, at any moment."""

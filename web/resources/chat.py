@@ -10,6 +10,7 @@ import falcon
 import msgspec
 
 from web import errors
+from web.access_log import WORK
 from web.answers import ChatAnswer
 from web.clients import client_number
 from web.generation import Generation, Serving, sampling_for
@@ -74,6 +75,7 @@ class ChatCompletionsResource:
             )
         except errors.Refusal as refusal:
             raise _with_tools(refusal, serving, request.tools.description or tools) from None
+        req.env[WORK] = generation
         answer = self._answer(serving, request, talk, fed)
         if stream:
             frames = Frames(

@@ -13,6 +13,7 @@ import falcon
 import msgspec
 
 from web import errors
+from web.access_log import WORK
 from web.clients import client_number
 from web.generation import Generation, Serving, fed_text, sampling_for
 from web.middleware import read_body
@@ -59,6 +60,7 @@ class CompletionsResource:
             tells_cached=not self._runtime.deploy,
             client=client_number(req.env),
         )
+        req.env[WORK] = generation
         if stream:
             frames = Frames(
                 chat=False,

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from web import errors
+from web.access_log import WORK
 from web.clients import client_number
 from web.config import Config
 from web.generation import Answer, Generation
@@ -43,6 +44,7 @@ class EmbeddingsResource:
             field="input",
             client=client_number(req.env),
         )
+        req.env[WORK] = generation
         answers = generation.collect()
         tokens, *_ = generation.usage()
         resp.content_type = falcon.MEDIA_JSON
