@@ -98,14 +98,15 @@ def statuses(server: Server, path: str, bodies: list[dict[str, object]]) -> Coun
     return found
 
 
+@pytest.mark.skipif(not SOAK, reason="5000 texts take some seconds: make soak")
 def test_many_requests_with_many_texts_at_once(server: Server) -> None:
-    """Together more texts than the engine's queue once held: 0 of 40 were answered."""
-    count = 40 if SOAK else 18
+    """Together more texts than the engine's queue once held: 15 of 40 were answered, and none where
+    the model was slower."""
+    count = 40
     texts = {"input": ["The ferry leaves at nine. "] * 64, "dimensions": 1}
     assert statuses(server, "/embeddings", [texts] * count) == {200: count}
-    if SOAK:
-        prompts = {"prompt": ["The ferry"] * 64, "max_tokens": 1}
-        assert statuses(server, "/completions", [prompts] * count) == {200: count}
+    prompts = {"prompt": ["The ferry"] * 64, "max_tokens": 1}
+    assert statuses(server, "/completions", [prompts] * count) == {200: count}
     wait_until(server.is_idle)
 
 
