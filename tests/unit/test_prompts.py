@@ -225,7 +225,7 @@ ANOTHER = f"{HI} yo\n\nAssistant:"
         (a(" yo\n"), {"continue_final_message": True}, f"{HI}  yo\n"),
         (a(" yo\n", prefix=True), {}, f"{HI}  yo\n"),
         (a(" yo\n", prefix=True), {"continue_final_message": True}, f"{HI}  yo\n"),
-        (a(" yo", raw=True), {}, f"{HI}  yo"),
+        (a(" yo ", raw=True), {}, f"{HI}  yo "),
         (a(" yo", prefix=False), {}, ANOTHER),
         (a(" yo"), {"continue_final_message": False}, ANOTHER),
         (a(" yo"), {"add_generation_prompt": True}, ANOTHER),
@@ -473,6 +473,51 @@ def test_version_4_introductions(system: str, first_person: str, raven: str) -> 
 def test_version_4_of_nothing() -> None:
     assert version4_of([]) == "Alice:" and version4_of([a(None, prefix=True)]) == "Alice:"
     assert version4_of([s("You are")], presystem=True).endswith("Alice is\n\nAlice:")
+
+
+# -- answers
+
+FORMS = {
+    "world": WORLD,
+    "g1": G1,
+    "runner": RUNNER,
+    "version 4": replace(WORLD, prompt="version 4"),
+    "raven": replace(RAVEN, prompt="version 4"),
+}
+
+
+@pytest.mark.parametrize("name", [None, " Eve ", "E\n\nve"])
+@pytest.mark.parametrize("persona", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize(
+    ("last", "options"),
+    [
+        (u(" z\n"), {}),
+        (u(" z\n"), {"add_generation_prompt": False}),
+        (a(" c \n"), {}),
+        (a(" c \n", raw=True), {}),
+        (a(" c \n", prefix=True), {}),
+        (a("", prefix=True), {}),
+        (a(""), {}),
+        (call("d", {}), {}),
+        (call("d", {}), {"continue_final_message": True}),
+    ],
+)
+def test_answers_are_where_they_are_said_to_be(
+    persona: Persona, last: dict[str, Any], options: dict[str, Any], name: str | None
+) -> None:
+    messages = [s("s"), u("x"), a(" one\n\ntwo\n"), u("y"), a(None), call("b", {"k": 1}), last]
+    talk = talk_of(messages, persona, assistant_name=name, presystem=True, **options)
+    told = [talk.text[start:end] for start, end in talk.answers]
+    assert all(talk.text[:start].endswith(":") for start, _ in talk.answers)
+    assert told[0].strip() in ("one\n\ntwo", "one\ntwo") and told[1].startswith(" b\nf\n```python")
+    for (_, end), (start, _) in pairwise(talk.answers):
+        assert talk.text[end:start].startswith("\n\n")
+    if talk.ending == "nothing":
+        assert len(told) == 2
+    else:
+        assert talk.answers[-1][1] == len(talk.text) and len(told) >= 3
+    if talk.ending == "label":
+        assert told[-1] == ""
 
 
 # -- marks

@@ -33,11 +33,10 @@ def parts(
     made = [Part(begun)] if begun else []
     for message in messages:
         if message.content is not None:
-            label = labels.get(message.role)
+            label, form = labels.get(message.role), str if message.raw else _tidy
             text = message.content if label is None else f"{label}: {message.content}"
-            text = text if message.raw else _tidy(text)
-            answer = message.role == "assistant" and text.startswith(f"{label}:")
-            made.append(Part(f"{text}\n\n", len(f"{label}:") if answer else 0))
+            answer = len(form(f"{label}:")) if message.role == "assistant" else 0
+            made.append(Part(f"{form(text)}\n\n", answer))
     if ending == "label":
         made.append(Part(f"{names.assistant}:", len(names.assistant) + 1))
     elif ending in BEGUN:

@@ -41,5 +41,7 @@ def parts(
         made.append(Part(f"{names.assistant}:", label))
     elif ending in BEGUN:
         text = made[-1].text[:-2]  # the model goes on with this very text
-        made[-1] = Part(text.rstrip() if ending == "begun" else text, label)
+        if ending == "begun" and not messages[-1].content:
+            text = text[:-1]  # of which there is none yet, so the blank is its own
+        made[-1] = Part(text, label)
     return made
