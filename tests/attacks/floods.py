@@ -63,6 +63,13 @@ def biases(size: int) -> list[str]:
     return [sent(head("/completions", f"Content-Length: {len(body)}"), body)]
 
 
+def messages(size: int) -> list[str]:
+    """A conversation of so many thousand messages."""
+    turns = [{"role": "user", "content": "a"}] * (1000 * size)
+    body = json.dumps({"messages": turns, "max_tokens": 1}).encode()
+    return [sent(head("/v1/chat/completions", f"Content-Length: {len(body)}"), body)]
+
+
 def half(size: int, unit: int = MIB) -> list[str]:
     """So many bodies of 31 units, of which 30 come."""
     socks = []
@@ -120,6 +127,7 @@ KINDS: dict[str, Callable[[int], list[str]]] = {
     "tiny chunks to nowhere": lambda size: tiny("/nowhere", size),
     "large chunks": chunks,
     "biases": biases,
+    "messages": messages,
     "half bodies": half,
     "half small bodies": lambda size: half(size, MIB // 16),
     "stalled readers": stalled,

@@ -202,6 +202,11 @@ def test_many_prompts_with_large_biases(tmp_path: Path) -> None:
         assert beside(server, "biases", 600) == {"200": 1}
 
 
+def test_a_conversation_of_many_messages() -> None:
+    with serving(access_log=0, max_prompt_tokens=1000) as server:
+        assert beside(server, "messages", 60 if SOAK else 30) == {"400": 1}
+
+
 @pytest.mark.soak
 def test_readers_that_do_not_read() -> None:
     """They are let go, and what is computed for them ends."""

@@ -30,5 +30,5 @@ def test_variables_are_settings() -> None:
 def test_flags_are_those_of_serve() -> None:
     for flag in re.findall(r"`(--[a-z-]+)`", DOCUMENT):
         if flag not in ("--memory", "--cpus"):  # docker's
-            words = [flag] if flag == "--log-prompts" else [flag, "1"]
+            words = [flag] if flag in ("--log-prompts", "--insecure") else [flag, "1"]
             assert _parser().parse_args(["serve", *words]).run

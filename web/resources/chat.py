@@ -16,6 +16,7 @@ from web.clients import client_number
 from web.generation import Generation, Serving, sampling_for
 from web.known_answers import Fed
 from web.middleware import read_body
+from web.offload import in_thread
 from web.prompts.formats import Conversation, answer_text, conversation
 from web.prompts.parts import BEGUN
 from web.prompts.stops import chat_stops
@@ -27,6 +28,8 @@ from web.schemas.tools import ToolFields
 from web.sse import EventStream, Frames, begin
 from web.tool_calls import CallFinder, RememberedTools
 from web.tuned import StartStates
+
+_MANY_MESSAGES = 500  # above which a thread renders them: some 3 ms of the hub
 
 
 class ChatCompletionsResource:
@@ -42,7 +45,10 @@ class ChatCompletionsResource:
         serving = self._runtime.serving()
         answered = request.messages[-1].call_id if request.messages else None
         tools = self._remembered.of(answered)
-        talk = conversation(serving.persona, request, tools)
+        if len(request.messages) > _MANY_MESSAGES:
+            talk = in_thread(conversation, serving.persona, request, tools)
+        else:
+            talk = conversation(serving.persona, request, tools)
         sampling = sampling_for(
             serving.persona,
             request.sampling,
