@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ class Adapter:
             raise InvalidError(f"an adapter's alpha must be a number above 0, not {alpha!r:.80}")
         if alpha is not None and self.init is not None:
             raise InvalidError("an adapter with first values has no alpha; give one of the two")
+
+
+def is_one(names: Iterable[str]) -> bool:
+    """Whether tensors of these names change others."""
+    return any(_KEY.fullmatch(name) for name in names)
 
 
 def merged(found: Checkpoint, adapter: Adapter | str | os.PathLike[str]) -> Checkpoint:

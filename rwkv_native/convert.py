@@ -210,7 +210,8 @@ def _opened(
     names: dict[str, str] = NAMES,
 ) -> tuple[checkpoint.Checkpoint, str | None]:
     if dtype is not None and dtype not in names:
-        raise InvalidError(f"dtype must be {', '.join(names)} or None, not {dtype!r}")
+        why = "; GGUF files of it are not written" if dtype in PACKED_NAMES else ""
+        raise InvalidError(f"dtype must be {', '.join(names)} or None, not {dtype!r}{why}")
     found = checkpoint.read(source)
     odd = next((t for t in found.tensors.values() if t.kind != "plain"), None)
     if odd is not None:
@@ -221,6 +222,8 @@ def _opened(
     if adapter is not None:
         found = adapters.merged(found, adapter)
     place = Path(target)
+    if not place.parent.is_dir():
+        raise InvalidError(f"{place}: there is no folder {place.parent}")
     # Also under force: the mapped source must not be replaced while it is read by others.
     if place.exists() and any(place.samefile(p) for p in _paths(found)):
         raise InvalidError(f"{place}: is the source itself; choose another name")

@@ -21,7 +21,7 @@ from . import adapters, checkpoint
 from ._ffi import check, ffi, float_pointer, id_array, lib, text
 from .adapters import Adapter
 from .errors import CheckpointError, InvalidError, Stopped, UnsupportedError
-from .state import State, tuned_state
+from .state import KIND, State, tuned_state
 
 _DTYPES = {
     "F32": lib.RWKV_F32,
@@ -84,6 +84,8 @@ class Loading:
         adapter: Adapter | str | os.PathLike[str] | None = None,
     ) -> None:
         found = checkpoint.read(path)
+        if (other := _other_than_a_model(found)) is not None:
+            raise CheckpointError(f"{found.path}: is {other}")
         if adapter is not None:
             found = adapters.merged(found, adapter)
         self._path = found.path
@@ -165,6 +167,20 @@ class Loading:
             handle, self._handle = self._handle, None
             if handle is not None:
                 ffi.release(handle)
+
+
+def _other_than_a_model(found: checkpoint.Checkpoint) -> str | None:
+    """What a file is that people mistake for a model."""
+    if found.metadata.get("rwkv.kind") == KIND:
+        return "a state that State.save has written, not a model: State.load reads it"
+    if all(name.endswith(".att.time_state") for name in found.tensors):
+        return (
+            "a tuned state, not a model: give it beside one (--state, `state` of a request,"
+            " Model.load_tuned_state)"
+        )
+    if "emb.weight" not in found.tensors and adapters.is_one(found.tensors):
+        return "an adapter, not a model: give it beside one (--adapter, Model.open(adapter=))"
+    return None
 
 
 def _rows(found: checkpoint.Checkpoint) -> tuple[Any, list[Any]]:

@@ -13,6 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from ..printable import printable
 from . import pickles
 from .tensor import DTYPES, Refused, Tensor, check_name, is_extent
 
@@ -57,7 +58,9 @@ def _zip_members(file: BinaryIO, size: int) -> dict[str, _Member]:
         with zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, EOFError) as error:
-        raise Refused(f"is a damaged or incomplete zip: {error}") from None
+        if str(error) == "File is not a zip file":  # whose directory, at its end, is not there
+            raise Refused("is cut off: the end of its zip is missing; fetch it again") from None
+        raise Refused(f"is a damaged zip: {printable(error, 200)}") from None
     if len(infos) > MAX_MEMBERS:
         raise Refused(f"has more than {MAX_MEMBERS} members")
     members: dict[str, _Member] = {}

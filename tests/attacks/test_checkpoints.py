@@ -288,11 +288,11 @@ FILES = {
         patched(archive(GOOD_PICKLE), LOCAL, 2, 30, b"archive/data/9"), "another name"),
     "directory elsewhere": (
         patched(archive(GOOD_PICKLE), END, 0, 16, struct.pack("<I", 0x7FFFFFFF)),
-        "lies outside|incomplete zip",
+        "lies outside|end of its zip",
     ),
-    "cut off in the middle": (archive(GOOD_PICKLE)[:300], "incomplete zip"),
-    "cut off at the end": (archive(GOOD_PICKLE)[:-30], "incomplete zip"),
-    "only a signature": (LOCAL, "incomplete zip"),
+    "cut off in the middle": (archive(GOOD_PICKLE)[:300], "end of its zip is missing"),
+    "cut off at the end": (archive(GOOD_PICKLE)[:-30], "end of its zip is missing"),
+    "only a signature": (LOCAL, "end of its zip is missing"),
     # -- safetensors
     "header longer than the file": (safetensors({"x": entry()}, length=10_000), "cut off"),
     "header of 2**63 bytes": (safetensors({"x": entry()}, length=2**63), "cut off"),

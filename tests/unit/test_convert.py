@@ -178,6 +178,10 @@ def test_wrong_requests(golden: Path, tmp_path: Path) -> None:
         convert.to_safetensors(source, tmp_path, force=True)
     with pytest.raises(FileNotFoundError):
         convert.to_safetensors(tmp_path / "nothing", target, force=True)
+    with pytest.raises(rn.InvalidError, match=r"there is no folder .*nowhere"):
+        convert.to_safetensors(source, tmp_path / "nowhere" / "x.safetensors")
+    with pytest.raises(rn.InvalidError, match="not 'i4'; GGUF files of it are not written"):
+        convert.to_gguf(source, tmp_path / "x.gguf", "i4")
     state = tmp_path / "state.safetensors"
     rn.Model.open(source).zero_state().save(state)
     with pytest.raises(rn.CheckpointError, match="no RWKV of a known version"):

@@ -104,6 +104,27 @@ def test_quantised_tensors(name: str, words: str, tmp_path: Path) -> None:
     assert f"is quantised by {words}" in message and name in message
 
 
+def test_what_people_mistake_for_a_model(golden: Path, tmp_path: Path) -> None:
+    tuned = golden / "v70_L3_D32_fp32_state.state.pth"
+    state, adapter = tmp_path / "state.safetensors", golden / "adapters" / "lora"
+    rn.Model.open(golden / "v70_L3_D32_fp32.pth").zero_state().save(state)
+    for path, words in (
+        (tuned, "is a tuned state, not a model"),
+        (state, "is a state that State.save has written, not a model"),
+        (adapter / "adapter_model.safetensors", "is an adapter, not a model"),
+    ):
+        with pytest.raises(rn.CheckpointError, match=words):
+            rn.Model.open(path)
+
+
+def test_a_download_that_ended_early(golden: Path, tmp_path: Path) -> None:
+    whole = (golden / "v70_L3_D32_fp32.pth").read_bytes()
+    path = tmp_path / "x.pth"
+    for size in (200, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:size])
+        assert "is cut off: the end of its zip is missing; fetch it again" in reason(path)
+
+
 def test_rwkvq(tmp_path: Path) -> None:
     """Two formats of that ending: a container of its own, and .safetensors with a table."""
     own = tmp_path / "a.rwkvq"
