@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 
 import pytest
-from serving import Server, chat_text, completion_texts
+from serving import Server, chat_text, completion_texts, serving, wait_until
 
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 CHAT = ["/chat/completions", "/v1/chat/completions"]
@@ -340,3 +341,15 @@ def test_fingerprints_and_headers(server: Server) -> None:
     assert server.post("/completions", {"prompt": "x"})["system_fingerprint"] == name
     _, headers, _ = server.request("POST", path, {})
     assert int(headers["openai-processing-ms"]) >= 0
+
+
+def test_connections_that_are_not_kept() -> None:
+    with serving(access_log=0, timeout_keep_alive=0, model="none", ready=False) as server:
+        wait_until(lambda: _answers(server))
+        assert server.request("GET", "/")[1]["connection"] == "close"
+
+
+def _answers(server: Server) -> bool:
+    with contextlib.suppress(OSError):
+        return server.request("GET", "/")[0] == 200
+    return False
