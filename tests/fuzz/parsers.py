@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import encodings.cp437
+import encodings.unicode_escape
 import functools
 import os
 import re
@@ -41,7 +42,7 @@ sys.path.insert(0, str(ROOT / "tests" / "attacks"))
 from writers import GOOD_PICKLE, archive, legacy, pickled  # noqa: E402
 
 # What parsers import when they first need it, so that no input is blamed for it.
-EARLY = (encodings.cp437, huggingface, tokenizers)
+EARLY = (encodings.cp437, encodings.unicode_escape, huggingface, tokenizers)
 
 SECONDS = 5.0  # of a core, for one input of a few KB; a hundredth is usual
 ELEMENTS = 1 << 16  # tensors up to here are read
