@@ -246,7 +246,7 @@ def test_a_log_that_nobody_reads() -> None:
         )
         return [sys.executable, "-c", code, *command]
 
-    count = 20_000 if SOAK else 300
+    count = 5_000 if SOAK else 300
     with serving(wrapped=into_a_full_pipe) as server:
         assert beside(server, "requests", count) == {"200": count}
         text = server.request("GET", "/metrics")[2].decode()
