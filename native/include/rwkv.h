@@ -121,7 +121,7 @@ typedef struct {
     int64_t weight_bytes;   /* memory the weights take */
     int64_t token_bytes;    /* weight bytes read to decode one token at batch 1 */
     int64_t token_flops;    /* floating-point operations to decode one token (2 per multiply-add) */
-    int64_t int8_weights, int4_weights;   /* parameters kept in groups of 32 with a scale */
+    int64_t int8_weights, int4_weights;   /* parameters kept in groups with a scale: of 64 in int8, of 32 in int4 */
     char state_type[8];     /* how states keep their matrices; "fp32" in version 4, which has none */
     int64_t state_bytes;    /* memory that one state takes */
 } rwkv_model_info;
@@ -153,7 +153,8 @@ RWKV_API int rwkv_model_describe(rwkv_model_info *out, const rwkv_model *model);
 RWKV_API void rwkv_model_free(rwkv_model *model);
 
 /* Runs n tokens (n >= 1) and moves `state` on. logits: float32 [vocab] after the last token, or
- * [n, vocab] if full. Calls of several threads on one model take turns. */
+ * [n, vocab] if full. Calls of several threads, and the steps of engines, on one model take turns, first come,
+ * first served, at most 256 tokens at a time. Where it fails half-way, the state is refused from then on. */
 RWKV_API int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state,
                                 const int32_t *tokens, size_t n, int32_t full);
 /* Thread-pool dispatches (barriers) made so far by this model: what a test counts. */
@@ -283,7 +284,7 @@ typedef struct {
                                  * verified, so that the answer stays the same. 0: none; -1: as the engine */
     int32_t quiet;              /* 1: one event for the first token, one at the end, and none between them */
     const int64_t *save_at;     /* ascending numbers of prompt tokens after which other texts may go on
-                                 * differently: the state there is kept, too */
+                                 * differently: the state there is kept, too. None for an embedding */
     size_t n_save_at;
     int32_t dimensions;         /* 1 to 4096: draw nothing, and end with an embedding of the prompt of so many
                                  * numbers and RWKV_FINISH_STOP; what is above about answers has no effect */
@@ -353,6 +354,7 @@ RWKV_API int rwkv_engine_submit(uint64_t *id, rwkv_engine *engine, const rwkv_re
 /* Takes effect before the next step, in every phase; the request then ends with RWKV_FINISH_CANCEL.
  * Unknown and finished ids are ignored. */
 RWKV_API int rwkv_engine_cancel(rwkv_engine *engine, uint64_t id);
+/* Where it fails (RWKV_NO_MEMORY) the events are those of the next call. */
 RWKV_API int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine);
 RWKV_API int rwkv_engine_describe(rwkv_engine_stats *out, rwkv_engine *engine);
 /* Both take effect before the next step and leave requests at work alone. 0 bytes: nothing is kept. */

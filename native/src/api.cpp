@@ -19,6 +19,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,12 @@ struct rwkv_state {
     std::shared_ptr<rwkv::Model> model;
     rwkv::Buffer buffer;
     rwkv::TextCache cache;
+    bool broken = false;  // a step has ended in the middle of it
+
+    const rwkv_state &whole() const {
+        if (broken) throw rwkv::invalid("a call that failed has left this state half-way; go on from an earlier one");
+        return *this;
+    }
 
     // What requests start from: one copy for all that are queued with this state as it is now.
     std::shared_ptr<const std::vector<float>> share() const {
@@ -63,7 +70,9 @@ struct rwkv_vocab {
 struct rwkv_engine {
     std::shared_ptr<rwkv::Model> model;
     std::unique_ptr<rwkv::Engine> engine;
-    std::vector<rwkv_event> events;  // of the last poll
+    std::span<const rwkv::Event> polled{};
+    bool owed = false;                 // `polled` has not been handed out: there was no memory for `events`
+    std::vector<rwkv_event> events{};  // of the last poll
 };
 
 namespace {
@@ -207,7 +216,7 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
     }
     if (r.state) {
         if (r.state->model.get() != model) throw invalid("the state belongs to another model");
-        request.state = r.state->share();
+        request.state = r.state->whole().share();
         request.cache = r.state->cache;
     }
     request.speculate = r.speculate;
@@ -374,7 +383,9 @@ int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state, cons
         required(logits, "logits");
         if (required(state, "state").model.get() != &m) throw invalid("the state belongs to another model");
         check_tokens(tokens, n, vocab);
+        state->whole();
         state->unshare();
+        state->broken = true;
         constexpr size_t chunk = 256;  // bounds the activations, as the engine's default does
         for (size_t at = 0; at < n; at += chunk) {
             const size_t rows = std::min(chunk, n - at);
@@ -388,6 +399,7 @@ int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state, cons
             m.forward({{tokens + at, rows}, {&span, 1}, wanted},
                       full ? logits + at * static_cast<size_t>(vocab) : logits);
         }
+        state->broken = false;
     });
 }
 
@@ -401,7 +413,7 @@ int rwkv_state_new(rwkv_state **out, rwkv_model *model) {
     return guarded([&] {
         required(out, "out") = nullptr;
         auto &m = required(model, "model").model;
-        *out = new rwkv_state{m, m->new_state(), {}};
+        *out = new rwkv_state{m, m->new_state(), {}, false};
     });
 }
 
@@ -411,7 +423,7 @@ int rwkv_state_clone(rwkv_state **out, const rwkv_state *state) {
         const rwkv_state &from = required(state, "state");
         rwkv::Backend &backend = from.model->backend();
         std::unique_ptr<rwkv_state> copy(
-            new rwkv_state{from.model, backend.floats(from.buffer.count), from.cache});
+            new rwkv_state{from.model, backend.floats(from.buffer.count), from.cache, from.broken});
         backend.copy(copy->buffer.data, from.buffer.data, from.buffer.count);
         *out = copy.release();
     });
@@ -576,7 +588,7 @@ int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vocab *voca
         o.payload = given.payload;
         auto &m = required(model, "model").model;
         auto engine = std::make_unique<rwkv::Engine>(m, required(vocab, "vocab").vocab, o);
-        *out = new rwkv_engine{m, std::move(engine), {}};
+        *out = new rwkv_engine{m, std::move(engine)};
     });
 }
 
@@ -608,8 +620,12 @@ int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine) 
         required(events, "events") = nullptr;
         required(n, "n") = 0;
         rwkv_engine &e = required(engine, "engine");
+        if (!e.owed) e.polled = e.engine->poll();
+        e.owed = true;
         e.events.clear();
-        for (const rwkv::Event &event : e.engine->poll()) {
+        e.events.reserve(e.polled.size());
+        e.owed = false;
+        for (const rwkv::Event &event : e.polled) {
             const bool logprobs = event.logprob_width > 0;
             e.events.push_back({event.id, static_cast<int32_t>(event.finish), event.text.data(),
                                 event.text.size(), event.tokens.data(), event.tokens.size(),

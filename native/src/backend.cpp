@@ -6,9 +6,17 @@
 #include "cpu/threads.h"
 #include "error.h"
 
+#include <algorithm>
 #include <system_error>
 
 namespace rwkv {
+
+void TextCache::make_room(size_t n, size_t more) {
+    layers.resize(std::max(layers.size(), n));
+    for (std::vector<float> &layer : layers)
+        if (layer.capacity() - layer.size() < more)
+            layer.reserve(layer.size() + std::max(more, layer.size() / 2));
+}
 
 std::shared_ptr<Backend> open_backend(const std::string &device, int threads) {
     if (device != "cpu")

@@ -43,6 +43,9 @@ struct Matrix {
 // of version 7b keeps one; every other state has a fixed size.
 struct TextCache {
     std::vector<std::vector<float>> layers;
+
+    // Room for `more` numbers in each of n layers, so that a step that has begun adds to all of them.
+    void make_room(size_t n, size_t more);
 };
 
 // One sequence's share of a step: rows [first, first + rows) of the batch continue `state`.

@@ -20,7 +20,11 @@
 namespace rwkv {
 namespace {
 
-const LogitRow &passes = *logit_rows().front();
+// Chosen when the first row is drawn from: the environment of a program may be set until then.
+const LogitRow &passes() {
+    static const LogitRow &chosen = chosen_logit_row();
+    return chosen;
+}
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr double wide_infinity = std::numeric_limits<double>::infinity();
 
@@ -50,7 +54,7 @@ struct Histogram {
         int32_t band[block_size];
         for (size_t i = 0; i < x.size(); i += block_size) {
             const size_t n = std::min(block_size, x.size() - i);
-            passes.place(band, x.data() + i, n, law);
+            passes().place(band, x.data() + i, n, law);
             for (size_t j = 0; j < n; ++j) {
                 add(static_cast<size_t>(band[j]), static_cast<double>(e[i + j]));
             }
@@ -89,7 +93,7 @@ void Distribution::set(std::span<const float> x, std::span<const float> residual
     if (!residual.empty()) {
         row_.residual = residual.data();
     }
-    if (!passes.maxima(block_max_.data(), x.data(), x.size())) {
+    if (!passes().maxima(block_max_.data(), x.data(), x.size())) {
         throw Error(RWKV_INTERNAL, "the model gave a logit that is NaN or infinite");
     }
     find_maximum();
@@ -129,7 +133,7 @@ float *Distribution::keep_e() {
 
 void Distribution::find_maximum() {
     maxima_of_maxima_.resize(blocks_of(block_max_.size()));
-    passes.maxima(maxima_of_maxima_.data(), block_max_.data(), block_max_.size());
+    passes().maxima(maxima_of_maxima_.data(), block_max_.data(), block_max_.size());
     max_x_ = -infinity;
     for (const float m : maxima_of_maxima_) {
         max_x_ = std::max(max_x_, m);
@@ -182,7 +186,7 @@ double Distribution::weigh_candidates() {
     for (size_t i = 0; i < n; ++i) {
         weights_[i] = candidates_[i].z - max_;
     }
-    passes.exp_exactly(weights_.data(), weights_.size());
+    passes().exp_exactly(weights_.data(), weights_.size());
     double sum = 0;
     for (size_t i = 0; i < n; ++i) {
         sum += candidates_[i].weight = weights_[i];
@@ -201,7 +205,7 @@ Distribution::Cut Distribution::find_cut(Limits limits) {
     }
     if (limits.share < 1) {
         const double sum = bracket ? survey.sum
-                                   : passes.sum_exp(x_.data(), x_.size(), max_x_, nullptr);
+                                   : passes().sum_exp(x_.data(), x_.size(), max_x_, nullptr);
         limits.weight = limits.share * sum;
     }
     // Usually a few tokens near the maximum are enough.
@@ -233,7 +237,7 @@ Distribution::Cut Distribution::find_cut(Limits limits) {
 // closely that its band holds many, the next one divides that band.
 Distribution::Cut Distribution::find_cut_by_histograms(const Limits &limits) {
     if (!row_.e) {
-        passes.sum_exp(x_.data(), x_.size(), max_x_, keep_e());
+        passes().sum_exp(x_.data(), x_.size(), max_x_, keep_e());
     }
     double weight = 0;
     size_t count = 0;
@@ -279,14 +283,14 @@ std::optional<Distribution::Bracket> Distribution::guess_bracket(const Limits &l
     for (size_t i = 0; i < sample_.size(); ++i) {
         sample_[i] = x_[i * stride + i % stride];
     }
-    const float low = passes.least(sample_.data(), sample_.size());
+    const float low = passes().least(sample_.data(), sample_.size());
     const float scale = (Histogram::most - 1) / (max_x_ - low);
     if (!(scale > 0 && scale < FLT_MAX)) {
         return {};
     }
     Histogram bands({.low = low, .high = max_x_, .scale = scale, .n = Histogram::most});
     sample_e_.resize(blocks_of(sample_.size()) * block_size);
-    passes.sum_exp(sample_.data(), sample_.size(), max_x_, sample_e_.data());
+    passes().sum_exp(sample_.data(), sample_.size(), max_x_, sample_e_.data());
     bands.fill(sample_, sample_e_.data());
     double weights = 0, squares = 0, counts = 0;
     for (size_t band = 0; band < Histogram::most; ++band) {
@@ -334,10 +338,10 @@ Survey Distribution::take_survey(const Bracket &bracket, const Limits &limits) {
     Survey survey;
     ids_.resize(most_inside + block_size);
     if (limits.share < 1) {
-        passes.survey(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high, max_x_,
+        passes().survey(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high, max_x_,
                       keep_e());
     } else {
-        passes.survey_counts(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high);
+        passes().survey_counts(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high);
     }
     return survey;
 }
@@ -359,7 +363,7 @@ std::optional<Distribution::Cut> Distribution::find_cut_inside(const Bracket &br
         weights_[i] = z(id) - max_;
         bands_[i] = static_cast<uint16_t>(bands.law.place(x_[id]));
     }
-    passes.exp_exactly(weights_.data(), weights_.size());
+    passes().exp_exactly(weights_.data(), weights_.size());
     for (size_t i = 0; i < ids.size(); ++i) {
         bands.add(bands_[i], weights_[i]);
     }
@@ -437,7 +441,7 @@ double Distribution::weigh(double *weights, size_t block) const {
         weights[i] = cut_.keeps(value, static_cast<int32_t>(start + i)) ? (value - max_) * power_
                                                                        : -wide_infinity;
     }
-    passes.exp_exactly(weights, block_size);
+    passes().exp_exactly(weights, block_size);
     double even = 0, odd = 0;
     for (size_t i = 0; i < block_size; i += 2) {
         even += weights[i];
@@ -455,7 +459,7 @@ void Distribution::correct_kept() {
         const auto id = static_cast<size_t>(changed_[i]);
         corrected_[i] = (x_[id] - max_x_) + residual_[id];
     }
-    passes.sum_exp(corrected_.data(), n, 0, corrected);
+    passes().sum_exp(corrected_.data(), n, 0, corrected);
     for (size_t i = 0; i < n; ++i) {
         e_[static_cast<size_t>(changed_[i])] = corrected[i];
     }
@@ -478,7 +482,7 @@ void Distribution::sum_blocks() {
         if (row_.e) {
             correct_kept();
         }
-        active_.resize(passes.weigh(
+        active_.resize(passes().weigh(
             active_.data(), row_, threshold,
             {.cut = cut, .max = max_x_, .shift = shift,
              .log2_power = static_cast<float>(std::min(power_ * 1.4426950408889634, 1e30)),
@@ -549,9 +553,9 @@ void Distribution::probabilities(std::span<double> out) const {
 
 LogProbabilities log_softmax(std::span<const float> x, int32_t token, size_t k) {
     std::vector<float> block_max(blocks_of(x.size()));
-    passes.maxima(block_max.data(), x.data(), x.size());
+    passes().maxima(block_max.data(), x.data(), x.size());
     const float max = *std::max_element(block_max.begin(), block_max.end());
-    const double sum = passes.sum_exp(x.data(), x.size(), max, nullptr);
+    const double sum = passes().sum_exp(x.data(), x.size(), max, nullptr);
     const double shift = static_cast<double>(max) + std::log(sum);
     std::vector<size_t> best;  // the greatest first
     for (size_t b = 0; k > 0 && b < block_max.size(); ++b) {

@@ -33,8 +33,11 @@ struct Engine::Core {
     void admit();
     Pace &pace_of(int64_t layers);
     void plan();
-    void back_up();
-    void make_room_for_logits();
+    void back_up() noexcept;
+    void make_room();
+    bool drop_guesses() noexcept;
+    bool fail_shares(const std::exception &error, bool prompts_only);
+    void lay_out();
     void step();
     void sample();
     bool resume(Sequence &sequence);
@@ -42,9 +45,10 @@ struct Engine::Core {
     float *state_of(const Sequence &sequence) const;
     const float *before_of(const Sequence &sequence) const;
     void embed(Sequence &sequence) const noexcept;
-    void emit();
-    void tell(Sequence &sequence);
-    void end_all(const std::exception &error);
+    void emit() noexcept;
+    void tell(Sequence &sequence) noexcept;
+    void end_all(const std::exception &error) noexcept;
+    void ring_if_told(std::unique_lock<std::mutex> lock) noexcept;
     void forbid_undecodable(Request &request) const;
     static void hold_ends(Request &request);
     void refuse_speculation(int32_t speculate) const;
@@ -66,6 +70,9 @@ struct Engine::Core {
     bool clears_cache = false;
     bool stopping = false;
     uint64_t last_id = 0;
+    size_t alive = 0;  // requests whose last word is still to come
+    // With room for three more events of each of these: what one said while nothing could be merged, its end and
+    // an error. So nobody's end is lost where memory runs out.
     std::vector<Event> outbox;
     uint64_t period = 1;  // polls so far + 1
     EngineStats stats;
@@ -90,10 +97,10 @@ struct Engine::Core {
     Keeper keeper;
     std::vector<std::unique_ptr<Sequence>> new_sequences;
     std::vector<uint64_t> new_cancelled;
-    std::span<const Share> shares;               // of this step
+    std::vector<Share> shares;                   // of this step
     std::vector<int32_t> tokens, logit_rows;
     std::vector<Span> spans;
-    // [logit_rows, n_vocab], in huge pages: products write to all rows at once, which lie far apart.
+    // [logits' rows, n_vocab], in huge pages: products write to all rows at once, which lie far apart.
     std::unique_ptr<Slab> logits_memory;
     std::span<float> logits;
     struct Drawing {
@@ -163,12 +170,7 @@ void Engine::Core::run() noexcept {
             return;
         } catch (const std::exception &error) {
             // Only memory can run out here. Whoever waits for an answer must hear of it.
-            try {
-                end_all(error);
-            } catch (const std::exception &) {
-                std::lock_guard lock(mutex);
-                stopping = true;
-            }
+            end_all(error);
         }
     }
 }
@@ -186,6 +188,7 @@ bool Engine::Core::receive() {
     lock.unlock();
     if (clears) keeper.clear();
     if (cache_bytes) keeper.set_limit(*cache_bytes);
+    sequences.reserve(sequences.size() + new_sequences.size());  // a place that grows would lose what is put in it
     for (auto &sequence : new_sequences) {
         scheduler.add(*sequence);
         sequences.emplace(sequence->id, std::move(sequence));
@@ -255,13 +258,21 @@ Pace &Engine::Core::pace_of(int64_t layers) {
 }
 
 void Engine::Core::plan() {
-    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear();
-    depth = 0;
     const int64_t running = std::min<int64_t>(scheduler.running(), options.max_batch);
     const int64_t later = scheduler.running() + scheduler.prefilling() - scheduler.embedding();
     const bool quick = scheduler.quick() == scheduler.embedding();
     const Pace &pace = pace_of(later > 0 ? model->info().layers : embedding_layer(*model, quick) + 1);
-    shares = scheduler.plan(running ? pace.rows_beside(running, later) - running : pace.rows_alone());
+    const auto planned = scheduler.plan(running ? pace.rows_beside(running, later) - running : pace.rows_alone());
+    shares.assign(planned.begin(), planned.end());
+    back_up();
+    make_room();
+    lay_out();
+}
+
+// What the step feeds to the model, and what is done with the result.
+void Engine::Core::lay_out() {
+    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear();
+    depth = 0;
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
         spans.push_back({static_cast<int32_t>(tokens.size()), rows,
@@ -279,40 +290,77 @@ void Engine::Core::plan() {
     }
 }
 
-// Copies the states that a step with guesses may have to go back to.
-void Engine::Core::back_up() {
-    for (auto [sequence, rows] : shares) {
+// Copies the states that a step with guesses may have to go back to; without memory for that nothing is guessed.
+void Engine::Core::back_up() noexcept {
+    for (auto &[sequence, rows] : shares) {
         if (!sequence->decoding() || rows == sequence->known) continue;
-        const size_t slot = static_cast<size_t>(sequence->slot);
-        saved.resize(std::max(saved.size(), states.size()));
-        if (!saved[slot].data) saved[slot] = model->new_state();
-        model->copy_state(saved[slot].data, state_of(*sequence));
+        try {
+            const size_t slot = static_cast<size_t>(sequence->slot);
+            saved.resize(std::max(saved.size(), states.size()));
+            if (!saved[slot].data) saved[slot] = model->new_state();
+            model->copy_state(saved[slot].data, state_of(*sequence));
+        } catch (const std::exception &) {
+            rows = sequence->known;
+        }
     }
 }
 
-void Engine::Core::make_room_for_logits() {
-    if (logit_rows.size() * n_vocab <= logits.size()) return;
-    const size_t room = 2 * logit_rows.size() * n_vocab;  // so that a growing batch moves seldom
-    logits = {};
-    logits_memory.reset();
-    logits_memory = std::make_unique<Slab>(room * sizeof(float));
-    logits = {static_cast<float *>(logits_memory->take()), room};
+// For the logits and activations of the step, before it moves any state. Where memory runs out it goes without
+// guesses, then without prompts, which end with the error; streams, whose rows had room before, go on.
+void Engine::Core::make_room() {
+    for (;;) {
+        size_t draws = 0;
+        int64_t rows = 0;
+        for (const Share &share : shares) {
+            draws += static_cast<size_t>(share.sequence->draws_after(share.rows));
+            rows += share.rows;
+        }
+        try {
+            if (draws * n_vocab > logits.size()) {
+                const size_t room = 2 * draws * n_vocab;  // so that a growing batch moves seldom
+                auto larger = std::make_unique<Slab>(room * sizeof(float), 1);
+                logits = {static_cast<float *>(larger->take()), room};
+                logits_memory = std::move(larger);
+            }
+            if (rows > 0) model->make_room(rows);
+            return;
+        } catch (const std::exception &error) {
+            if (!drop_guesses() && !fail_shares(error, true)) fail_shares(error, false);
+        }
+    }
+}
+
+// False: there were none.
+bool Engine::Core::drop_guesses() noexcept {
+    bool any = false;
+    for (auto &[sequence, rows] : shares) {
+        if (!sequence->decoding() || rows == sequence->known) continue;
+        rows = sequence->known;
+        any = true;
+    }
+    return any;
+}
+
+// Ends what is part of the step, or those of it that read their prompts. False: there are none.
+bool Engine::Core::fail_shares(const std::exception &error, bool prompts_only) {
+    const auto ends = [&](const Share &share) { return !prompts_only || !share.sequence->decoding(); };
+    for (const Share &share : shares) {
+        if (!ends(share)) continue;
+        share.sequence->fail(error);
+        scheduler.remove(*share.sequence);
+        speakers.push_back(share.sequence);
+    }
+    return std::erase_if(shares, ends) > 0;
 }
 
 void Engine::Core::step() {
     if (shares.empty()) return;
     started = std::chrono::steady_clock::now();
     try {
-        make_room_for_logits();
-        back_up();
         model->forward({tokens, spans, logit_rows, depth}, logits.data());
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
-        for (auto [sequence, rows] : shares) {
-            sequence->fail(error);
-            scheduler.remove(*sequence);
-            speakers.push_back(sequence);
-        }
+        fail_shares(error, false);
         drawing.clear(), embedded.clear();
         return;
     }
@@ -409,60 +457,95 @@ void Engine::Core::embed(Sequence &sequence) const noexcept {
 }
 
 // Makes the step's events visible, then rings, unless that was done since the last poll.
-void Engine::Core::emit() {
-    std::vector<std::unique_ptr<Sequence>> ended;  // freed after the locks
-    ended.reserve(speakers.size());
-    for (Sequence *sequence : speakers) {
+void Engine::Core::emit() noexcept {
+    for (const Sequence *sequence : speakers) {
         if (sequence->finish == Finish::running) continue;
         ++(sequence->finish == Finish::cancel ? done.cancelled : done.finished);
-        ended.push_back(std::move(sequences.extract(sequence->id).mapped()));
     }
-    std::lock_guard bell_lock(bell);
-    std::unique_lock lock(mutex);
-    for (Sequence *sequence : speakers) tell(*sequence);
-    show_stats();
+    {
+        std::lock_guard bell_lock(bell);
+        std::unique_lock lock(mutex);
+        for (Sequence *sequence : speakers) tell(*sequence);
+        show_stats();
+        ring_if_told(std::move(lock));
+    }
+    for (const Sequence *sequence : speakers)  // freed after the locks
+        if (sequence->finish != Finish::running) sequences.erase(sequence->id);
+    speakers.clear();
+}
+
+// Moves what a sequence has to say to the outbox, merged with what it said since the last poll. One that
+// is quiet goes on collecting it, and so does one for whose words there is no memory now.
+void Engine::Core::tell(Sequence &sequence) noexcept {
+    const bool ends = sequence.finish != Finish::running, failed = sequence.finish == Finish::error;
+    if (sequence.request.quiet && sequence.told_in > 0 && !ends) return;
+    Event &event = sequence.event;
+    const auto push = [&](Event &&said) {
+        sequence.told_in = period;
+        sequence.told_at = outbox.size();
+        outbox.push_back(std::move(said));
+    };
+    event.id = sequence.id;
+    event.finish = failed ? Finish::running : sequence.finish;
+    event.prompt_tokens = static_cast<int64_t>(sequence.request.prompt.size());
+    event.completion_tokens = sequence.completion;
+    event.cached_tokens = sequence.cached;
+    if (sequence.told_in == period && !event.empty()) {
+        try {
+            outbox[sequence.told_at].append(event);
+        } catch (const std::exception &) {
+            if (!ends) return;
+            push(std::move(event));
+        }
+    } else if (sequence.told_in == period && !failed) {
+        outbox[sequence.told_at].append(event);
+    } else if (!failed || !event.empty()) {
+        push(std::move(event));
+    }
+    if (failed) {
+        Event last;
+        last.id = sequence.id;
+        last.finish = Finish::error;
+        last.text = std::move(sequence.failure);
+        last.prompt_tokens = static_cast<int64_t>(sequence.request.prompt.size());
+        last.completion_tokens = sequence.completion;
+        last.cached_tokens = sequence.cached;
+        push(std::move(last));
+    }
+    event = {};
+    if (ends) --alive;
+}
+
+// Holds `bell`; gives `mutex` back first.
+void Engine::Core::ring_if_told(std::unique_lock<std::mutex> lock) noexcept {
     const bool must_ring = options.ring && !rung && !outbox.empty();
     lock.unlock();
-    speakers.clear();
     if (!must_ring) return;
     rung = true;
     options.ring(options.payload);
 }
 
-// Moves what a sequence has to say to the outbox, merged with what it said since the last poll. One that
-// is quiet goes on collecting it.
-void Engine::Core::tell(Sequence &sequence) {
-    const bool goes_on = sequence.told_in > 0 && sequence.finish == Finish::running;
-    if (sequence.request.quiet && goes_on) return;
-    Event &event = sequence.event;
-    event.id = sequence.id;
-    event.finish = sequence.finish;
-    event.prompt_tokens = static_cast<int64_t>(sequence.request.prompt.size());
-    event.completion_tokens = sequence.completion;
-    event.cached_tokens = sequence.cached;
-    if (sequence.told_in == period && sequence.finish != Finish::error) {
-        outbox[sequence.told_at].append(event);
-    } else {
-        sequence.told_in = period;
-        sequence.told_at = outbox.size();
-        outbox.push_back(std::move(event));
-    }
-    event = {};
-}
-
-// After a fault of the loop itself: every request ends with the error, and the engine goes on.
-void Engine::Core::end_all(const std::exception &error) {
+// After a fault of the loop itself: every request ends with the error, and the engine goes on. Needs no memory.
+void Engine::Core::end_all(const std::exception &error) noexcept {
     scheduler = Scheduler(options.max_batch, options.prefill_chunk);
-    for (auto &sequence : new_sequences)
-        if (sequence) sequences.emplace(sequence->id, std::move(sequence));
-    new_sequences.clear();
-    prompts_read.clear();
-    speakers.clear();
-    for (auto &[id, sequence] : sequences) {
-        if (sequence->finish == Finish::running) sequence->fail(error);
-        speakers.push_back(sequence.get());
+    prompts_read.clear(), drawing.clear(), embedded.clear(), shares.clear(), speakers.clear();
+    new_cancelled.clear();
+    const auto end = [&](Sequence &sequence) {
+        if (sequence.finish == Finish::running) sequence.fail(error);
+        ++(sequence.finish == Finish::cancel ? done.cancelled : done.finished);
+        tell(sequence);
+    };
+    {
+        std::lock_guard bell_lock(bell);
+        std::unique_lock lock(mutex);
+        for (const auto &sequence : new_sequences)
+            if (sequence) end(*sequence);
+        for (const auto &[id, sequence] : sequences) end(*sequence);
+        show_stats();
+        ring_if_told(std::move(lock));
     }
-    emit();
+    new_sequences.clear();
+    sequences.clear();
 }
 
 // Caller holds `mutex`.
@@ -520,6 +603,11 @@ Engine::~Engine() {
     core_->thread.join();
 }
 
+// For `more` events; twice as many as there were, so that they move seldom.
+static void keep_room(std::vector<Event> &events, size_t more) {
+    if (events.capacity() - events.size() < more) events.reserve(2 * (events.size() + more));
+}
+
 uint64_t Engine::submit(Request request) {
     Core &core = *core_;
     check(request, core.n_vocab, core.model->state_floats());
@@ -538,8 +626,10 @@ uint64_t Engine::submit(Request request) {
     if (now.waiting - free >= core.options.max_queue)
         throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(now.waiting) +
                                    " requests are waiting");
+    keep_room(core.outbox, 3 * (core.alive + 1));
     const uint64_t id = sequence->id = ++core.last_id;
     core.inbox.push_back(std::move(sequence));
+    ++core.alive;
     ++core.stats.waiting;
     ++core.stats.submitted;
     lock.unlock();
@@ -559,6 +649,7 @@ std::span<const Event> Engine::poll() {
     std::lock_guard bell_lock(core.bell);
     core.polled.clear();
     std::lock_guard lock(core.mutex);
+    keep_room(core.polled, 3 * core.alive);  // before anything is taken
     core.polled.swap(core.outbox);
     ++core.period;
     core.rung = false;

@@ -48,7 +48,8 @@ public:
     // Ids that are unknown or have ended are ignored.
     void cancel(uint64_t id);
     // Every event since the last poll, merged per request; valid until the next poll. One thread at
-    // a time. A poll falls before a step's events and their ring or after both.
+    // a time. A poll falls before a step's events and their ring or after both. Where memory runs out it
+    // throws std::bad_alloc, and nothing is lost.
     std::span<const Event> poll();
     EngineStats stats() const;
     // Both take effect before the next step. What requests at work have found stays theirs, and what they

@@ -11,7 +11,7 @@ namespace rwkv {
 Forerunner::~Forerunner() {
     {
         const std::lock_guard lock(mutex_);
-        stopping_ = true;
+        stopping_ = recalled_ = true;
         orders_.clear();
     }
     changed_.notify_all();
@@ -42,7 +42,9 @@ void *Forerunner::take() {
 void Forerunner::recall() {
     std::unique_lock lock(mutex_);
     orders_.clear();
+    recalled_ = true;
     changed_.wait(lock, [this] { return !writing_; });
+    recalled_ = false;
     ready_.clear();
     out_ = 0;
 }
@@ -62,8 +64,8 @@ void Forerunner::run() noexcept {
         writing_ = true;
         lock.unlock();
         auto *bytes = static_cast<volatile char *>(block);
-        for (size_t i = 0; i < bytes_; i += page) bytes[i] = 0;
-        bytes[bytes_ - 1] = 0;
+        for (size_t i = 0; i < bytes_ && !recalled_; i += page) bytes[i] = 0;
+        if (!recalled_) bytes[bytes_ - 1] = 0;
         lock.lock();
         writing_ = false;
         ready_.push_back(block);

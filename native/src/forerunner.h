@@ -3,6 +3,7 @@
 // writing is done by a thread of low priority, which knows nothing of what the memory is for.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -25,7 +26,7 @@ public:
     void *take();
     // Blocks sent and not taken.
     size_t out() const { return out_; }
-    // Forgets all of them; their memory may then go.
+    // Forgets all of them; their memory may then go. Waits for one page at most.
     void recall();
 
 private:
@@ -38,6 +39,7 @@ private:
     std::deque<void *> orders_;
     std::vector<void *> ready_;
     bool writing_ = false, stopping_ = false;
+    std::atomic<bool> recalled_{false};  // what is being written is wanted no more
     std::thread thread_;
 };
 

@@ -2,8 +2,6 @@
 // then dropped, and the requests go on.
 #include "keeper.h"
 
-#include "scheduler.h"
-
 #include <algorithm>
 #include <exception>
 
@@ -47,9 +45,10 @@ StateCache::Found Keeper::resume(Sequence &sequence, float *state, const Vocab &
 }
 
 void Keeper::keep_prompt(Sequence &sequence, const float *state, const float *logits) noexcept {
+    if (sequence.embeds()) return;  // the layers above the last that it needed have read nothing
     const int64_t at = sequence.prefilled;
     const auto &marks = sequence.request.save_at;
-    if (!logits && (at - sequence.saved < Scheduler::largest_grain ||
+    if (!logits && (at - sequence.saved < least_apart ||
                     !std::binary_search(marks.begin(), marks.end(), at)))
         return;
     try {

@@ -27,7 +27,7 @@ public:
 
     // Bytes of what is kept; 0: off, and everything is freed.
     void set_limit(size_t bytes);
-    void clear() { cache_.clear(); }
+    void clear() noexcept { cache_.clear(); }
     CacheStats stats() const;
 
     // Puts a sequence that has just got its slot, with that slot's state, behind the part of its prompt

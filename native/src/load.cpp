@@ -105,7 +105,8 @@ MappedFile::MappedFile(const std::string &path) {
     const auto fail = [&path](int code) {
         return Error(RWKV_IO, "cannot open " + path + ": " + std::strerror(code));
     };
-    fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // Nobody may ever write to what has the name of a FIFO by now.
+    fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd_ < 0) throw fail(errno);
     struct stat info {};
     if (fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {

@@ -1,7 +1,10 @@
 // See logit_row.h. The passes are in logit_row.inl; what differs between the forms is the vector.
 #include "logit_row.h"
 
+#include "backend.h"
+
 #include <cfloat>
+#include <string>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -66,6 +69,13 @@ std::span<const LogitRow *const> logit_rows() {
     static constexpr const LogitRow *all[] = {&narrow::form};
     return all;
 #endif
+}
+
+const LogitRow &chosen_logit_row() {
+    const std::string isa = cpu_isa();
+    for (const LogitRow *form : logit_rows())
+        if (isa.starts_with(form->name)) return *form;  // "avx2" is a part of "avx2vnni"
+    return *logit_rows().back();
 }
 
 }  // namespace rwkv

@@ -83,5 +83,8 @@ struct LogitRow {
 
 // Every form that this machine can run, the best one first.
 std::span<const LogitRow *const> logit_rows();
+// The one for the instruction set of the CPU kernels: RWKV_CPU_ISA decides here, too. Throws Error
+// RWKV_UNSUPPORTED as cpu_isa() does.
+const LogitRow &chosen_logit_row();
 
 }  // namespace rwkv

@@ -218,12 +218,23 @@ void Model::read_layer(std::span<float> to, const float *state, const StatePart 
     widen(to.data(), kept.data(), part.layer_count(), part.kept);
 }
 
+// Holds its turn.
+void Model::make_scratch(int64_t rows) {
+    const int64_t wanted = std::visit([&](const auto &weights) { return scratch_size(weights, rows); },
+                                      architecture_->weights);
+    if (scratch_.count < static_cast<size_t>(wanted)) scratch_ = backend_->floats(static_cast<size_t>(wanted));
+}
+
+void Model::make_room(int64_t rows) {
+    const std::lock_guard turn(turns_);
+    make_scratch(rows);
+}
+
 void Model::forward(const Batch &batch, float *logits) {
-    const std::lock_guard<std::mutex> turn(turn_);
+    const std::lock_guard turn(turns_);
+    make_scratch(batch.rows());
     std::visit(
         [&](const auto &weights) {
-            const size_t wanted = static_cast<size_t>(scratch_size(weights, batch.rows()));
-            if (scratch_.count < wanted) scratch_ = backend_->floats(wanted);
             run(*backend_, weights, batch, scratch_.data, logits);
         },
         architecture_->weights);

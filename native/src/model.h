@@ -4,11 +4,11 @@
 
 #include "backend.h"
 #include "state_layout.h"
+#include "turns.h"
 
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -58,20 +58,23 @@ public:
                     int64_t layer) const;
     Backend &backend() const { return *backend_; }
 
+    // Memory for the activations of a step of so many rows, so that forward() asks for less once states move.
+    void make_room(int64_t rows);
     // Moves every span's state on and writes logits [batch.logit_rows, vocab] to host memory. Calls of
-    // several threads take turns. Tokens must be in [0, vocab).
+    // several threads take turns, first come, first served. Tokens must be in [0, vocab).
     void forward(const Batch &batch, float *logits);
 
 private:
     struct Architecture;  // the weights of one version
     Model();
+    void make_scratch(int64_t rows);
     void in_slices(const std::function<void(size_t at, size_t count)> &copy) const;
 
     ModelInfo info_;
     StateLayout state_;
     std::shared_ptr<Backend> backend_;
     std::unique_ptr<Architecture> architecture_;
-    std::mutex turn_;
+    Turns turns_;
     Buffer scratch_;             // activations of the largest step so far
     std::vector<float> initial_;  // state: its parts' values, or the tuned state of the checkpoint
 };

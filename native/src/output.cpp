@@ -1,5 +1,5 @@
 // Owns the two reasons why drawn text waits: incomplete characters and beginnings of stop strings.
-// Called by engine.cpp for every drawn token; never looks back further than the longest stop
+// Called by sequence.cpp for every drawn token; never looks back further than the longest stop
 // string.
 #include "output.h"
 

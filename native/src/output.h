@@ -1,5 +1,5 @@
 // Token bytes -> whole UTF-8 characters -> text that cannot be the start of a stop string. One
-// Output per sequence; called by the engine for every drawn token. Never knows about logits.
+// Output per sequence; called by sequence.cpp for every drawn token. Never knows about logits.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
 // Owns what changes logits before a draw (bias, penalties, bans), the random numbers and the checks
-// of the options. Called by engine.cpp after every step and by api.cpp for the exact distribution;
+// of the options. Called by sequence.cpp for every draw and by api.cpp for the exact distribution;
 // what follows the softmax is distribution.cpp.
 #include "sampler.h"
 
@@ -79,7 +79,7 @@ public:
     }
     void add(int32_t id, double value) {
         const auto i = static_cast<size_t>(id);
-        if (i < row_.size() && row_[i] != -infinity) {
+        if (i < row_.size() && std::isfinite(row_[i])) {  // +infinity stays, to be found out
             note(id);
             const double sum = static_cast<double>(row_[i]) + static_cast<double>(s_.residual[i]);
             const double z = std::clamp(sum + value, -3e38, 3e38);

@@ -1,6 +1,6 @@
 // From logits to one token id, by the law of the official package (design: bias, penalties,
 // forbidden, softmax, top-p, top-k, min-p, temperature as a power, draw). One Sampler per sequence;
-// called by the engine after every step, and by api.cpp for the exact distribution. Never knows
+// called by sequence.cpp for every draw, and by api.cpp for the exact distribution. Never knows
 // about text.
 #pragma once
 

@@ -44,6 +44,8 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     if (request.speculate < -1 || request.speculate > most_speculation)
         throw invalid("speculate is " + std::to_string(request.speculate) + ", outside [0, " +
                       std::to_string(most_speculation) + "]");
+    if (request.dimensions > 0 && !request.save_at.empty())
+        throw invalid("save_at has no meaning for an embedding, whose state is not a text's");
     int64_t last = 0;
     for (const int64_t at : request.save_at) {
         if (at <= last || static_cast<size_t>(at) > request.prompt.size())
@@ -55,14 +57,25 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     check(request.sampling, vocab);
 }
 
+// For `more` items; twice as much as there was, so that many small pieces cost what one large one does.
+template <class List>
+static void make_room(List &list, size_t more) {
+    if (list.capacity() - list.size() < more) list.reserve(std::max(list.size() + more, 2 * list.size()));
+}
+
 void Event::append(const Event &later) {
+    std::vector<float> vector = later.embedding;
+    make_room(text, later.text.size());
+    make_room(tokens, later.tokens.size());
+    make_room(logprob_ids, later.logprob_ids.size());
+    make_room(logprobs, later.logprobs.size());
     finish = later.finish;
     text += later.text;
     tokens.insert(tokens.end(), later.tokens.begin(), later.tokens.end());
     logprob_ids.insert(logprob_ids.end(), later.logprob_ids.begin(), later.logprob_ids.end());
     logprobs.insert(logprobs.end(), later.logprobs.begin(), later.logprobs.end());
     logprob_width = std::max(logprob_width, later.logprob_width);
-    embedding = later.embedding;
+    embedding = std::move(vector);
     completion_tokens = later.completion_tokens;
     cached_tokens = later.cached_tokens;
 }
@@ -75,7 +88,8 @@ Sequence::Sequence(Request asked)
 
 int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
     const auto &marks = request.save_at;
-    const auto mark = std::upper_bound(marks.begin(), marks.end(), prefilled);
+    const auto mark =
+        std::lower_bound(marks.begin(), marks.end(), std::max(prefilled + 1, saved + least_apart));
     const int64_t end = mark == marks.end() ? prompt_size() : *mark;
     const int64_t reach = prefilled + most;
     const int64_t cut = reach >= end ? end : reach / grain * grain;
@@ -108,8 +122,13 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
         finish = Finish::length;
         return;
     }
+    // What has been said before a failure stays said.
+    size_t n_text = event.text.size(), n_tokens = event.tokens.size(), n_logprobs = event.logprobs.size();
+    int64_t counted = completion;
     try {
         for (;; ++accepted) {
+            n_text = event.text.size(), n_tokens = event.tokens.size(), n_logprobs = event.logprobs.size();
+            counted = completion;
             read = prompt_size() + completion;
             const Drawn drawn =
                 sampler.draw_in_place(logits.subspan(static_cast<size_t>(accepted) * n, n));
@@ -134,6 +153,9 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
         const auto guess = draft_.guess(static_cast<int32_t>(room));
         ahead.insert(ahead.end(), guess.begin(), guess.end());
     } catch (const std::exception &error) {
+        event.text.resize(n_text), event.tokens.resize(n_tokens);
+        event.logprob_ids.resize(n_logprobs), event.logprobs.resize(n_logprobs);
+        completion = counted;
         fail(error);
     }
 }
@@ -174,10 +196,9 @@ void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
 
 void Sequence::fail(const std::exception &error) noexcept {
     finish = Finish::error;
-    event = {};
     try {
         const bool memory = dynamic_cast<const std::bad_alloc *>(&error);
-        event.text = memory ? "out of memory" : error.what();
+        failure = memory ? "out of memory" : error.what();
     } catch (const std::exception &) {
         // No memory even for the message: the finish alone must do.
     }

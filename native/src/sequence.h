@@ -38,6 +38,8 @@ struct Request {
     uint64_t group = 0;        // 0: this request alone
 };
 
+// A state so few tokens after one that is kept is not worth its copy: these are read again sooner.
+constexpr int64_t least_apart = 16;
 // The most that Request::speculate may be.
 constexpr int32_t most_speculation = 64;
 // And Request::dimensions.
@@ -48,7 +50,8 @@ void check(const Request &request, size_t vocab, size_t state_floats);
 
 enum class Finish { running, stop, length, cancel, error };
 
-// What one request has to say. An error is an event of its own, whose text is the message.
+// What one request has to say. An error is an event of its own, whose text is the message, after one with
+// what was said before.
 struct Event {
     uint64_t id = 0;
     Finish finish = Finish::running;
@@ -61,8 +64,9 @@ struct Event {
     int64_t prompt_tokens = 0, completion_tokens = 0;
     int64_t cached_tokens = 0;         // of the prompt: were not computed
 
-    // Becomes this event followed by a later one of the same request.
+    // Becomes this event followed by a later one of the same request. Where memory runs out it stays as it is.
     void append(const Event &later);
+    bool empty() const { return text.empty() && tokens.empty() && embedding.empty(); }
 };
 
 struct Sequence {
@@ -93,13 +97,14 @@ struct Sequence {
     int64_t held_from = -1;    // number of the answer's first token that is held back, if one is
     Finish finish = Finish::running;
     Event event;               // since the engine last collected it
+    std::string failure;       // the message of an error
     uint64_t told_in = 0;      // the poll period in which it last spoke ...
     size_t told_at = 0;        // ... and the place of its event in that period's outbox
 
     bool embeds() const { return request.dimensions > 0; }
     bool decoding() const { return prefilled == prompt_size(); }
-    // At most `most` rows up to the prompt's end, the next of `save_at` or a multiple of `grain`, counted
-    // from the prompt's own start; 0 if that many do not reach one.
+    // At most `most` rows up to the prompt's end, the next of `save_at` that is worth a state or a multiple of
+    // `grain`, counted from the prompt's own start; 0 if that many do not reach one.
     int32_t prompt_rows(int32_t grain, int32_t most) const;
     int64_t prompt_left() const { return prompt_size() - prefilled; }
     // Whether so many rows more are the end of the prompt.

@@ -21,9 +21,9 @@ constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit 
 
 }  // namespace
 
-Slab::Slab(size_t block_bytes)
+Slab::Slab(size_t block_bytes, size_t blocks)
     : block_(round_up(std::max<size_t>(block_bytes, 1), 64)),
-      blocks_(std::max<size_t>(mapping_bytes / block_, 4)) {}
+      blocks_(blocks ? blocks : std::max<size_t>(mapping_bytes / block_, 4)) {}
 
 void *Slab::take() {
     for (auto &[base, mapping] : mappings_) {  // first what has been touched before

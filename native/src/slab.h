@@ -15,7 +15,8 @@ namespace rwkv {
 
 class Slab {
 public:
-    explicit Slab(size_t block_bytes);
+    // Maps 64 MB of blocks at a time and four of them at least, or as many blocks as it is told.
+    explicit Slab(size_t block_bytes, size_t blocks = 0);
     ~Slab() { clear(); }
     Slab(const Slab &) = delete;
     Slab &operator=(const Slab &) = delete;

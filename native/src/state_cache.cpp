@@ -3,6 +3,7 @@
 #include "state_cache.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 namespace rwkv {
@@ -83,6 +84,12 @@ struct Reader {
     const Vocab *vocab;
     std::string_view left{};  // of the token in front
 
+    // The next bytes, as many as there are up to `most`.
+    void peek(std::string &text, size_t most) const {
+        text.assign(left.substr(0, most));
+        for (size_t i = 0; i < tokens.size() && text.size() < most; ++i)
+            text += vocab->bytes(tokens[i]).substr(0, most - text.size());
+    }
     // Moves over a piece of text, if that comes next.
     bool read(std::string_view piece) {
         while (!piece.empty()) {
@@ -114,11 +121,19 @@ bool StateCache::rewords(const Start &start, std::span<const int32_t> tokens,
     };
     std::vector<Branch> branches;
     const Reader here{tokens.subspan(place.tokens), &vocab};
+    // A node may have thousands of children: those are looked up that the text can go on with.
+    std::string text;
+    std::vector<int32_t> ids;
     const auto add_children = [&](const Node &node, const Reader &reader) {
-        for (const auto &[token, child] : node.children) {
+        reader.peek(text, vocab.longest());
+        ids.clear();
+        vocab.beginnings(ids, text);
+        for (const int32_t token : ids) {
+            const auto child = node.children.find(token);
+            if (child == node.children.end()) continue;
             Reader next = reader;
-            if (next.read(vocab.bytes(token)))
-                branches.push_back({child.get(), child->edge.size() - 1, next});
+            next.read(vocab.bytes(token));
+            branches.push_back({child->second.get(), child->second->edge.size() - 1, next});
         }
     };
     if (place.rest > 0)
@@ -272,14 +287,19 @@ void StateCache::set_limit(size_t bytes) {
     shrink(nullptr);
 }
 
-// Not by recursion: a chain of a hundred thousand nodes is a long conversation.
-void StateCache::clear() {
-    std::vector<std::map<int32_t, std::unique_ptr<Node>>> levels;
-    for (auto &[start, root] : roots_) levels.push_back(std::move(root->node.children));
-    while (!levels.empty()) {
-        auto children = std::move(levels.back());
-        levels.pop_back();
-        for (auto &[token, child] : children) levels.push_back(std::move(child->children));
+// Not by recursion: a chain of a hundred thousand nodes is a long conversation. And without memory, of which
+// there may be none.
+void StateCache::clear() noexcept {
+    for (auto &[start, root] : roots_) {
+        Node *node = &root->node;
+        while (node->parent || !node->children.empty()) {
+            if (!node->children.empty()) {
+                node = node->children.begin()->second.get();
+            } else {
+                node = node->parent;
+                node->children.erase(node->children.begin());  // where it came from
+            }
+        }
     }
     roots_.clear();
     used_.clear();

@@ -53,7 +53,7 @@ public:
 
     // Forgets what does not fit any more.
     void set_limit(size_t bytes);
-    void clear();
+    void clear() noexcept;
 
     size_t limit() const { return limit_; }
     size_t bytes() const { return bytes_; }

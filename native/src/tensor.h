@@ -1,4 +1,4 @@
-// A checked, read-only view of one checkpoint tensor. Made by model.cpp from the index and the mapped
+// A checked, read-only view of one checkpoint tensor. Made by load.cpp from the index and the mapped
 // file; read by the architectures and by Backend::matrix.
 #pragma once
 

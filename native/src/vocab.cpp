@@ -1,5 +1,5 @@
 // Owns the vocabulary file format, the trie and the greedy tokenizer. Called by api.cpp (encode,
-// decode) and engine.cpp (bytes of a drawn token); never normalises text and never looks for
+// decode) and sequence.cpp (bytes of a drawn token); never normalises text and never looks for
 // special tokens.
 #include "vocab.h"
 
@@ -319,6 +319,7 @@ void Vocab::build_trie() {
         const auto token = bytes(static_cast<int32_t>(id));
         if (!token.empty()) {
             items.push_back({sort_key(token), static_cast<int32_t>(id)});
+            longest_ = std::max(longest_, token.size());
         }
     }
     std::sort(items.begin(), items.end(), [&](const Item &a, const Item &b) {
@@ -376,6 +377,20 @@ std::string_view Vocab::bytes(int32_t id) const {
     }
     const size_t i = static_cast<size_t>(id);
     return std::string_view(blob_).substr(offsets_[i], offsets_[i + 1] - offsets_[i]);
+}
+
+void Vocab::beginnings(std::vector<int32_t> &ids, std::string_view text) const {
+    uint64_t unit = trie_[0];
+    for (const char c : text) {
+        const auto byte = static_cast<uint8_t>(c);
+        unit = trie_[unit_base(unit) ^ byte];
+        if (unit_label(unit) != byte) {
+            return;
+        }
+        if (const uint64_t id = unit_id(unit)) {
+            ids.push_back(static_cast<int32_t>(id - 1));
+        }
+    }
 }
 
 void Vocab::encode(std::vector<int32_t> &ids, std::string_view text) const {

@@ -14,6 +14,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -705,7 +706,59 @@ void test_error_after_text() {
     CHECK(!answer.message.empty());
 }
 
+// What a quiet request had collected when it failed is said before the error, as of one that is streamed.
+void test_error_after_quiet_text() {
+    const TinyShape shape;
+    const TinyTensors tiny(shape);
+    std::vector<rwkv::Tensor> tensors = tiny.tensors();
+    const auto emb = std::ranges::find(tensors, "emb.weight", &rwkv::Tensor::name);
+    std::vector<float> poisoned(static_cast<size_t>(shape.vocab * shape.width));
+    std::memcpy(poisoned.data(), emb->data, poisoned.size() * sizeof(float));
+    std::fill_n(poisoned.begin() + (1 + 'f') * shape.width, shape.width, 3e38f);
+    emb->data = reinterpret_cast<const std::byte *>(poisoned.data());
+    rwkv::LoadProgress progress;
+    const auto usual = std::exchange(model, rwkv::Model::load(std::move(tensors), "cpu fp32", 2, progress));
+    Client client(options_of(2));
+    Request request = letters_of(5, 100);
+    request.sampling.temperature = 0;
+    request.sampling.presence_penalty = 2000;
+    float bias = 4000;
+    for (const char c : {'a', 'b', 'c', 'd', 'e', 'f'}) request.sampling.bias.emplace_back(1 + c, bias -= 10);
+    for (const bool quiet : {false, true}) {
+        request.quiet = quiet;
+        const Answer answer = client.run(request);
+        CHECK(answer.finish == Finish::error && answer.message.find("NaN") != std::string::npos);
+        CHECK(answer.text == "abcdef" && answer.tokens.size() == 6 && answer.completion_tokens == 6);
+    }
+    model = usual;
+}
+
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// So many bytes of address space beyond what is in use, while it lives.
+class MemoryLimit {
+public:
+    explicit MemoryLimit(rlim_t more) {
+        getrlimit(RLIMIT_AS, &before_);
+        long pages = 0;
+        if (std::FILE *file = std::fopen("/proc/self/statm", "r")) {
+            if (std::fscanf(file, "%ld", &pages) != 1) pages = 0;
+            std::fclose(file);
+        }
+        rlimit tight = before_;
+        tight.rlim_cur = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + more;
+        setrlimit(RLIMIT_AS, &tight);
+        rlimit set;
+        getrlimit(RLIMIT_AS, &set);
+        works_ = set.rlim_cur == tight.rlim_cur;
+    }
+    ~MemoryLimit() { setrlimit(RLIMIT_AS, &before_); }
+    bool works() const { return works_; }  // qemu-user passes none on
+
+private:
+    rlimit before_;
+    bool works_;
+};
+
 // A step that fails ends its requests, and the engine goes on. Here memory runs out.
 void test_failing_step() {
     const int32_t rows = 1 << 22;
@@ -714,24 +767,43 @@ void test_failing_step() {
     Client client(options);
     const Request small = request_of(3, 3);
     const Answer expected = client.run(small);
-    rlimit before;
-    getrlimit(RLIMIT_AS, &before);
-    long pages = 0;
-    if (std::FILE *file = std::fopen("/proc/self/statm", "r")) {
-        if (std::fscanf(file, "%ld", &pages) != 1) pages = 0;
-        std::fclose(file);
+    {
+        const MemoryLimit limit(rlim_t{1} << 30);
+        if (!limit.works()) return;
+        const Answer answer = client.run(request_of(rows, 3));  // wants more than 4 GiB
+        CHECK(answer.finish == Finish::error && answer.message == "out of memory");
     }
-    rlimit tight = before;
-    tight.rlim_cur = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + (rlim_t{1} << 30);
-    setrlimit(RLIMIT_AS, &tight);
-    rlimit set;
-    getrlimit(RLIMIT_AS, &set);
-    if (set.rlim_cur != tight.rlim_cur) return;  // qemu-user passes no limit on
-    const Answer answer = client.run(request_of(rows, 3));  // wants more than 4 GiB
-    setrlimit(RLIMIT_AS, &before);
-    CHECK(answer.finish == Finish::error && answer.message == "out of memory");
     CHECK(client.stats().running + client.stats().prefilling == 0);
     CHECK(same(client.run(small), expected));
+}
+
+// Where there is no memory to go back from a guess, nothing is guessed; neither this stream nor the others end.
+void test_guesses_without_memory() {
+    // Four states of 15.8 MB are what is mapped at a time: those of the slots fill it.
+    const auto usual = std::exchange(model, tiny_model({.layers = 4, .width = 992, .head_size = 992, .ffn = 32}));
+    {
+        Client client(options_of(4));
+        Request request = letters_of(5, 60);
+        request.sampling.forbidden.clear();
+        for (int32_t id = 0; id < 257; ++id)
+            if (id != 1 + 'a') request.sampling.forbidden.push_back(id);  // every guess comes true
+        const auto all = [&](bool guesses) {
+            std::vector<uint64_t> ids;
+            for (int i = 0; i < 4; ++i) {
+                request.speculate = guesses && i == 3 ? 8 : 0;
+                ids.push_back(client.submit(request));
+            }
+            for (const uint64_t id : ids) {
+                CHECK(client.wait(id).finish == Finish::length);
+                CHECK(client.answers[id].text == std::string(60, 'a'));
+            }
+        };
+        all(false);  // makes their states
+        const MemoryLimit limit(rlim_t{8} << 20);  // less than one state
+        all(true);
+        CHECK(!limit.works() || client.stats().guessed_tokens == 0);
+    }
+    model = usual;
 }
 #endif
 
@@ -1052,8 +1124,10 @@ int main() {
     test_refused_requests();
     test_not_a_number();
     test_error_after_text();
+    test_error_after_quiet_text();
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     test_failing_step();
+    test_guesses_without_memory();
 #endif
     test_destroyed_at_work();
     test_idle_costs_nothing();

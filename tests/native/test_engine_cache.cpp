@@ -165,6 +165,34 @@ void test_a_prompt_is_kept_where_it_is_asked_for() {
     }
 }
 
+// Where nothing will be kept the prompt is not cut, either.
+void test_marks_that_keep_nothing_cost_no_steps() {
+    rwkv::EngineOptions options = keeping(plenty);
+    options.prefill_chunk = 256;
+    Engine engine(model, vocab, options);
+    Request request = asking(std::string(512, 'x'), 1);
+    for (int64_t at = 4; at < 512; at += 4) request.save_at.push_back(at);
+    CHECK(reads(engine, request) == 512);
+    CHECK(engine.stats().steps <= 512 / 16);
+    CHECK(engine.cache_stats().entries <= 512 / 16);
+    CHECK(reads(engine, asking(std::string(100, 'x') + "?", 1)) <= 16 + 4);
+}
+
+// The state of an embedding has moved in some layers alone: texts must never go on from it.
+void test_embeddings_keep_nothing() {
+    Engine engine(model, vocab, keeping(plenty)), plain(model, vocab, keeping(0));
+    Request embedding = asking(question, 0);
+    embedding.dimensions = 8;
+    embedding.save_at = {20, 40};
+    CHECK_THROWS(engine.submit(embedding), "save_at");
+    embedding.save_at.clear();
+    run(engine, embedding);
+    CHECK(engine.cache_stats().entries == 0);
+    const Request follow_up = asking(question.substr(0, 40) + "?", 8);
+    const Event after = run(engine, follow_up);
+    CHECK(after.cached_tokens == 0 && near(after, run(plain, follow_up)));
+}
+
 void test_start_states_stay_apart() {
     Engine engine(model, vocab, keeping(plenty)), plain(model, vocab, keeping(0));
     Random random{5};
@@ -372,6 +400,8 @@ int main() {
     test_a_repeated_prompt_is_not_read();
     test_where_an_answer_is_kept();
     test_a_prompt_is_kept_where_it_is_asked_for();
+    test_marks_that_keep_nothing_cost_no_steps();
+    test_embeddings_keep_nothing();
     test_start_states_stay_apart();
     test_control();
     test_other_tokens_for_the_same_text();

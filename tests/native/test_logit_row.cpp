@@ -181,9 +181,20 @@ void test_surveys(const Case &c, const LogitRow &form) {
     }
 }
 
+// The instruction set of the kernels is that of the sampler, too: RWKV_CPU_ISA forces both.
+void test_choice() {
+    const char *isa = nullptr;
+    CHECK(rwkv_cpu_isa(&isa) == RWKV_OK);
+    const std::string name = isa;
+    const std::string wanted = name.starts_with("avx512") ? "avx512" : name.starts_with("avx2") ? "avx2" : "narrow";
+    CHECK(chosen_logit_row().name == wanted);
+}
+
 }  // namespace
 
 int main() {
+    skip_unless_isa_usable();
+    test_choice();
     std::mt19937_64 random(9);
     for (int round = 0; round < 300; ++round) {
         Case c(random);

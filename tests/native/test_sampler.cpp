@@ -495,6 +495,16 @@ void test_errors() {
     CHECK_THROWS(sampler.draw(Floats{1, NAN, 2}), "NaN");
     CHECK_THROWS(sampler.draw(Floats{1, inf, 2}), "infinite");
     CHECK_THROWS(sampler.draw(Floats{-inf, -inf}), "no logit is finite");
+    for (const auto &change : std::vector<void (*)(SamplingOptions &)>{
+             [](auto &o) { o.bias = {{1, -5.f}}; }, [](auto &o) { o.bias = {{1, 0.f}, {2, 1.f}}; },
+             [](auto &o) { o.presence_penalty = 2, o.global_penalty = true; }}) {
+        SamplingOptions changed;
+        change(changed);
+        Sampler other(changed, std::vector<int32_t>{1});
+        other.count(1);
+        CHECK_THROWS(other.draw(Floats{1, NAN, 2}), "NaN");
+        CHECK_THROWS(other.draw(Floats{1, inf, 2}), "infinite");  // whatever is added to it
+    }
     CHECK_THROWS(sampler.draw(Floats{}), "no logit is finite");
     CHECK(sampler.step() == 0);
     SamplingOptions all;
@@ -751,6 +761,7 @@ void print_times() {
 }  // namespace
 
 int main() {
+    skip_unless_isa_usable();
     test_vectors();
     test_oracle();
     test_penalties();

@@ -1,15 +1,23 @@
 // The cache of states alone: random operations against a map of vectors that counts everything anew,
 // start states that never meet, room for logits, texts cut in other tokens, and chains of any length.
 #include "check.h"
+#include "forerunner.h"
 #include "state_cache.h"
 #include "tiny_model.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <cstdio>
 #include <list>
 #include <map>
 #include <optional>
 #include <set>
+#include <string>
+#include <thread>
 
 namespace {
 
@@ -195,6 +203,58 @@ void test_other_tokens() {
     CHECK(!cache.rewords(std::make_shared<std::vector<float>>(1), Ids{5, 5, 4}, vocab));
 }
 
+// For one statistic, at every miss: it looks up what may come next, however many texts have begun here.
+void test_other_tokens_of_many() {
+    std::vector<std::string> tokens(20000);
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = "<" + std::to_string(i) + ">";
+    tokens[1] = "<", tokens[2] = "77", tokens[3] = "77>";
+    const rwkv::Vocab vocab(tokens);
+    StateCache wide(1, 1), narrow(1, 1);
+    for (StateCache *cache : {&wide, &narrow}) cache->set_limit(size_t{1} << 30);
+    for (int32_t id = 10; id < 20000; ++id) wide.insert(nullptr, Ids{id}, false);
+    for (int32_t id = 70; id < 80; ++id) narrow.insert(nullptr, Ids{id}, false);
+    const auto seconds = [&](const StateCache &cache, int times) {
+        const auto start = std::chrono::steady_clock::now();
+        for (int i = 0; i < times; ++i) {
+            CHECK(cache.rewords(nullptr, Ids{1, 3}, vocab));
+            CHECK(!cache.rewords(nullptr, Ids{1, 2, 2}, vocab));
+        }
+        return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    };
+    seconds(wide, 10);
+    double in_wide = 1e9, in_narrow = 1e9;
+    for (int turn = 0; turn < 5; ++turn) {
+        in_wide = std::min(in_wide, seconds(wide, 100));
+        in_narrow = std::min(in_narrow, seconds(narrow, 100));
+    }
+    CHECK(in_wide < 30 * in_narrow);  // 2000 times as many children
+}
+
+// Pages of a mapping that somebody has written to.
+size_t touched(void *memory, size_t bytes) {
+    std::vector<unsigned char> pages((bytes + 4095) / 4096);
+    CHECK(mincore(memory, bytes, pages.data()) == 0);
+    return static_cast<size_t>(std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; }));
+}
+
+// Whoever wants the memory back does not wait until a thread of low priority has been all through it.
+void test_a_forerunner_is_called_back() {
+    constexpr size_t bytes = size_t{512} << 20;
+    void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(memory != MAP_FAILED);
+    {
+        rwkv::Forerunner forerunner(bytes);
+        forerunner.send(memory);
+        const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+        while (touched(memory, 1 << 20) == 0 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+        forerunner.recall();
+        CHECK(touched(memory, bytes) < bytes / 4096);
+        CHECK(forerunner.take() == nullptr && forerunner.out() == 0);
+        forerunner.send(memory);  // and it can be sent again
+    }
+    munmap(memory, bytes);
+}
+
 // Blocks are whole and apart, memory is used again, and what is not needed goes.
 void test_a_slab() {
     rwkv::Slab slab(1000);
@@ -216,6 +276,25 @@ void test_a_slab() {
     CHECK(slab.mapped() == 1);
     slab.clear();
     CHECK(slab.mapped() == 0);
+}
+
+// Where it is known how many are wanted, no more is mapped: 33 MB of logits would take 134 MB of what ulimit -v allows.
+void test_a_slab_of_one_block() {
+    constexpr size_t bytes = size_t{1} << 30;
+    const auto pages = [] {
+        long count = 0;
+        if (std::FILE *file = std::fopen("/proc/self/statm", "r")) {
+            if (std::fscanf(file, "%ld", &count) != 1) count = 0;
+            std::fclose(file);
+        }
+        return static_cast<size_t>(count);
+    };
+    const size_t before = pages();
+    rwkv::Slab slab(bytes, 1);
+    auto *block = static_cast<char *>(slab.take());
+    block[0] = block[bytes - 1] = 1;
+    CHECK(slab.mapped() == 1);
+    CHECK((pages() - before) * static_cast<size_t>(sysconf(_SC_PAGESIZE)) < 2 * bytes);
 }
 
 // Blocks that are written to in the background are as whole and apart as others, whenever they are asked for.
@@ -266,7 +345,10 @@ int main() {
     test_against_an_oracle();
     test_a_start_state_lives_as_long_as_its_texts();
     test_other_tokens();
+    test_other_tokens_of_many();
     test_a_slab();
+    test_a_slab_of_one_block();
+    test_a_forerunner_is_called_back();
     test_a_slab_written_ahead();
     test_a_long_chain();
     return report();

@@ -37,8 +37,9 @@ INCLUDES: dict[str, set[str]] = {
     "tensor_table": set(),
     "strategy": set(),
     "arch": {"backend", "tensor_table"},
-    "model": {"arch", "backend", "quant", "strategy", "tensor_table"},
-    "logit_row": set(),
+    "turns": set(),
+    "model": {"arch", "backend", "quant", "strategy", "tensor_table", "turns"},
+    "logit_row": {"backend"},  # for the instruction set, which is chosen once
     "distribution": {"logit_row"},
     "sampler": {"distribution"},
     "output": set(),
@@ -50,8 +51,8 @@ INCLUDES: dict[str, set[str]] = {
     "slab": {"forerunner"},
     "state_cache": {"slab", "vocab"},
     "pace": set(),
-    "scheduler": {"backend", "model", "sequence", "state_cache"},
-    "keeper": {"backend", "model", "scheduler", "sequence", "state_cache", "vocab"},
+    "scheduler": {"sequence"},
+    "keeper": {"backend", "model", "sequence", "state_cache", "vocab"},
     "engine": {
         "backend",
         "embedding",

@@ -43,7 +43,7 @@ Weights load(WeightReader &reader, StateLayout &state) {
     }
     const int64_t L = table.layers(), V = emb.shape[0], D = emb.shape[1];
     const int64_t A = key.shape[0], F = ffn_key.shape[0];
-    w.size = {L, D, A, 0, 0, F, V};
+    w.size = Dimensions{L, D, A, 0, 0, F, V}.checked();
     w.att_x = state.parts[state.add("att_x", {L, D})];
     w.ffn_x = state.parts[state.add("ffn_x", {L, D})];
     w.aa = state.parts[state.add("aa", {L, A})];

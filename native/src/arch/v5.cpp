@@ -68,7 +68,7 @@ Weights load(WeightReader &reader, StateLayout &state) {
         throw invalid("blocks.0.att.time_decay has the shape " + shape_text(decay.shape) +
                       ", which does not divide " + std::to_string(A) + " channels into heads");
     }
-    w.size = {L, D, A, H, A / H, F, V};
+    w.size = Dimensions{L, D, A, H, A / H, F, V}.checked();
     const bool gated = table.has("blocks.0.att.gate.weight");
     w.version = !gated ? "5.0" : channels ? "5.2" : "5.1";
     w.att_x = state.parts[state.add("att_x", {L, D})];

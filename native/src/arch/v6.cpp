@@ -69,7 +69,7 @@ Weights load(WeightReader &reader, StateLayout &state) {
         throw invalid("blocks.0.att.time_faaaa has the shape " + shape_text(bonus.shape) + " for " +
                       std::to_string(A) + " channels");
     }
-    w.size = {L, D, A, H, A / H, F, V};
+    w.size = Dimensions{L, D, A, H, A / H, F, V}.checked();
     const int64_t R = columns(table, "blocks.0.att.time_maa_w1") / mixes;
     const int64_t Q = columns(table, "blocks.0.att.time_decay_w1");
     if (R < 1) throw invalid("blocks.0.att.time_maa_w1 has fewer than five columns");

@@ -41,13 +41,13 @@ Dimensions measure(const TensorTable &table) {
     s.vocab = emb.shape[0];
     s.width = s.attention = emb.shape[1];
     s.head_size = r_k.shape.empty() ? 0 : r_k.shape.back();  // a leading 1 (one head) has been dropped
-    if (s.head_size < 1 || s.head_size > 1024 || s.width % s.head_size != 0) {
+    if (s.head_size < 1 || s.width % s.head_size != 0) {
         throw invalid("blocks.0.att.r_k has the shape " + shape_text(r_k.shape) +
                       ", which does not divide the width " + std::to_string(s.width) + " into heads");
     }
     s.heads = s.width / s.head_size;
     s.ffn = ffn_key.shape[0];
-    return s;
+    return s.checked();
 }
 
 }  // namespace
@@ -68,6 +68,12 @@ Weights load(WeightReader &reader, StateLayout &state) {
 
     const bool deep_embed = table.has("blocks.0.ffn.s_emb.weight");
     const bool dea = table.has("blocks.0.qkv.qq.weight"), enn = table.has("blocks.0.ffn.enn.weight");
+    // The attention reads what the embedding of layer 0 has left, as the gates do; no other pair was published.
+    if (dea && !deep_embed)
+        throw invalid("the checkpoint holds blocks.0.qkv.*, the attention of RWKV-7b, without the "
+                      "blocks.0.ffn.s* that belong to it");
+    if (enn && deep_embed)
+        throw invalid("the checkpoint holds both blocks.0.ffn.enn, of RWKV-8, and blocks.0.ffn.s*, of RWKV-7a");
     w.version = dea ? "7b" : deep_embed ? "7a" : enn ? "8rc" : "7";
     if (dea) {
         w.q_x = state.parts[state.add("q_x", {L, Dea::keys})];
@@ -157,6 +163,8 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     if (front.deep_embed) x0 = carve(s.width), deep_embed = scratch;
     if (front.dea) dea = deep_embed + DeepEmbed::scratch_size(rows);
 
+    for (const Span &span : batch.spans)
+        if (dea) span.cache->make_room(weights.layers.size(), static_cast<size_t>(span.rows * (Dea::keys + s.width)));
     backend.embed(x, weights.emb, weights.ln0, batch);
     if (x0) backend.embed(x0, weights.emb, weights.ln0, batch);
     for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {

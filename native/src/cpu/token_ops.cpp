@@ -82,6 +82,7 @@ void CpuBackend::attend(float *x, const float *q, const float *k, const float *v
         if (static_cast<int64_t>(layers.size()) <= layer) layers.resize(static_cast<size_t>(layer) + 1);
         std::vector<float> &cache = layers[static_cast<size_t>(layer)];
         std::vector<float> weights;
+        weights.reserve(cache.size() / static_cast<size_t>(entry) + static_cast<size_t>(span.rows));
         for (int64_t row = span.first; row < span.first + span.rows; ++row) {
             cache.insert(cache.end(), k + row * keys, k + (row + 1) * keys);
             cache.insert(cache.end(), v + row * values, v + (row + 1) * values);
