@@ -6,6 +6,8 @@
     pipeline = PIPELINE(model, "rwkv_vocab_v20230424")
     pipeline.generate("Hello", token_count=20, args=PIPELINE_ARGS(top_p=0.3), callback=print)
 
+The demo model knows single bytes: `PIPELINE(RWKV(str(rn.demo_model())), "world-bytes")`.
+
 What differs: logits and states are float32 numpy arrays instead of torch tensors (with the few
 methods of tensors that such scripts call: `.detach()`, `.cpu()`, `.float()`, `.clone()`,
 `.numpy()`); every version loads in one process and without environment variables; a path may also
@@ -234,7 +236,14 @@ class PIPELINE:
         return "\n" + "\n".join(line for line in lines if line).strip()
 
     def encode(self, x: str) -> list[int]:
-        return self.tokenizer.encode(x)
+        ids = self.tokenizer.encode(x)
+        rows = getattr(self.model, "vocab_size", None)
+        if rows is not None and max(ids, default=0) >= rows:
+            raise InvalidError(
+                f"this tokenizer has the id {max(ids)} and the model only {rows} rows: give"
+                " PIPELINE the tokenizer of its training; that of the demo model is 'world-bytes'"
+            )
+        return ids
 
     def decode(self, x: Iterable[int]) -> str:
         return self.tokenizer.decode(x)
@@ -248,7 +257,8 @@ class PIPELINE:
         """
         if temperature == 0:
             temperature, top_p = 1.0, 0.0
-        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=int(top_k))
+        top_p = min(max(top_p, 0.0), 1.0)  # above 1 is all of them there
+        sampling = Sampling(temperature=temperature, top_p=top_p, top_k=max(int(top_k), 0))
         p = probabilities(np.asarray(logits, np.float32), sampling)
         return int(np.random.choice(p.size, p=p))
 

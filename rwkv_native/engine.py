@@ -7,6 +7,7 @@ own request only. Never knows about HTTP, gevent or chat.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import operator
@@ -17,14 +18,15 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ._ffi import check, ffi, id_array, lib
-from .errors import InternalError, InvalidError, QueueFull, Stopped
+from .errors import Error, InternalError, InvalidError, QueueFull, Stopped
 from .model import Model
-from .sampling import PreparedSampling, Sampling, seed_of
+from .sampling import PreparedSampling, Sampling, seed_of, with_options
 from .state import State
 from .tokenizer import Tokenizer
 
@@ -37,7 +39,6 @@ _FINISH: dict[int, FinishReason | None] = {
     lib.RWKV_FINISH_CANCEL: "cancelled",
     lib.RWKV_FINISH_ERROR: "error",
 }
-_DEFAULT = Sampling()
 MOST_DIMENSIONS = 4096  # of an embedding
 
 
@@ -107,6 +108,7 @@ class CacheStats:
 class Engine:
     """Runs many requests on one model. Every method may be called from any thread.
 
+    tokenizer: None for the model's own (Tokenizer.for_model).
     max_batch: answers in one step; an eighth more, and one, may be at work by turns. prefill_chunk:
     prompt tokens in one step at most. max_queue: requests that may wait; more raise QueueFull.
     step_ms: how long a step may last while answers are written; a longer one takes fewer prompt
@@ -122,7 +124,7 @@ class Engine:
     def __init__(
         self,
         model: Model,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None = None,
         max_batch: int = 64,
         prefill_chunk: int = 256,
         max_queue: int = 1024,
@@ -130,8 +132,12 @@ class Engine:
         speculate: int = 0,
         cache_bytes: int = 0,
     ) -> None:
-        if not isinstance(model, Model) or not isinstance(tokenizer, Tokenizer):
-            raise InvalidError("an engine needs a Model and a Tokenizer")
+        if not isinstance(model, Model):
+            raise InvalidError(f"model must be a Model, not {type(model).__name__}")
+        if tokenizer is None:
+            tokenizer = Tokenizer.for_model(model)
+        if not isinstance(tokenizer, Tokenizer):
+            raise InvalidError(f"tokenizer must be a Tokenizer, not {type(tokenizer).__name__}")
         options = ffi.new("rwkv_engine_options *")
         options.size = ffi.sizeof("rwkv_engine_options")
         for name, value in (
@@ -158,6 +164,11 @@ class Engine:
         self._abandoned: set[int] = set()  # dropped Generations whose last event is still to come
         self._loose: list[Event] = []  # for poll()
         self._draining = False
+        # Tasks of asyncio that wait for an event, by request; and what a thread that waits for them
+        # is told when one has been woken.
+        self._sleepers: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = {}
+        self._woken: deque[None] = deque()
+        self._has_waker = False
         self._native = _Native(model, tokenizer, options)
         # Also ends the native thread at interpreter exit, before the bell's memory goes. Threads
         # that are still at work then find it closed.
@@ -173,7 +184,7 @@ class Engine:
     def submit(
         self,
         prompt: str | Sequence[int] | np.ndarray,
-        sampling: Sampling | PreparedSampling = _DEFAULT,
+        sampling: Sampling | PreparedSampling | None = None,
         *,
         state: State | None = None,
         speculate: int | None = None,
@@ -181,10 +192,13 @@ class Engine:
         stream: bool = True,
         client: int = 0,
         group: int = 0,
+        **options: Any,
     ) -> int:
         """Queues a request and returns its id at once; poll() brings its events.
 
         prompt: text, or at least one id; an int32 array (Tokenizer.encode_array) is the quickest.
+        options: fields of Sampling, in place of those of `sampling`: `temperature=0`. Unless one of
+        them says otherwise an answer has 4096 tokens at most.
         state: where the prompt continues; None: the zero state.
         speculate: guess up to so many tokens ahead (64 at most), by what followed the last ones
         earlier in prompt and answer, and have the model verify them together. The answer stays the
@@ -197,9 +211,10 @@ class Engine:
         client, group: numbers below 2^64 that say whose turn it is. Slots and prompts go round by
         client, and for each client by group: requests that came together. So many of them, or many
         of one client, do not hold up the others. group 0: this request alone.
-        Raises QueueFull, or ValueError that names the field.
+        Raises QueueFull, ValueError that names the field, or TypeError for an unknown option.
         """
-        request, _keep = self._request(prompt, sampling, state, speculate, save_at)
+        chosen = with_options(sampling, options)
+        request, _keep = self._request(prompt, chosen, state, speculate, save_at)
         request.quiet = not stream
         _set_turn(request, client, group)
         with self._native as handle:
@@ -289,6 +304,11 @@ class Engine:
         """`int32_t[]` of a text or of ids, at least one of which there must be."""
         if isinstance(prompt, str):
             prompt = self.tokenizer.encode_array(prompt)
+        elif isinstance(prompt, list | tuple) and prompt and not hasattr(prompt[0], "__index__"):
+            raise InvalidError(
+                "prompt must be one text or one list of token ids, not a list of"
+                f" {type(prompt[0]).__name__}; give each prompt a call of its own"
+            )
         ids = id_array("prompt", prompt, self.model.info.vocab)
         if not len(ids):
             raise InvalidError("prompt is empty; give at least one token")
@@ -351,21 +371,24 @@ class Engine:
     def generate(
         self,
         prompt: str | Sequence[int] | np.ndarray,
-        sampling: Sampling = _DEFAULT,
+        sampling: Sampling | PreparedSampling | None = None,
         *,
         state: State | None = None,
         speculate: int | None = None,
         save_at: Iterable[int] = (),
         client: int = 0,
         group: int = 0,
+        **options: Any,
     ) -> Generation:
         """Queues a request and returns an iterator over its events, which waits for them.
 
-        Ending the iteration early (close(), `with`, or dropping it) cancels the request. Several
+        `async for` waits without holding up the other tasks of an asyncio loop. Ending the
+        iteration early (close(), `with`, or dropping it) cancels the request. Several
         iterators and poll() may be in use at once, from any threads; poll() does not see the
         events of iterators. Arguments and errors as of submit().
         """
-        request, _keep = self._request(prompt, sampling, state, speculate, save_at)
+        chosen = with_options(sampling, options)
+        request, _keep = self._request(prompt, chosen, state, speculate, save_at)
         _set_turn(request, client, group)
         return self._start(request)
 
@@ -424,6 +447,7 @@ class Engine:
         queue = self._owned.get(event.id)
         if queue is not None:
             queue.append(event)
+            self._wake(event.id)
             return True
         if event.id not in self._abandoned:
             self._loose.append(event)
@@ -476,6 +500,40 @@ class Engine:
             finally:
                 native.changed.acquire()
 
+    async def _wait_async(self, id: int, queue: deque[Event]) -> Event:
+        """As _wait(), for a task. One thread waits for the tasks of all loops."""
+        loop, native = asyncio.get_running_loop(), self._native
+        native.check_process()
+        while True:
+            with native.changed:
+                if queue:
+                    return queue.popleft()
+                native.check_open()
+                woken = loop.create_future()
+                self._sleepers[id] = loop, woken
+                if not self._has_waker:
+                    waker = threading.Thread(target=_wake_tasks, args=(self,), daemon=True)
+                    waker.start()
+                    self._has_waker = True
+                native.changed.notify_all()
+            try:
+                await woken
+            finally:
+                with native.changed:
+                    if self._sleepers.pop(id, None) and not native.closed:
+                        self._woken.append(None)  # cancelled: perhaps the thread waits for nobody
+                        os.eventfd_write(native.bell.iterators, 1)
+                        native.changed.notify_all()
+
+    def _wake(self, id: int) -> None:
+        """Under the lock."""
+        sleeper = self._sleepers.pop(id, None)
+        if sleeper is not None:
+            loop, woken = sleeper
+            self._woken.append(None)
+            with contextlib.suppress(RuntimeError):  # a loop that has been closed
+                loop.call_soon_threadsafe(_set, woken)
+
     def _abandon(self, id: int) -> None:
         with contextlib.suppress(Stopped), self._native as handle:
             queue = self._owned.pop(id, None)
@@ -520,6 +578,21 @@ class Engine:
         """
         self._native.close()
 
+    def __repr__(self) -> str:
+        name = Path(self.model.info.path).name
+        try:
+            now = self.stats()
+        except Stopped:
+            return f"<rwkv_native.Engine on {name}: closed>"
+        at_work = now.prefilling + now.running
+        return f"<rwkv_native.Engine on {name}: {at_work} at work, {now.waiting} waiting>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an Engine can be neither pickled nor copied; make one in each process, of a model that"
+            " is opened there"
+        )
+
     def __enter__(self) -> Engine:
         return self
 
@@ -528,7 +601,7 @@ class Engine:
 
 
 class Generation:
-    """Iterator over the events of one request, made by Engine.generate.
+    """Iterator over the events of one request, made by Engine.generate; `for` or `async for`.
 
     A class, not a generator: a generator closed before its first next() never runs its finally.
     """
@@ -556,6 +629,32 @@ class Generation:
             self._done = True
             self._engine._owned.pop(self.id, None)
         return event
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._done:
+            raise StopAsyncIteration
+        try:
+            event = await self._engine._wait_async(self.id, self._events)
+        except BaseException:
+            self.close()
+            raise
+        if event.finish_reason is not None:
+            self._done = True
+            self._engine._owned.pop(self.id, None)
+        return event
+
+    async def aclose(self) -> None:
+        """close(), for contextlib.aclosing."""
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<rwkv_native.Generation {self.id}: {'ended' if self._done else 'at work'}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Generation can be neither pickled nor copied; pass its events on")
 
     def close(self) -> None:
         """Cancels the request unless it has ended."""
@@ -717,6 +816,30 @@ def _vector(reader: Generation) -> np.ndarray:
             raise Stopped("the request was cancelled")
         raise InternalError(event.error or "there is no embedding")
     raise Stopped("the request was closed")
+
+
+def _set(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+def _wake_tasks(engine: Engine) -> None:
+    """A thread that reads events for as long as tasks wait for any, and a second longer."""
+    native = engine._native
+    try:
+        while True:
+            with native.changed:
+                native.changed.wait_for(lambda: engine._sleepers or native.closed, 1)
+                if not engine._sleepers:
+                    engine._has_waker = False
+                    return
+                engine._woken.clear()
+            engine._wait(engine._woken)  # type: ignore[arg-type]  # what is in it says nothing
+    except Error:
+        with native.changed:
+            engine._has_waker = False
+            for id in list(engine._sleepers):
+                engine._wake(id)  # they meet the same, as a rule that it is closed
 
 
 def _submit(handle: Any, request: Any) -> int:

@@ -21,7 +21,7 @@ from . import adapters, checkpoint
 from ._ffi import check, ffi, float_pointer, id_array, lib, text
 from .adapters import Adapter
 from .errors import CheckpointError, InvalidError, Stopped, UnsupportedError
-from .state import KIND, State, tuned_state
+from .state import KIND, State, open_models, tuned_state
 
 _DTYPES = {
     "F32": lib.RWKV_F32,
@@ -229,13 +229,24 @@ def _word(name: str, value: str, examples: str) -> Any:
 def _thread_count(threads: int | None) -> int:
     if threads is None:
         return 0
-    if not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise InvalidError(f"threads must be 1 to 1024 or None, not {threads!r}")
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= 1024:
+        raise InvalidError(
+            f"threads must be 1 to 1024, or 0 or None for as many as fit, not {threads!r}"
+        )
     return threads
 
 
+# What one call into C computes, as floating-point operations: about 0.2 s on two cores. Ctrl-C is
+# heard between two calls.
+_CALL_FLOPS = 1 << 37
+
+
 class Model:
-    """Weights in memory; immutable, usable from every thread. Made by Model.open or Model.load."""
+    """Weights in memory; immutable, usable from every thread. Made by Model.open or Model.load.
+
+    A context manager: at its end, or by close(), the weights go as soon as no engine and no state
+    needs them.
+    """
 
     info: ModelInfo
     #: the bytes of every id, where the file carries a World-style vocabulary (GGUF); else None
@@ -249,7 +260,7 @@ class Model:
         cls, handle: Any, path: str, metadata: Mapping[str, str], context_length: int | None
     ) -> Model:
         self = object.__new__(cls)
-        self._handle = ffi.gc(handle, lib.rwkv_model_free)
+        self._native = ffi.gc(handle, lib.rwkv_model_free)
         c = ffi.new("rwkv_model_info *")
         c.size = ffi.sizeof("rwkv_model_info")
         check(lib.rwkv_model_describe(c, self._handle))
@@ -278,12 +289,46 @@ class Model:
             context_length=context_length,
         )
         self._vocab = self.info.vocab
+        self._rows = max(64, min(256, _CALL_FLOPS // max(1, self.info.token_flops) // 64 * 64))
+        open_models.add(self)
         return self
+
+    @property
+    def _handle(self) -> Any:
+        """For one call: whoever holds it keeps the weights, so that close() cannot take them."""
+        handle = self._native
+        if handle is None:
+            raise Stopped("the model has been closed")
+        return handle
+
+    def close(self) -> None:
+        """Lets go of the weights. Engines and states of this model keep them and go on; whatever
+        else is asked of it then raises Stopped. May be called twice."""
+        self._native = None
+        open_models.discard(self)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         i = self.info
         shape = f"RWKV-{i.version} L{i.layers} D{i.width}"
-        return f"<rwkv_native.Model {Path(i.path).name}: {shape}, {i.strategy}>"
+        closed = ", closed" if self._native is None else ""
+        return f"<rwkv_native.Model {Path(i.path).name}: {shape}, {i.strategy}{closed}>"
+
+    def __copy__(self) -> Model:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Model:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Model cannot be pickled; pass its path, and open it there with rn.Model.open"
+        )
 
     @staticmethod
     def load(
@@ -316,7 +361,7 @@ class Model:
 
         strategy: "cpu fp32", "cpu fp16", "cpu bf16" or "auto" (the file's own type on the CPU);
         "i8" or "i4" behind a type quantises the large matrices ("cpu bf16i4").
-        threads: None for the least of physical cores, affinity and the cgroup's CPU quota.
+        threads: None or 0 for the least of physical cores, affinity and the cgroup's CPU quota.
         progress: called now and then with (done, total) bytes.
         state_type: "fp32", "fp16" or "bf16": how states keep the matrices of versions 5 to 7.
         Arithmetic stays fp32; 16 bits halve the memory that a state takes and that many
@@ -351,8 +396,9 @@ class Model:
 
         tokens: at least one id in [0, info.vocab). state: None for the zero state.
         logits: float32 [vocab] after the last token, or [tokens, vocab] if `full`.
-        Raises ValueError for empty tokens, an id outside the vocabulary or another model's state.
-        Calls from several threads take turns.
+        Raises ValueError for empty tokens, an id outside the vocabulary or another model's state,
+        and Stopped once the model has been closed. Calls from several threads take turns. Ctrl-C
+        ends a long prompt between two parts of 64 to 256 tokens.
         """
         ids = id_array("tokens", tokens, self._vocab)
         n = len(ids)
@@ -365,8 +411,11 @@ class Model:
         else:
             raise InvalidError(f"state must be a State, not {type(state).__name__}")
         logits = np.empty((n, self._vocab) if full else self._vocab, np.float32)
-        out = float_pointer(logits)
-        check(lib.rwkv_model_forward(out, self._handle, state._handle, ids, n, bool(full)))
+        out, handle, rows = float_pointer(logits), self._handle, self._rows
+        for at in range(0, n, rows):
+            to = out + at * self._vocab if full else out
+            count = min(rows, n - at)
+            check(lib.rwkv_model_forward(to, handle, state._handle, ids + at, count, bool(full)))
         return logits, state
 
     def zero_state(self) -> State:

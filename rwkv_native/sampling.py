@@ -8,8 +8,9 @@ surviving probabilities. Called by engine.py.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ UNLIMITED = 1 << 62
 class Sampling:
     """Options of one request. The defaults draw from the model's own distribution.
 
-    Engine.submit and probabilities() check the values and raise ValueError naming the field.
+    Raises ValueError that names the field and its range; what depends on the model, such as whether
+    it has a token id, Engine.submit and probabilities() check.
     """
 
-    max_tokens: int | None = None
-    """Tokens to draw at most; None: until the model ends its answer. 0: none; the prompt is read,
-    and kept where the engine keeps states."""
+    max_tokens: int | None = 4096
+    """Tokens to draw at most; None: until the model ends its answer, which not every model does. 0:
+    none; the prompt is read, and kept where the engine keeps states."""
     min_tokens: int = 0
     """An answer has so many tokens at least: before that no id that would end it is drawn, and no
     stop text ends it."""
@@ -39,17 +41,17 @@ class Sampling:
     temperature: float = 1
     """The power 1/temperature of the surviving probabilities; 0: always the most likely token."""
     top_p: float = 1
-    """Keep the most likely tokens until their sum reaches this; 1 or more: all."""
+    """Keep the most likely tokens until their sum reaches this, 0 to 1; 1: all."""
     top_k: int = 0
-    """Keep this many of the most likely tokens; 0: all."""
+    """Keep this many of the most likely tokens; 0 or -1: all."""
     min_p: float = 0
-    """Drop tokens below this share of the best probability; 0: none."""
+    """Drop tokens below this share of the best probability, 0 to 1; 0: none."""
     presence_penalty: float = 0
     """Subtracted from the logit of every token drawn so far."""
     frequency_penalty: float = 0
     """Subtracted from a token's logit per time it was drawn, faded by penalty_decay."""
     penalty_decay: float = 0.996
-    """What every count is multiplied by after each drawn token."""
+    """What every count is multiplied by after each drawn token, 0 to 1."""
     global_penalty: bool = False
     """Prompt tokens count as drawn too, from the second drawn token on."""
     seed: int | None = None
@@ -77,8 +79,63 @@ class Sampling:
     end_token_ids: Sequence[int] | None = None
     """Ids that end the answer, not counted; None: those of the tokenizer, (): none."""
 
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = _number(name, getattr(self, name))
+            if not low <= value <= high:  # nor if it is a NaN
+                raise InvalidError(f"{name} must be {_span(low, high)}, not {value!r}")
+        _integer("top_k", self.top_k, -1, (1 << 31) - 1)
+        least, most = _integer("min_tokens", self.min_tokens, 0, UNLIMITED), token_limit(self)
+        if least > most:
+            raise InvalidError(f"min_tokens must be at most max_tokens, {most}, not {least}")
+        if self.logprobs is not None:
+            _integer("logprobs", self.logprobs, 0, 20)
+        if self.seed is not None:
+            seed_of(self)
+        stop_texts(self)
 
-_DEFAULT = Sampling()
+
+_LARGEST = sys.float_info.max
+# Of the numbers, both ends included.
+_RANGES: dict[str, tuple[float, float]] = {
+    "temperature": (0, _LARGEST),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "presence_penalty": (-_LARGEST, _LARGEST),
+    "frequency_penalty": (-_LARGEST, _LARGEST),
+    "penalty_decay": (0, 1),
+}
+
+
+def _span(low: float, high: float) -> str:
+    if low == -high:
+        return "a finite number"
+    return f"{low} to {high}" if high < _LARGEST else f"a finite number from {low} up"
+
+
+def with_options(
+    sampling: Sampling | PreparedSampling | None, options: Mapping[str, Any]
+) -> Sampling | PreparedSampling:
+    """`sampling`, or the defaults, with these fields changed. Raises TypeError for other names."""
+    if sampling is None:
+        sampling = _DEFAULT
+    if isinstance(sampling, PreparedSampling):
+        if not options:
+            return sampling
+        sampling = sampling.sampling
+    if not isinstance(sampling, Sampling):
+        raise InvalidError(f"sampling must be a Sampling, not {type(sampling).__name__}")
+    if not options:
+        return sampling
+    if unknown := options.keys() - _NAMES:
+        raise TypeError(
+            f"{min(unknown)!r} is neither an argument nor a field of Sampling, which has"
+            f" {', '.join(sorted(_NAMES))}"
+        )
+    return replace(sampling, **options)
+
+
+_NAMES = {f.name for f in fields(Sampling)}
 _ID_FIELDS = (
     ("forbidden_token_ids", "forbidden", "n_forbidden"),
     ("no_repeat_token_ids", "no_repeat", "n_no_repeat"),
@@ -101,7 +158,7 @@ def fill(c: Any, s: Sampling, vocab: int, keep: list[Any], ends: Any = ()) -> An
     c.temperature = _number("temperature", s.temperature)
     c.top_p = _number("top_p", s.top_p)
     c.min_p = _number("min_p", s.min_p)
-    c.top_k = _integer("top_k", s.top_k, -(1 << 31), (1 << 31) - 1)
+    c.top_k = _integer("top_k", s.top_k, -1, (1 << 31) - 1)
     c.presence_penalty = _number("presence_penalty", s.presence_penalty)
     c.frequency_penalty = _number("frequency_penalty", s.frequency_penalty)
     c.penalty_decay = _number("penalty_decay", s.penalty_decay)
@@ -201,6 +258,9 @@ def stop_texts(s: Sampling) -> list[bytes]:
         return [stop.encode() for stop in stops]
     except UnicodeEncodeError:
         raise InvalidError("stop holds a lone surrogate, which is no character") from None
+
+
+_DEFAULT = Sampling()
 
 
 def probabilities(logits: np.ndarray, sampling: Sampling = _DEFAULT) -> np.ndarray:

@@ -7,7 +7,9 @@ methods here; read by engine.py. Never computes.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
     from .model import Model
 
 KIND = "state"  # metadata rwkv.kind of the files that save() writes
+# Of this process, for states that are unpickled; model.py fills it.
+open_models: weakref.WeakSet[Model] = weakref.WeakSet()
 
 
 class State:
     """The past of one sequence. Model.forward never changes one; it returns a new one.
 
-    Use one from one thread at a time.
+    Use one from one thread at a time. A state can be pickled, and is read back where a model of the
+    same file is open; copies are independent.
     """
 
     __slots__ = ("_handle", "_model")
@@ -38,6 +43,7 @@ class State:
         self = object.__new__(cls)
         self._handle = ffi.gc(handle, lib.rwkv_state_free)
         self._model = model
+        _parts(model)  # of a model that may be closed before this is read
         return self
 
     @classmethod
@@ -72,14 +78,42 @@ class State:
             check(lib.rwkv_state_read(float_pointer(array), self._handle, i, array.size))
         return arrays
 
+    def __repr__(self) -> str:
+        info = self._model.info
+        size = f"{info.state_bytes / 1e6:.1f} MB"
+        return f"<rwkv_native.State of RWKV-{info.version} {Path(info.path).name}: {size}>"
+
+    def __copy__(self) -> State:
+        return self.clone()
+
+    def __deepcopy__(self, memo: object) -> State:
+        return self.clone()
+
+    def __reduce__(self) -> Any:
+        self._refuse_text("files and pickles")
+        return _unpickled, (self._model.info.path, self._model.info.version, self.to_numpy())
+
+    def _refuse_text(self, form: str) -> None:
+        if self._model.info.version == "7b":
+            raise UnsupportedError(
+                "a state of RWKV-7b also holds a cache that grows with the text, which"
+                f" {form} of states do not have; keep its tokens and run them again, or clone() it"
+            )
+
     @classmethod
     def from_numpy(cls, model: Model, arrays: Mapping[str, np.ndarray]) -> State:
         """The inverse of to_numpy. Raises ValueError that names a missing or ill-shaped part."""
+        if not isinstance(arrays, Mapping):
+            raise InvalidError(
+                "arrays must map the names of a state's parts to arrays, as State.to_numpy()"
+                f" returns them, not {type(arrays).__name__}"
+            )
         state = cls._zero(model)
         parts = _parts(model)
         if unknown := set(arrays) - set(parts):
+            name = min(map(repr, unknown))
             raise InvalidError(
-                f"a state of this model has no part {min(unknown)!r}; it has {', '.join(parts)}"
+                f"a state of this model has no part {name:.80}; it has {', '.join(parts)}"
             )
         for i, (name, shape) in enumerate(parts.items()):
             if name not in arrays:
@@ -101,13 +135,8 @@ class State:
 
         Raises UnsupportedError for RWKV-7b, whose past is more than the parts of to_numpy().
         """
-        info = self._model.info
-        if info.version == "7b":
-            raise UnsupportedError(
-                "a state of RWKV-7b also holds a cache that grows with the text, which files of"
-                " states do not have; keep its tokens and run them again, or clone() it"
-            )
-        metadata = {"rwkv.kind": KIND, "rwkv.version": info.version}
+        self._refuse_text("files")
+        metadata = {"rwkv.kind": KIND, "rwkv.version": self._model.info.version}
         checkpoint.write_safetensors(path, self.to_numpy(), metadata)
 
     @classmethod
@@ -140,6 +169,17 @@ class State:
             return cls.from_numpy(model, arrays)
         except InvalidError as error:
             raise CheckpointError(f"{found.path}: {error}") from None
+
+
+def _unpickled(path: str, version: str, arrays: dict[str, np.ndarray]) -> State:
+    """A pickled state, of a model of the same file that is open in this process."""
+    for model in list(open_models):
+        if (model.info.path, model.info.version) == (path, version):
+            return State.from_numpy(model, arrays)
+    raise InvalidError(
+        f"this is a state of {path}, which is not open here: open it with rn.Model.open before the"
+        " state is unpickled, or pass state.to_numpy() and use rn.State.from_numpy"
+    )
 
 
 def _parts(model: Model) -> dict[str, tuple[int, ...]]:

@@ -100,6 +100,18 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"<rwkv_native.Tokenizer {self.name}, {self.vocab_size} ids>"
 
+    def __copy__(self) -> Tokenizer:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: object) -> Tokenizer:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Tokenizer cannot be pickled; make one in the other process, by"
+            " rn.Tokenizer.for_model, named or open"
+        )
+
     # -- which one
 
     @classmethod

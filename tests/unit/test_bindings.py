@@ -341,8 +341,8 @@ def test_every_public_name_is_documented_and_annotated(name: str, thing: object)
 @pytest.mark.parametrize(
     ("call", "parameters"),
     [
-        (rn.Model.open, ["path", "strategy", "threads", "progress", "state_type"]),
-        (rn.Model.load, ["path", "strategy", "threads", "state_type"]),
+        (rn.Model.open, ["path", "strategy", "threads", "progress", "state_type", "adapter"]),
+        (rn.Model.load, ["path", "strategy", "threads", "state_type", "adapter"]),
         (rn.Model.forward, ["self", "tokens", "state", "full"]),
         (rn.Model.load_tuned_state, ["self", "path"]),
         (rn.State.to_numpy, ["self"]),
@@ -356,9 +356,18 @@ def test_every_public_name_is_documented_and_annotated(name: str, thing: object)
         (rn.Tokenizer.decode_bytes, ["self", "ids"]),
         (
             rn.Engine.submit,
-            ["self", "prompt", "sampling", "state", "speculate", "save_at", "stream"],
+            [
+                *("self", "prompt", "sampling", "state", "speculate", "save_at", "stream"),
+                *("client", "group", "options"),
+            ],
         ),
-        (rn.Engine.generate, ["self", "prompt", "sampling", "state", "speculate", "save_at"]),
+        (
+            rn.Engine.generate,
+            [
+                *("self", "prompt", "sampling", "state", "speculate", "save_at"),
+                *("client", "group", "options"),
+            ],
+        ),
         (rn.Engine.poll, ["self"]),
         (rn.Engine.fileno, ["self"]),
         (rn.Engine.cancel, ["self", "id"]),

@@ -482,7 +482,7 @@ def test_wrong_turns(engine: rn.Engine, wrong: object) -> None:
         (b"abc", {}, "prompt"),
         ("\ud800", {}, "surrogate"),
         ("x", {"min_tokens": -1}, "min_tokens"),
-        ("x", {"min_tokens": 2}, "min_tokens is 2, above max_tokens, which is 1"),
+        ("x", {"min_tokens": 2}, "min_tokens must be at most max_tokens, 1, not 2"),
         ("x", {"min_tokens": "1"}, "min_tokens"),
         ("x", {"max_tokens": -5}, "max_tokens"),
         ("x", {"max_tokens": 1.5}, "max_tokens"),
@@ -504,13 +504,13 @@ def test_wrong_turns(engine: rn.Engine, wrong: object) -> None:
 def test_wrong_requests(
     engine: rn.Engine, prompt: object, options: dict, words: str | None
 ) -> None:
-    sampling = rn.Sampling(**{"max_tokens": 1} | options)
+    options = {"max_tokens": 1} | options
     if words is None:  # an empty text is no stop at all
-        assert list(engine.generate(prompt, sampling))
+        assert list(engine.generate(prompt, **options))
         return
     for call in (engine.submit, engine.generate):
         with pytest.raises(ValueError, match=words) as caught:
-            call(prompt, sampling)
+            call(prompt, **options)
         assert isinstance(caught.value, rn.Error)
     assert engine.stats().submitted == 0
 
@@ -639,8 +639,8 @@ from pathlib import Path
 GOLDEN = Path("tests/golden/data")
 model = rn.Model.open(GOLDEN / "v70_L3_D32_fp32.pth")
 engine = rn.Engine(model, rn.Tokenizer.world_bytes())
-ids = [engine.submit("x", rn.Sampling(end_token_ids=())) for _ in range(5)]
-events = engine.generate("x", rn.Sampling(end_token_ids=()))
+ids = [engine.submit("x", rn.Sampling(max_tokens=None, end_token_ids=())) for _ in range(5)]
+events = engine.generate("x", rn.Sampling(max_tokens=None, end_token_ids=()))
 next(events)
 print("end")
 """
@@ -659,7 +659,7 @@ from pathlib import Path
 GOLDEN = Path("tests/golden/data")
 model = rn.Model.open(GOLDEN / "v70_L3_D32_fp32.pth")
 engine = rn.Engine(model, rn.Tokenizer.world_bytes())
-ENDLESS = rn.Sampling(end_token_ids=())
+ENDLESS = rn.Sampling(max_tokens=None, end_token_ids=())
 """
     return subprocess.run(
         [sys.executable, "-c", start + code], cwd=ROOT, capture_output=True, text=True, timeout=60
@@ -798,7 +798,7 @@ from pathlib import Path
 GOLDEN = Path("tests/golden/data")
 model = rn.Model.open(GOLDEN / "v70_L3_D32_fp32.pth")
 engine = rn.Engine(model, rn.Tokenizer.world_bytes(), max_batch=1)
-engine.submit("x", rn.Sampling(end_token_ids=()))  # holds the only slot: nothing else will come
+engine.submit("x", max_tokens=None, end_token_ids=())  # holds the only slot: nothing else will come
 threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
     next(engine.generate("x"))
