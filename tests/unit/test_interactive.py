@@ -259,8 +259,10 @@ def test_a_forward_in_parts_is_the_same(small_model: rn.Model, full: bool) -> No
 # -- asyncio
 
 
-async def answer(engine: rn.Engine, seed: int, tokens: int = 20) -> tuple[str, int]:
-    events = [e async for e in engine.generate("abc", seed=seed, max_tokens=tokens)]
+async def answer(
+    engine: rn.Engine, seed: int, tokens: int = 20, **options: object
+) -> tuple[str, int]:
+    events = [e async for e in engine.generate("abc", seed=seed, max_tokens=tokens, **options)]
     return text_of(iter(events)), events[-1].completion_tokens
 
 
@@ -312,7 +314,7 @@ def test_the_loop_goes_on_beside_it(engine: rn.Engine) -> None:
 
     async def run() -> int:
         clock = asyncio.create_task(tick())
-        _, count = await answer(engine, 1, 50)
+        _, count = await answer(engine, 1, 50, end_token_ids=())
         clock.cancel()
         return count
 
@@ -324,7 +326,7 @@ def test_a_cancelled_task_cancels_its_request(engine: rn.Engine) -> None:
     before = engine.stats().cancelled
 
     async def run() -> None:
-        task = asyncio.create_task(answer(engine, 1, 1_000_000))
+        task = asyncio.create_task(answer(engine, 1, 1_000_000, end_token_ids=()))
         while engine.stats().running == 0:
             await asyncio.sleep(0.001)
         task.cancel()
@@ -336,14 +338,16 @@ def test_a_cancelled_task_cancels_its_request(engine: rn.Engine) -> None:
     while engine.stats().cancelled == before and time.monotonic() < end:
         time.sleep(0.001)
     assert engine.stats().cancelled == before + 1
-    assert asyncio.run(answer(engine, 1, 5))[1] == 5
+    assert asyncio.run(answer(engine, 1, 5, end_token_ids=()))[1] == 5
 
 
 def test_closing_wakes_tasks(small_model: rn.Model, byte_tokenizer: rn.Tokenizer) -> None:
     engine = rn.Engine(small_model, byte_tokenizer)
 
     async def run() -> None:
-        tasks = [asyncio.create_task(answer(engine, i, 1_000_000)) for i in range(3)]
+        tasks = [
+            asyncio.create_task(answer(engine, i, 1_000_000, end_token_ids=())) for i in range(3)
+        ]
         while engine.stats().running < 3:
             await asyncio.sleep(0.001)
         await asyncio.get_running_loop().run_in_executor(None, engine.close)
