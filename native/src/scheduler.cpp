@@ -11,61 +11,20 @@ Scheduler::Scheduler(int32_t max_batch, int32_t prefill_chunk)
       prefill_chunk_(prefill_chunk),
       grain_(std::min(prefill_chunk, largest_grain)) {}
 
-void Scheduler::add(Sequence &sequence) {
-    const Request &request = sequence.request;
-    const uint64_t arrival = ++turn_;
-    const auto client = clients_.try_emplace(request.client, Party{0, 0, arrival}).first;
-    const bool single = request.group == 0;
-    const GroupKey key{request.client, single, single ? arrival : request.group};
-    const auto group = groups_.try_emplace(key, Group{{0, 0, arrival}}).first;
-    waiting_.push_back({&sequence, client, group, arrival});
-    ++client->second.members, ++group->second.members;
-    chats_waiting_ += !sequence.embeds();
-}
+void Scheduler::add(Sequence &sequence) { waiting_.add(sequence); }
 
-// Of two that wait.
-bool Scheduler::comes_before(const Place &a, const Place &b) const {
-    const bool texts_have_theirs = chats_waiting_ > 0 && 2 * texts_ >= max_batch_;
-    const auto key = [&](const Place &p) {
-        const Party &client = p.client->second, &group = p.group->second;
-        return std::tuple(texts_have_theirs && p.sequence->embeds(), client.held, client.turn,
-                          group.held, group.turn, p.arrival);
-    };
-    return key(a) < key(b);
-}
-
-// The next that may have a slot: where all are taken, one of those for whom a few more are there.
-std::vector<Scheduler::Place>::iterator Scheduler::next() {
-    const auto beyond = static_cast<int64_t>(active_.size()) - max_batch_;
-    if (beyond >= extra_slots()) return waiting_.end();
-    const auto holds_many = [](const auto &party) { return party.second.held > 1; };
-    const bool full = beyond >= 0, texts_hold_many = 2 * texts_ > max_batch_;
-    const bool client_holds_many = full && std::any_of(clients_.begin(), clients_.end(), holds_many);
-    const bool group_holds_many = full && std::any_of(groups_.begin(), groups_.end(), holds_many);
-    auto found = waiting_.end();
-    for (auto place = waiting_.begin(); place != waiting_.end(); ++place) {
-        if (full && !(texts_hold_many && !place->sequence->embeds()) &&
-            !(client_holds_many && place->client->second.held == 0) &&
-            !(group_holds_many && place->group->second.held == 0))
-            continue;
-        if (found == waiting_.end() || comes_before(*place, *found)) found = place;
-    }
-    return found;
-}
-
+// Where all slots are taken, one of those for whom a few more are there.
 Sequence *Scheduler::admit() {
-    const auto place = next();
-    if (place == waiting_.end()) return nullptr;
-    Sequence *const sequence = place->sequence;
-    Party &client = place->client->second, &group = place->group->second;
-    ++client.held, ++group.held;
-    client.turn = group.turn = ++turn_;
-    if (sequence->embeds())
-        ++texts_;
-    else
-        --chats_waiting_;
-    active_.push_back(*place);
-    waiting_.erase(place);
+    const auto beyond = static_cast<int64_t>(active_.size()) - max_batch_;
+    if (beyond >= extra_slots()) return nullptr;
+    const Waiter waiter = waiting_.take(
+        {.full = beyond >= 0,
+         .chats_may = 2 * texts_ > max_batch_,
+         .texts_last = waiting_.chats() > 0 && 2 * texts_ >= max_batch_});
+    Sequence *const sequence = waiter.sequence;
+    if (!sequence) return nullptr;
+    texts_ += sequence->embeds();
+    active_.push_back({sequence, waiter.group, waiter.arrival});
     if (free_.empty()) {
         sequence->slot = slots_++;
     } else {
@@ -148,18 +107,18 @@ void Scheduler::plan_prompts(int64_t budget) {
 
 // Finds its place among the prompts that are being read, once what is known of it has been left out.
 void Scheduler::queue_up(Place &place) {
-    std::vector<const Group *> reading{&place.group->second};
+    std::vector<const Group *> reading{place.group};
     for (const Place &other : active_) {
-        const Group *group = &other.group->second;
-        if (other.client == place.client && other.weight > 0 && !other.sequence->decoding() &&
+        const Group *group = other.group;
+        if (group->client == place.group->client && other.weight > 0 && !other.sequence->decoding() &&
             std::find(reading.begin(), reading.end(), group) == reading.end())
             reading.push_back(group);
     }
     place.weight = static_cast<int64_t>(reading.size());  // a client's groups share its part
-    place.begin = std::max(clock_, place.group->second.end);
+    place.begin = std::max(clock_, place.group->end);
     place.end = place.begin + place.weight * place.sequence->prompt_left();
     place.begun_at = place.sequence->prefilled;
-    place.group->second.end = place.end;
+    place.group->end = place.end;
 }
 
 // Gives a prompt at most `most` rows of the budget; false: it has got none.
@@ -175,27 +134,15 @@ bool Scheduler::take(Place &place, int64_t most, int64_t &budget) {
 }
 
 void Scheduler::remove(Sequence &sequence) {
-    const bool waits = sequence.slot < 0;
-    auto &places = waits ? waiting_ : active_;
-    const auto place = std::find_if(places.begin(), places.end(),
+    if (waiting_.drop(sequence)) return;
+    const auto place = std::find_if(active_.begin(), active_.end(),
                                     [&](const Place &one) { return one.sequence == &sequence; });
-    if (place == places.end()) return;
-    if (waits) {
-        chats_waiting_ -= !sequence.embeds();
-    } else {
-        --place->client->second.held, --place->group->second.held;
-        texts_ -= sequence.embeds();
-        free_.push_back(sequence.slot);
-        sequence.slot = -1;
-    }
-    forget(*place);
-    places.erase(place);
-}
-
-// A client and a group are known as long as they have something here.
-void Scheduler::forget(const Place &place) {
-    if (--place.client->second.members == 0) clients_.erase(place.client);
-    if (--place.group->second.members == 0) groups_.erase(place.group);
+    if (place == active_.end()) return;
+    texts_ -= sequence.embeds();
+    free_.push_back(sequence.slot);
+    sequence.slot = -1;
+    waiting_.release(*place->group);
+    active_.erase(place);
 }
 
 int64_t Scheduler::prefilling() const {

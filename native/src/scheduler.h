@@ -1,10 +1,9 @@
-// Whose turn it is: the queue of waiting sequences, the slots, and the rows of the next step.
+// Whose turn it is: the slots, and the rows of the next step. `waiting.h` has the queue.
 // Called by the engine thread alone. Owns neither sequences nor states, runs nothing, and knows no
 // model: a slot is a number.
 //
-// Slots. A free one goes to the client that holds the fewest, then to the group (the requests that came
-// together) that holds the fewest; among equals it goes round. Texts to embed hold at most half of them
-// while chats wait. Where all are taken, a few more are for those who hold none, so that nobody waits for
+// Slots. A free one goes to the next that waits. Texts to embed hold at most half of them while chats
+// wait. Where all are taken, a few more are for those who hold none, so that nobody waits for
 // the end of another's answers; in a step there are never more than max_batch answers, which take turns.
 //
 // Rows. A step holds the known rows of every answer (one, unless the last step was undone), some rows that
@@ -18,11 +17,10 @@
 #pragma once
 
 #include "sequence.h"
+#include "waiting.h"
 
 #include <cstdint>
-#include <map>
 #include <span>
-#include <utility>
 #include <vector>
 
 namespace rwkv {
@@ -55,7 +53,7 @@ public:
     void remove(Sequence &sequence);
 
     bool idle() const { return waiting_.empty() && active_.empty(); }
-    int64_t waiting() const { return static_cast<int64_t>(waiting_.size()); }
+    int64_t waiting() const { return waiting_.size(); }
     int64_t prefilling() const;
     int64_t embedding() const { return texts_; }  // of these: those that will draw nothing
     int64_t quick() const;                        // of these: those that need the first layer only
@@ -65,53 +63,29 @@ public:
     int64_t extra_slots() const { return max_batch_ / 8 + 1; }
 
 private:
-    // Who asks: a client, or one of its groups.
-    struct Party {
-        int64_t held = 0, members = 0;  // slots; sequences with and without one
-        uint64_t turn = 0;              // when it last got a slot, or came
-    };
-    struct Group : Party {
-        int64_t end = 0;  // in virtual time: of the last prompt that it has begun to read
-    };
-    using Clients = std::map<uint64_t, Party>;
-    // By client and group, or by client and the arrival of a request that is its own group.
-    struct GroupKey {
-        uint64_t client;
-        bool single;
-        uint64_t number;
-        auto operator<=>(const GroupKey &) const = default;
-    };
-    using Groups = std::map<GroupKey, Group>;
-
     struct Place {
         Sequence *sequence;
-        Clients::iterator client;
-        Groups::iterator group;
+        Group *group;
         uint64_t arrival;
         // Of its prompt, in virtual time: `weight` times its rows lie between both. 0: not set yet.
         int64_t begin = 0, end = 0, weight = 0;
         int64_t begun_at = 0;  // rows that were known then
     };
 
-    bool comes_before(const Place &a, const Place &b) const;
-    std::vector<Place>::iterator next();
-    void forget(const Place &place);
     void plan_answers();
     void plan_prompts(int64_t budget);
     void queue_up(Place &place);
     bool take(Place &place, int64_t most, int64_t &budget);
 
     int32_t max_batch_, prefill_chunk_, grain_;
-    Clients clients_;
-    Groups groups_;
-    std::vector<Place> waiting_, active_;  // without and with a slot
-    std::vector<int32_t> free_;            // slots that have been used and given back
-    int32_t slots_ = 0;                    // slots used so far
-    uint64_t turn_ = 0;                    // arrivals and admissions so far
-    int64_t texts_ = 0, chats_waiting_ = 0;  // slots of texts to embed; those in the queue that are none
-    int64_t clock_ = 0;                    // virtual time: prompt rows, in turn
-    uint64_t first_answer_ = 0;            // of the next step, among those that run
-    bool long_one_waits_ = false;          // no prompt longer than a grain was in the last step
+    Waiting waiting_;
+    std::vector<Place> active_;    // with a slot
+    std::vector<int32_t> free_;    // slots that have been used and given back
+    int32_t slots_ = 0;            // slots used so far
+    int64_t texts_ = 0;            // slots of texts to embed
+    int64_t clock_ = 0;            // virtual time: prompt rows, in turn
+    uint64_t first_answer_ = 0;    // of the next step, among those that run
+    bool long_one_waits_ = false;  // no prompt longer than a grain was in the last step
     std::vector<Share> plan_;
     std::vector<Sequence *> answers_;  // scratch of plan()
     std::vector<Place *> prompts_;     // the same

@@ -451,6 +451,28 @@ void test_admission_and_slots() {
     CHECK(scheduler.idle() && scheduler.plan().empty() && scheduler.admit() == nullptr);
 }
 
+// A stranger's requests by the hundred thousand: were each call to look at all of them, this would take
+// minutes and not a second, and in a server every step of the others.
+void test_a_crowd_in_the_queue() {
+    Scheduler scheduler(4, 16);
+    constexpr size_t crowd = 200'000;
+    std::vector<std::unique_ptr<Sequence>> all;
+    for (size_t i = 0; i < crowd; ++i) {
+        all.push_back(sequence(1, 1, {1, i % 3 ? 0 : 1 + i % 2'000}));
+        scheduler.add(*all.back());
+    }
+    const auto other = sequence(1, 1, {2});
+    scheduler.add(*other);
+    for (int i = 0; i < 5; ++i) {
+        Sequence *const s = scheduler.admit();
+        CHECK(s && (s == other.get()) == (i == 1));  // the second client has its turn
+        if (i < 4) scheduler.remove(*s);
+    }
+    for (size_t i = 0; i < crowd; i += 2) scheduler.remove(*all[crowd - 1 - i]);
+    while (Sequence *s = scheduler.admit()) scheduler.remove(*s);
+    CHECK(scheduler.waiting() == 0 && scheduler.running() + scheduler.prefilling() <= 1);
+}
+
 // Random arrivals, askers, lengths and removals; every rule is checked in every step.
 void test_random_workload(uint64_t seed) {
     Random random{seed};
@@ -543,6 +565,7 @@ int main() {
     test_pace();
     test_pace_of_prompts_alone();
     test_admission_and_slots();
+    test_a_crowd_in_the_queue();
     for (uint64_t seed = 1; seed <= 200; ++seed) test_random_workload(seed);
     return report();
 }

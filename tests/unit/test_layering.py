@@ -51,7 +51,8 @@ INCLUDES: dict[str, set[str]] = {
     "slab": {"forerunner"},
     "state_cache": {"slab", "vocab"},
     "pace": set(),
-    "scheduler": {"sequence"},
+    "waiting": {"sequence"},
+    "scheduler": {"sequence", "waiting"},
     "keeper": {"backend", "model", "sequence", "state_cache", "vocab"},
     "engine": {
         "backend",
