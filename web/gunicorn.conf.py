@@ -123,6 +123,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None:
         app.runtime.close()
+        stopping.await_ends()
     log_writer.drain()
 
 

@@ -22,6 +22,7 @@ import gevent
 from gevent import monkey
 
 _LAST_WORDS = 3.0  # seconds before graceful_timeout at which running answers are cut
+_LAST_LINES = 1.0  # seconds in which answers that were cut end, and are logged
 _FIRST_WORDS = 1.0  # seconds that a new connection has for its first request
 _NEXT_WORDS = 3.0  # seconds that a body has for its next bytes
 # Seconds after the last connection was taken in which its request may come and is answered: after
@@ -31,6 +32,7 @@ _LAST_GUESTS = 0.3
 _master = 0  # the process that started this worker
 # Sockets without a request, or with half of one -> when they may be closed, by time.monotonic().
 _idle: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+_at_work: weakref.WeakSet[Any] = weakref.WeakSet()  # sockets whose request is being answered
 
 
 def obey_early(server: Any, worker: Any) -> None:
@@ -71,10 +73,21 @@ def rest_awaited(sock: Any) -> None:
 
 def request_begins(sock: Any) -> None:
     _idle.pop(sock, None)
+    _at_work.add(sock)
 
 
 def request_ends(sock: Any) -> None:
+    """After its line in the log."""
+    _at_work.discard(sock)
     _idle[sock] = 0.0
+
+
+def await_ends() -> None:
+    """Lets requests whose work has been ended say so to their clients and the log. At the end of
+    a worker: on SIGINT and SIGQUIT gunicorn leaves its loop at once."""
+    end = time.monotonic() + _LAST_LINES
+    while _at_work and time.monotonic() < end:
+        gevent.sleep(0.01)
 
 
 def watch(worker: Any) -> None:

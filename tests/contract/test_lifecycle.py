@@ -104,6 +104,24 @@ def test_ctrl_c_reaches_worker_and_master() -> None:
         assert "SystemExit" not in server.log()
 
 
+def test_ctrl_c_leaves_a_line_for_every_answer() -> None:
+    """It ends the worker at once, but not before each client and the log have been told."""
+    with serving() as server:
+        body = {"prompt": "x", **ENDLESS}
+        socks = [
+            server.open("POST", "/completions", {**body, "stream": n % 2 == 0}) for n in range(6)
+        ]
+        wait_until(lambda: server.status()["running"] == len(socks))
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 0
+        for sock in socks:
+            with sock, sock.makefile("rb") as answer:
+                assert b"server_stopping" in answer.read()
+        log = server.log()
+    assert log.count('"finish":"cut"') == len(socks), log
+    assert "Traceback" not in log and "SystemExit" not in log
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("delay", [0, 0.1, 0.4, 0.8, 1.6] if SOAK else [0, 0.4])
 @pytest.mark.parametrize("group", [False, True] if SOAK else [True])
