@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from web.schemas.tools import is_deep
+
 FENCE = "```"
 _LONGEST_KEY = 256  # characters; so far is looked ahead of each quote
 _MOST_BLANKS = 64  # in a row, between the marks of a call
@@ -67,7 +69,9 @@ class ArgumentReader:
     def feed(self, text: str, final: bool = False) -> bool:
         """Reads on. True: the end has been found. `final`: no more text comes, so a call may lack
         its last marks."""
-        self.text += text
+        whole, self.text = self.text, ""
+        whole += text  # in its place: nobody else has it
+        self.text = whole
         if final:
             whole = self.text.rstrip().rstrip("`").rstrip()
             if whole.endswith(")"):
@@ -183,11 +187,11 @@ class _Value:
                     return at, after
                 # These marks close a block of code that the value has opened.
                 self.doubtful = self.doubtful or (at, after)
-        self._fences += text.count(FENCE, self._at)
+        rest = text[self._at :]
+        self._fences += rest.count(FENCE)
         # A fence may be cut in two by the end of the text: its marks are counted with the rest.
-        kept = len(text) - len(text.rstrip("`"))
-        self._fences -= text.count(FENCE, len(text) - kept)
-        self._at = max(self._at, len(text) - kept)
+        cut = (len(rest) - len(rest.rstrip("`"))) % len(FENCE)
+        self._at = len(text) - cut
         raise _Undecided
 
     def _bracketed(self, text: str, final: bool) -> tuple[int, int | None] | None:
@@ -265,7 +269,7 @@ def _closed(text: str, at: int, final: bool) -> int | None:
     at = _skip(text, at + 1, final)
     if text.startswith(FENCE, at):
         return at + len(FENCE)
-    if not final and FENCE.startswith(text[at:]):
+    if not final and FENCE.startswith(text[at : at + len(FENCE) + 1]):
         raise _Undecided
     return None
 
@@ -366,17 +370,17 @@ def _literal(text: str) -> Any:
     if text in _PYTHON:
         return _PYTHON[text]
     try:
-        return msgspec.json.decode(text)
+        value = msgspec.json.decode(text)
     except (msgspec.MsgspecError, RecursionError):
-        pass
-    if len(text) > _LONGEST_PYTHON:
-        return text
-    try:
-        value = ast.literal_eval(text)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return text
-    return value
+        if len(text) > _LONGEST_PYTHON:
+            return text
+        try:
+            value = ast.literal_eval(text)
+            # ValueError also for half of a surrogate pair, which is no character.
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            return text
+    return text if is_deep(value) else value
 
 
 def arguments_of(text: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:

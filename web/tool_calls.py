@@ -34,6 +34,8 @@ _OPENING = re.compile(r"```[\w\s]{0,32}?tool_call\s{0,4}\(")
 _MAY_BE_OPENING = re.compile(r"`{0,2}\Z|```[\w\s]{0,48}\Z")
 _LONGEST_OPENING = 64
 _MOST_BLANKS = 16  # between a name and its opening
+# Calls in one text that end only because the text does. Each is found by reading all that follows.
+_MOST_ENDS = 4
 _HELD_BLANKS = 64  # before a call; they belong to its form
 
 
@@ -87,8 +89,13 @@ class CallFinder:
     def end(self) -> list[str | ToolCall]:
         """The rest: a call that lacks only its last marks, or text."""
         out: list[str | ToolCall] = []
-        while self._call is not None:
+        for _ in range(_MOST_ENDS):
+            if self._call is None:
+                break
             out += self.feed(self._arguments("", out, final=True))
+        if self._call is not None:
+            self._say(self._call.head + self._call.arguments.text, out)
+            self._call = None
         self._say(self._held, out)
         self._held = ""
         return out

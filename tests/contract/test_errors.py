@@ -114,6 +114,17 @@ def test_wrong_fields_are_named(server: Server, field: str, value: Any, words: s
             {"messages": [{"role": "assistant", "tool_calls": [called("f", "no JSON")]}]},
             "messages[0].tool_calls[0].function.arguments",
         ),
+        (  # as deep as can be read and not be written
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "tool_calls": [called("f", '{"a": ' + "[" * 964 + "]" * 964 + "}")],
+                    }
+                ]
+            },
+            "messages[0].tool_calls[0].function.arguments",
+        ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [called("f", "[" * 9999)]}]},
             "messages[0].tool_calls[0].function.arguments",

@@ -290,16 +290,43 @@ def test_a_call_behind_one_with_an_open_fence_is_found() -> None:
     ]
 
 
+OPEN = 'get_weather\n```python\ntool_call("location"="'
+# Its end is doubtful to the last, since all that follows closes as many fences as it opens.
+DOUBTFUL = '")\n``` ``` get_weather\n```python\ntool_call("location"="```'
+
+
+def test_few_calls_end_with_the_text_alone() -> None:
+    """Each is found by reading all that follows; what they leave is text, and nothing is lost."""
+    text, calls = found([OPEN + "```" + DOUBTFUL * 100])
+    assert 1 <= len(calls) <= 5
+    assert text.count("get_weather") > 90
+    assert text.endswith(DOUBTFUL[4:])
+
+
+@pytest.mark.parametrize("depth", [40, 500, 960, 985])
+def test_what_is_nested_too_deep_is_text(depth: int) -> None:
+    """Python could not write it again: the stack is as deep then."""
+    value = "[" * depth + "]" * depth
+    assert arguments_of(f"a={value}", None) == {"a": value}
+
+
+def test_half_of_a_surrogate_pair_is_text() -> None:
+    """No answer could hold it."""
+    assert arguments_of("a=['\\ud800']", None) == {"a": "['\\ud800']"}
+
+
 HARD = {
+    "marks": OPEN + "`" * 1_200_000,
+    "ends": OPEN + '")' * 1_000_000,
     "letters": "天" * 400_000,
     "blanks": " " * 400_000,
     "fences": "```" * 130_000,
     "names": "get_weather " * 33_000,
     "heads": "get_weather\n```\n" * 25_000,
-    "open": CALL[:40] + '", ' * 130_000,
-    "quotes": CALL[:40] + '"' * 400_000,
-    "keys": CALL[:40] + '", "' + "x" * 400_000,
-    "closes": CALL[:40] + '``` ")' * 60_000,
+    "open": OPEN + '", ' * 130_000,
+    "quotes": OPEN + '"' * 400_000,
+    "keys": OPEN + '", "' + "x" * 400_000,
+    "closes": OPEN + '``` ")' * 60_000,
     "brackets": "get_weather ```tool_call(a=" + "[" * 400_000,
     "bare": "get_weather ```tool_call(a=" + ",)" * 200_000,
     "pairs": "get_weather ```tool_call(" + '"a"="b", ' * 40_000,
@@ -308,23 +335,22 @@ HARD = {
 
 @pytest.mark.parametrize("text", HARD.values(), ids=HARD.keys())
 def test_time_is_linear(text: str) -> None:
-    """Twice the text takes about twice the time, as one piece and as many."""
+    """Twice the text takes about twice the time, as one piece and as many small ones."""
 
-    def seconds(length: int, pieces: int) -> float:
+    def seconds(length: int, size: int) -> float:
         best = math.inf
         for _ in range(2):
             finder = CallFinder([WEATHER])
             start = time.process_time()
-            size = length // pieces
             for at in range(0, length, size):
-                finder.feed(text[at : at + size])
+                finder.feed(text[at : min(at + size, length)])
             finder.end()
             best = min(best, time.process_time() - start)
         return best
 
     whole = len(text) // 10
-    for pieces in (1, 1000):
-        assert seconds(whole, pieces) < 12 * seconds(whole // 4, pieces) + 0.02
+    for size in (len(text), 20):
+        assert seconds(whole, size) < 9 * seconds(whole // 4, size) + 0.02
 
 
 @pytest.mark.parametrize("parameters", [None, {}, {"properties": 5}, {"properties": {"a": 5}}])

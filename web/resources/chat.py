@@ -16,7 +16,7 @@ from web.clients import client_number
 from web.generation import Generation, Serving, sampling_for
 from web.known_answers import Fed
 from web.middleware import read_body
-from web.offload import in_thread
+from web.offload import breathe, in_thread
 from web.prompts.formats import Conversation, answer_text, conversation
 from web.prompts.parts import BEGUN
 from web.prompts.stops import chat_stops
@@ -29,6 +29,7 @@ from web.sse import EventStream, Frames, begin
 from web.tool_calls import CallFinder, RememberedTools
 from web.tuned import StartStates
 
+_PIECE = 4096  # characters of an answer that are read at a time: some ms where it is all calls
 _MANY_MESSAGES = 500  # above which a thread renders them: some 3 ms of the hub
 
 
@@ -97,7 +98,9 @@ class ChatCompletionsResource:
             begin(resp, EventStream(generation, frames, usage_too, answer=answer))
             return
         (got,) = generation.collect()
-        answer.feed(got.text)
+        for start in range(0, len(got.text), _PIECE):
+            answer.feed(got.text[start : start + _PIECE])
+            breathe()
         answer.end(got.ids)
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(

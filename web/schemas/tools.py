@@ -152,18 +152,20 @@ def tools_of(fields: Fields) -> ToolFields:
     if not functions:
         return ToolFields(parallel=parallel)
     values = [msgspec.structs.asdict(function) for function in functions]
-    if _is_deep(values, _DEEPEST):
+    if is_deep(values):
         raise fields.wrong("tools", f"must be nested at most {_DEEPEST} deep")
     if len(json.dumps(values)) > _LONGEST_TOOLS:
         raise fields.wrong("tools", f"must have at most {_LONGEST_TOOLS} characters as JSON")
     return ToolFields(functions, json.dumps(values, indent=2), parallel)
 
 
-def _is_deep(value: Any, levels: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value
-    if not isinstance(value, (dict, list)):
+def is_deep(value: Any, levels: int = _DEEPEST) -> bool:
+    """Whether arrays and objects stand in each other more than so many levels deep. What is deeper
+    is read, but cannot be written everywhere: that takes as much of Python's stack."""
+    if not isinstance(value, (dict, list, tuple)):
         return False
-    return levels == 0 or any(_is_deep(one, levels - 1) for one in inner)
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(is_deep(one, levels - 1) for one in inner)
 
 
 def calls_of(fields: Fields) -> tuple[Call, ...]:
@@ -199,6 +201,8 @@ def _call(value: Any, path: str) -> Call:
             given = None
     if not isinstance(given, dict):
         raise inner.wrong("arguments", "must be a JSON object, as a string")
+    if is_deep(given):
+        raise inner.wrong("arguments", f"must be nested at most {_DEEPEST} deep")
     return Call(_name(inner), given)
 
 
