@@ -77,6 +77,7 @@ def on_starting(server: Any) -> None:
     hosts = [at if isinstance(at, str) else at[0] for at in server.cfg.address]
     if (problem := exposure.problem(_config, hosts)) is not None:
         raise RuntimeError(problem)
+    log_writer.install_in_master()
     _allow_open_files(server.cfg.worker_connections + 256)
     sole_worker.prepare()
     handover.prepare()

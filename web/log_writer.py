@@ -3,12 +3,15 @@
 A pipe that nobody reads is full after 64 KiB, a terminal can be stopped by Ctrl-S, and a write to
 either would then hold the hub, and with it every client, until somebody reads. Lines that find no
 room are dropped and counted. Installed by `web/worker.py`; `web/metrics.py` tells the count.
+The master, which forks and so has no threads, waits for a moment only: it could else neither be
+ended nor reload, nor see that its worker has died.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 import time
 from typing import Any, TextIO
@@ -18,6 +21,7 @@ from gevent import monkey
 _ROOM = 1 << 20  # bytes that wait; more only if it is one line
 _PIECE = 64 << 10  # bytes of one write
 _LAST_WORDS = 1.0  # seconds for what still waits when a process ends
+_MOMENT = 0.1  # seconds that the master waits for room
 
 _outlets: list[Outlet] = []
 
@@ -78,18 +82,54 @@ class Outlet:
             self._written += size
 
 
+class Spout:
+    """Takes the place of a stream of text in a process that writes seldom, without a thread: what
+    finds no room within a moment is dropped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._fd = stream.fileno()
+        self._room = select.poll()
+        self._room.register(self._fd, select.POLLOUT)
+
+    def write(self, text: str) -> int:
+        left = memoryview(text.encode("utf-8", "backslashreplace"))
+        try:
+            # A pipe that has room takes so much of it without a wait.
+            while left and self._room.poll(_MOMENT * 1000):
+                left = left[os.write(self._fd, left[: select.PIPE_BUF]) :]
+        except OSError:  # nobody will read this any more, or the disk is full
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def install() -> None:
     """Puts outlets in the place of this process's standard streams, for its loggers too. After the
     fork: threads do not survive it."""
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        outlet = Outlet(stream)
+        outlet = Outlet(getattr(sys, name))
         _outlets.append(outlet)
-        setattr(sys, name, outlet)
-        for logger in ("gunicorn.error", "gunicorn.access"):
-            for handler in logging.getLogger(logger).handlers:
-                if getattr(handler, "stream", None) is stream:
-                    handler.stream = outlet  # type: ignore[attr-defined]
+        _replace(name, outlet)
+
+
+def install_in_master() -> None:
+    for name in ("stdout", "stderr"):
+        _replace(name, Spout(getattr(sys, name)))
+
+
+def _replace(name: str, by: Any) -> None:
+    stream = getattr(sys, name)
+    setattr(sys, name, by)
+    for logger in ("gunicorn.error", "gunicorn.access"):
+        for handler in logging.getLogger(logger).handlers:
+            if getattr(handler, "stream", None) is stream:
+                handler.stream = by  # type: ignore[attr-defined]
 
 
 def drain() -> None:

@@ -6,7 +6,7 @@ import os
 import time
 
 from web import log_writer
-from web.log_writer import Outlet
+from web.log_writer import Outlet, Spout
 
 
 def pipe() -> tuple[int, Outlet]:
@@ -58,3 +58,17 @@ def test_a_reader_that_has_gone() -> None:
     outlet.write("x\n")
     outlet.drain(10)
     assert outlet.dropped == 1
+
+
+def test_a_master_does_not_wait_for_a_reader_that_has_stopped() -> None:
+    read, write = os.pipe()
+    spout = Spout(os.fdopen(write, "w"))
+    spout.write("é\udcff\n")
+    for _ in range(7):
+        spout.write("x" * 9_999 + "\n")  # the last ones find no room
+    got = os.read(read, 1 << 20).decode()
+    assert got.startswith("é\\udcff\nxxx") and 50_000 < len(got) < 70_000
+    spout.write("more\n")
+    assert os.read(read, 1 << 20) == b"more\n"
+    os.close(read)
+    spout.write("x\n")
