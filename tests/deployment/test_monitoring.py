@@ -14,7 +14,7 @@ ABOUT_THE_SCRAPE = {"up"}
 def test_prometheus_reads_what_nginx_serves(deploy: Path) -> None:
     config = yaml.safe_load((deploy / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
-    assert f"location = {job['metrics_path']} {{" in (deploy / "nginx.conf").read_text()
+    assert f"location ~ ^{job['metrics_path']}/?$ {{" in (deploy / "nginx.conf").read_text()
     for file in config["rule_files"]:
         assert (deploy / file).is_file()
 
