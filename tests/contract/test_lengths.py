@@ -26,8 +26,7 @@ def counted(server: Server, path: str, body: dict[str, Any]) -> tuple[int, str]:
 
 def test_what_is_not_said(brief: Server) -> None:
     """A chat goes on until it ends, a completion for the guide's 500; /update-config wins."""
-    # Labels end a chat as well; these are out of reach.
-    chat = {**CHAT, **ON, "logit_bias": {"11": -100}}
+    chat = {**CHAT, **ON}
     for unset in ({}, {"max_tokens": -1}, {"max_completion_tokens": -1}, {"max_tokens": None}):
         assert counted(brief, "/chat/completions", {**chat, **unset}) == (600, "length")
     assert counted(brief, "/completions", {**TEXT, **ON}) == (500, "length")
@@ -42,7 +41,7 @@ def test_what_is_not_said(brief: Server) -> None:
 
 def test_the_default_of_chats(server: Server) -> None:
     """Not cut at 500: coding clients send no limit. The demo model alone, which ends by itself."""
-    body = {**CHAT, **ON, "logit_bias": {"11": -100}, "max_tokens": None}
+    body = {**CHAT, **ON, "max_tokens": None}
     events = server.stream("/chat/completions", {**body, "stream_options": {"include_usage": True}})
     assert events[-2]["usage"]["completion_tokens"] == 4096
     assert server.status()["default_max_tokens"] == 4096
@@ -70,6 +69,12 @@ def test_at_least_and_for_ever(server: Server) -> None:
     # With the bias, what follows the least length is the end.
     assert counted(server, "/completions", {**ends_at_once, "min_tokens": 9}) == (9, "stop")
     assert counted(server, "/completions", {**ends_at_once, "ignore_eos": True}) == (30, "length")
+    # A turn's label, without which the demo model would begin the user's part.
+    chat = {"messages": CHAT["messages"], "temperature": 0, "max_tokens": 150}
+    assert counted(server, "/chat/completions", chat)[1] == "stop"
+    assert counted(server, "/chat/completions", {**chat, "ignore_eos": True}) == (150, "length")
+    marked = {**chat, "ignore_eos": True, "stop": ["\n\nUser:"]}
+    assert counted(server, "/chat/completions", marked)[1] == "stop"
     stopped = {**ends_at_once, "logit_bias": {"98": 100}, "stop": ["aaa"]}  # a, and a again
     free = {**stopped, "penalty_decay": 0.0, "frequency_penalty": 0}
     assert counted(server, "/completions", free) == (3, "stop")

@@ -50,10 +50,12 @@ class ChatCompletionsResource:
             talk = in_thread(conversation, serving.persona, request, tools)
         else:
             talk = conversation(serving.persona, request, tools)
+        asked = request.sampling
         sampling = sampling_for(
             serving.persona,
-            request.sampling,
-            chat_stops(request.sampling.stop, talk.names),
+            asked,
+            # A label ends an answer as a token does: who wants no end has what was asked for alone.
+            asked.stop or () if asked.ignore_eos else chat_stops(asked.stop, talk.names),
             lengths=serving.limits.lengths,
             chat=True,
         )

@@ -56,8 +56,9 @@ MinTokens = Annotated[
 IgnoreEnds = Annotated[
     bool,
     Meta(
-        description="Never draw the token that ends an answer: it goes on for max_tokens. "
-        "不生成结束 token，直到 max_tokens 为止。"
+        description="Never draw the token that ends an answer, nor end a chat at the next turn's "
+        "label: it goes on for max_tokens. "
+        "不生成结束 token，也不在下一轮的角色名处停止，直到 max_tokens 为止。"
     ),
 ]
 Temperature = Annotated[
