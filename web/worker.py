@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gevent.server import StreamServer
 from gunicorn.http import message
 from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding
 from gunicorn.http.parser import RequestParser
@@ -17,6 +18,9 @@ from web.connection import Connection
 from web.offload import breathe
 
 HEADERS = 64 << 10  # bytes of one header and of all: cookies of a host are shared by its ports
+# Connections that are taken in a turn of the hub. Each begins to work at once: of gevent's hundred
+# at a time thousands would, and everybody else would wait for a turn among them.
+_ACCEPTED = 1
 _CODINGS = frozenset({"compress", "x-compress", "deflate", "gzip", "x-gzip"})
 
 
@@ -59,6 +63,7 @@ class Worker(GeventWorker):
         super().patch()
         log_writer.install()
         RequestParser.mesg_class = Request
+        StreamServer.max_accept = _ACCEPTED
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         connection = Connection(client, self.send_timeout)

@@ -122,6 +122,18 @@ def requests(size: int) -> list[str]:
     return answers
 
 
+def connections(size: int) -> list[str]:
+    """So many connections at once, each with a request that is soon answered."""
+    socks = [connect() for _ in range(size)]
+    for sock in socks:
+        sock.sendall(head("/completions", "Content-Length: 2") + b"{}")
+    answers = []
+    for sock in socks:
+        answers.append(answer(sock))
+        sock.close()
+    return answers
+
+
 KINDS: dict[str, Callable[[int], list[str]]] = {
     "tiny chunks": lambda size: tiny("/completions", size),
     "tiny chunks to nowhere": lambda size: tiny("/nowhere", size),
@@ -132,6 +144,7 @@ KINDS: dict[str, Callable[[int], list[str]]] = {
     "half small bodies": lambda size: half(size, MIB // 16),
     "stalled readers": stalled,
     "requests": requests,
+    "connections": connections,
 }
 
 

@@ -168,6 +168,12 @@ def test_chunks_of_a_stranger(keyed: Server, kind: str, size: int, full: int) ->
     assert slowest < MOST_GAP
 
 
+def test_many_connections_at_once(server: Server) -> None:
+    """They are taken one by one: all at once, each would work between two tokens of a stream."""
+    size = 3000 if SOAK else 1000
+    assert beside(server, "connections", size) == {"400": size}
+
+
 @pytest.mark.soak
 def test_half_sent_bodies(server: Server) -> None:
     """16 bodies of 31 MiB, of which 30 come: half of 256 MiB is the most that one client gets."""
