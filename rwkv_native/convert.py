@@ -211,7 +211,7 @@ def _opened(
 ) -> tuple[checkpoint.Checkpoint, str | None]:
     if dtype is not None and dtype not in names:
         why = "; GGUF files of it are not written" if dtype in PACKED_NAMES else ""
-        raise InvalidError(f"dtype must be {', '.join(names)} or None, not {dtype!r}{why}")
+        raise InvalidError(f"dtype must be one of {', '.join(names)}, not {dtype!r}{why}")
     found = checkpoint.read(source)
     odd = next((t for t in found.tensors.values() if t.kind != "plain"), None)
     if odd is not None:

@@ -220,9 +220,14 @@ def no_key() -> Refusal:
 
 def wrong_origin(origin: str) -> Refusal:
     """403 for what a web page sends that may not."""
+    if origin == "null":
+        said = "a page without an address, such as a file opened in a browser (Origin: null),"
+        more = "serve it from http://localhost, or start the server with --cors-origin null"
+    else:
+        said, more = f"pages of {clip(origin)}", "its --cors-origin allows more"
     return Refusal(
         falcon.HTTP_403,
-        f"pages of {clip(origin)} may not use this server; its --cors-origin allows more",
+        f"{said} may not use this server; {more}",
         code="origin_not_allowed",
     )
 

@@ -254,6 +254,15 @@ def test_configured_origins(origin: str, status: int) -> None:
     assert answer.status_code == status  # 400: no model is loaded
 
 
+def test_a_page_from_a_file_is_told_what_to_do() -> None:
+    ask = {"headers": {"Origin": "null"}, "json": {"prompt": "x"}}
+    answer = STRICT.simulate_post("/completions", **ask)
+    assert answer.status_code == 403
+    assert "http://localhost" in answer.json["detail"]
+    assert "--cors-origin null" in answer.json["detail"]
+    assert client(cors_origin=("null",)).simulate_post("/completions", **ask).status_code == 400
+
+
 def test_all_origins() -> None:
     everybody = client(cors_origin=("*",))
     for origin in ("http://evil.example", "null"):

@@ -166,7 +166,7 @@ def test_progress(golden: Path, tmp_path: Path) -> None:
 
 def test_wrong_requests(golden: Path, tmp_path: Path) -> None:
     source, target = golden / "v70_L3_D32_fp32.pth", tmp_path / "x.safetensors"
-    with pytest.raises(rn.InvalidError, match="dtype must be fp32, fp16, bf16"):
+    with pytest.raises(rn.InvalidError, match="dtype must be one of fp32, fp16, bf16"):
         convert.to_safetensors(source, target, "int8")
     target.write_bytes(b"")
     with pytest.raises(rn.InvalidError, match="exists already"):
