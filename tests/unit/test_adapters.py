@@ -361,7 +361,7 @@ def test_the_commands(golden: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--adapter", file], "--adapter-alpha"),
         (["--adapter-alpha", "3"], "belong to an adapter"),
         (["--adapter", str(tmp_path / "nothing"), "--adapter-alpha", "3"], "nothing: no such file"),
-        (["--adapter", file, "--adapter-alpha", "-1"], "adapter_alpha must be between 0"),
+        (["--adapter", file, "--adapter-alpha", "-1"], "alpha must be between 0"),
     ):
         for command in (
             ["convert", str(golden / SOURCE), str(tmp_path / "x.safetensors")],
