@@ -56,14 +56,16 @@ class KnownAnswers:
     def bytes(self) -> int:
         return int(self._kept.currsize)
 
-    def encode(self, talk: Conversation) -> Fed:
+    def encode(self, talk: Conversation, client: int = 0) -> Fed:
         """The ids of a conversation, those of known answers as they were drawn. The ids of a prompt
         begin those of the next one in the same conversation. Raises ValueError for a text that
-        cannot be encoded."""
+        cannot be encoded. `client`: who asks, see `web/clients.py`. Its own answers are known only:
+        others' ids would tell what they have been answered, and a bias on tokens makes a model
+        write a text in ids that serve nobody."""
         if len(talk.text) <= _LONG and len(talk.answers) <= _MANY:
-            keys, place = _keys(talk)
+            keys, place = _keys(talk, client)
             return _encoded(self._tokenizer, talk, [self._kept.get(key) for key in keys], place)
-        keys, place = in_thread(_keys, talk)
+        keys, place = in_thread(_keys, talk, client)
         known = [self._kept.get(key) for key in keys]
         return in_thread(_encoded, self._tokenizer, talk, known, place)
 
@@ -84,10 +86,10 @@ def _key(place: Any, text: str) -> bytes:
     return key.digest()
 
 
-def _keys(talk: Conversation) -> tuple[list[bytes], Any]:
+def _keys(talk: Conversation, client: int) -> tuple[list[bytes], Any]:
     """The keys of all answers, also of one that is to be continued, and the hash of what is before
     the answer to come."""
-    place = hashlib.blake2b(digest_size=16)
+    place = hashlib.blake2b(digest_size=16, key=client.to_bytes(8, "big"))
     keys, at = [], 0
     for start, end in talk.answers:
         place.update(talk.text[at:start].encode())

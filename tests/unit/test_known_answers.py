@@ -50,6 +50,17 @@ def keep(
     return content
 
 
+def test_clients_know_their_own_answers_only() -> None:
+    """Others' would tell what they have been answered, and may be drawn to harm."""
+    known = KnownAnswers(TOKENIZER)
+    talk = talk_of(USER)
+    known.keep(known.encode(talk, client=1), " Hi", ids_of(" ", "H", "i", "\n\n"))
+    later = talk_of(USER, said("Hi"), USER)
+    own, others = (known.encode(later, client).ids.tolist() for client in (1, 2))
+    assert len(own) > len(others)
+    assert others == KnownAnswers(TOKENIZER).encode(later).ids.tolist()
+
+
 @pytest.mark.parametrize(
     ("drawn", "kept"),
     [

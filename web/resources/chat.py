@@ -59,8 +59,9 @@ class ChatCompletionsResource:
             lengths=serving.limits.lengths,
             chat=True,
         )
+        client = client_number(req.env)
         try:
-            fed = serving.known.encode(talk)
+            fed = serving.known.encode(talk, client)
         except ValueError as problem:
             raise errors.invalid("messages", f"cannot be encoded: {problem}") from None
         id = f"chatcmpl-{uuid.uuid4().hex}"
@@ -80,7 +81,7 @@ class ChatCompletionsResource:
                 save_at=fed.save_at,
                 tells_cached=not self._runtime.deploy,
                 keeps_ids=True,
-                client=client_number(req.env),
+                client=client,
             )
         except errors.Refusal as refusal:
             raise _with_tools(refusal, serving, request.tools.description or tools) from None

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from web import errors
+from web.clients import client_number
 from web.generation import Serving, fed_text
 from web.middleware import read_body
 from web.offload import in_thread
@@ -38,7 +39,7 @@ class TokenizeResource:
         if not isinstance(request, str):
             talk = conversation(serving.persona, request)
             with _encoding("messages"):
-                ids = serving.known.encode(talk).ids
+                ids = serving.known.encode(talk, client_number(req.env)).ids
             resp.data = _told(talk.text, ids, "messages")
             return
         text = fed_text(serving.persona, request)
