@@ -69,6 +69,7 @@ _CHOICES = {
 
 
 _NAME = re.compile(r"[\w.-]+")  # of a host: no scheme, no port
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+/?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +142,12 @@ class Config:
         for name in self.public_name:
             if not _NAME.fullmatch(name):
                 raise ValueError(f"public_name must be a name such as llm.example.com: {name!r}")
+        for origin in self.cors_origin:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "cors_origin must be an origin such as https://chat.example.com, without a"
+                    f" path, 'null' or '*': {origin!r}"
+                )
         for name, words in _CHOICES.items():
             if (value := getattr(self, name)) not in words:
                 raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")

@@ -46,7 +46,7 @@ max_requests = 0  # a new worker loads the model again, and nobody is served mea
 # long an answer may take. A worker killed for it loads its model again: seconds to minutes. So
 # only a worker that is stuck for good may run into it, not one on a slow disk.
 timeout = 120
-# What a stop leaves to running answers: 500 tokens (the default length) at 20 tokens/s take 25 s.
+# What a stop leaves to running answers: 500 tokens at 20 tokens/s take 25 s.
 graceful_timeout = 30
 
 # Seconds that requests wait for a worker that takes over to load its model. Most clients wait for a

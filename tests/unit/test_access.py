@@ -224,6 +224,29 @@ def test_a_public_name_is_a_name(name: str) -> None:
         Config(public_name=(name,))
 
 
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "chat.example.com",
+        "https://chat.example.com/app",
+        "https://",
+        "https://a b",
+        "*.x.org",
+    ],
+)
+def test_an_origin_that_no_page_has_is_refused(origin: str) -> None:
+    """It would let nobody in, without a word."""
+    with pytest.raises(ValueError, match=r"cors_origin must be an origin such as"):
+        Config(cors_origin=(origin,))
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "null", "https://Chat.example.com/", "http://[::1]:80", "moz-extension://a-1"]
+)
+def test_origins_that_pages_have(origin: str) -> None:
+    assert Config(cors_origin=(origin,)).cors_origin == (origin,)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "192.168.1.5", ""])
 def test_a_public_address_wants_a_key_or_deploy_mode(host: str) -> None:
     assert "--insecure" in (exposure.problem(Config(), ["127.0.0.1", host]) or "")
