@@ -113,6 +113,22 @@ def test_help_imports_no_engine() -> None:
     assert done.stdout.splitlines()[-1] == ""
 
 
+@pytest.mark.parametrize("module", ["web.cli.serve", "web.config"])
+def test_ctrl_c_while_modules_are_imported(module: str) -> None:
+    """Python would print a traceback. On a busy machine the imports take half a second."""
+    script = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from web.cli import main\n"
+        "sys.exit(main(['info']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -14,9 +14,6 @@ import sys
 import traceback
 from typing import Any, NoReturn
 
-from web.cli import bench, chat, convert, generate, info, music, serve, tokenize
-from web.cli.terminal import Refused
-
 DEBUG = "RWKV_NATIVE_DEBUG"
 
 _EPILOG = f"""\
@@ -41,6 +38,15 @@ set; on 64-bit ARM these are neon, neondot and neonbf16.
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit code."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:  # also one that comes while modules are imported
+        return 130
+
+
+def _run(argv: list[str] | None) -> int:
+    from web.cli.terminal import Refused
+
     args, unknown = _parser().parse_known_args(argv)
     if unknown:
         # argparse itself would show the usage of rwkv-native, not that of the command.
@@ -51,8 +57,6 @@ def main(argv: list[str] | None = None) -> int:
         # Whoever read our output has had enough. Python would complain again at its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
@@ -74,6 +78,8 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    from web.cli import bench, chat, convert, generate, info, music, serve, tokenize
+
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Parser(
         "rwkv-native",
