@@ -147,7 +147,10 @@ class State:
         """
         found = checkpoint.read(path)
         if found.metadata.get("rwkv.kind") != KIND:
-            raise CheckpointError(f"{found.path}: is not a state saved by State.save")
+            hint = ""
+            if "blocks.0.att.time_state" in found.tensors:
+                hint = ": it is a tuned state, which Model.load_tuned_state reads"
+            raise CheckpointError(f"{found.path}: is not a state saved by State.save{hint}")
         version, wanted = found.metadata.get("rwkv.version"), model.info.version
         if version != wanted:
             raise CheckpointError(
@@ -215,6 +218,10 @@ def tuned_wkv(path: str | os.PathLike[str], shape: tuple[int, ...]) -> np.ndarra
     layers, *head_shape = shape
     names = [f"blocks.{i}.att.time_state" for i in range(layers)]
     if not any(n in found.tensors for n in names):
+        if found.metadata.get("rwkv.kind") == KIND:
+            raise CheckpointError(
+                f"{found.path}: is no tuned state: State.save has written it, State.load reads it"
+            )
         raise CheckpointError(f"{found.path}: holds no tuned state (blocks.0.att.time_state)")
     extra = f"blocks.{layers}.att.time_state"
     if extra in found.tensors:

@@ -128,6 +128,17 @@ def test_tuned_state(golden: Path) -> None:
         assert np.array_equal(arrays["wkv"][i], stored), "RWKV-7 needs no transposition"
 
 
+def test_either_kind_of_state_in_the_place_of_the_other(
+    golden: Path, model: rn.Model, tmp_path: Path
+) -> None:
+    """Each says which call reads it."""
+    model.forward([1])[1].save(tmp_path / "saved.safetensors")
+    with pytest.raises(rn.CheckpointError, match=r"State\.save has written it, State\.load"):
+        model.load_tuned_state(tmp_path / "saved.safetensors")
+    with pytest.raises(rn.CheckpointError, match=r"which Model\.load_tuned_state reads"):
+        rn.State.load(model, golden / "v70_L3_D32_fp32_state.state.pth")
+
+
 def test_tuned_states_that_do_not_fit(golden: Path, model: rn.Model, tmp_path: Path) -> None:
     other = rn.Model.open(golden / "v70_L4_D32_fp16.pth")
     with pytest.raises(rn.CheckpointError, match=r"shape \[2, 16, 16\]|missing"):
