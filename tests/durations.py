@@ -11,7 +11,7 @@ import time
 import pytest
 
 LIMIT = 5.0  # seconds for one phase of a test: its fixtures, itself, their ends
-_NEIGHBOURS = 1.5  # times as much on machines that others use, too
+_NEIGHBOURS = 3  # times as much on machines that others use, too: what is slow there still passes
 
 LISTED = {
     "tests/native/test_native.py::test_native": "waits for its compilation, and is them all",

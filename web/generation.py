@@ -302,6 +302,8 @@ class Generation:
 
     def close(self) -> None:
         """Frees every slot and watch. Any number of times, at any moment."""
+        if self._index and self._hangups.gone(self._watch):
+            self._mailbox.hang_up()  # a write has failed before the hub saw why
         self._hangups.unwatch(self._watch, self._on_hang_up)
         self._watch = None
         for id in self._index:

@@ -56,6 +56,14 @@ class Hangups:
         if fd is not None and self._callbacks.get(fd) == callback:
             self._drop(fd)
 
+    def gone(self, fd: int | None) -> bool:
+        """Whether the peer of a socket that is watched has gone, looked up now."""
+        if fd is None:
+            return False
+        look = monkey.get_original("select", "poll")()
+        look.register(fd, _GONE)  # the bits of poll are those of epoll
+        return bool(look.poll(0))
+
     def close(self) -> None:
         self._watcher.close()
         self._callbacks.clear()

@@ -419,6 +419,7 @@ def test_prompts_are_logged_where_they_are_asked_for() -> None:
         assert bodies["/status"] is None
 
 
+@pytest.mark.soak
 def test_pings_while_nothing_else_is_sent() -> None:
     """Queued behind an endless answer: the header comes at once, and comments every 15 s."""
     with serving(max_batch=1) as server:

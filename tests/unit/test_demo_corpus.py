@@ -66,6 +66,7 @@ def lines(documents: list[str]) -> set[str]:
     return {line for document in documents for line in document.split("\n")}
 
 
+@pytest.mark.soak  # the whole training text is made
 def test_no_question_is_in_the_training_text(
     lines: set[str], questions: list[dict[str, str]]
 ) -> None:
@@ -73,6 +74,7 @@ def test_no_question_is_in_the_training_text(
     assert [q["prompt"] for q in questions if f"User: {q['prompt']}" in lines] == []
 
 
+@pytest.mark.soak  # the whole training text is made
 def test_no_question_is_trained_on_in_other_case_or_punctuation(
     corpus: ModuleType, lines: set[str], questions: list[dict[str, str]]
 ) -> None:
@@ -83,6 +85,7 @@ def test_no_question_is_trained_on_in_other_case_or_punctuation(
     assert found == []
 
 
+@pytest.mark.soak  # the whole training text is made
 def test_unseen_facts_are_in_no_training_answer(
     lines: set[str], questions: list[dict[str, str]]
 ) -> None:
@@ -130,6 +133,7 @@ def test_the_text_is_the_same_for_the_same_seed(corpus: ModuleType) -> None:
     assert corpus.training_documents(3, 50) != corpus.training_documents(4, 50)
 
 
+@pytest.mark.soak  # the whole training text is made
 def test_every_answer_ends_with_a_blank_line(documents: list[str]) -> None:
     assert all(document.endswith("\n\n") for document in documents)
     assert all(0 not in document.encode() for document in documents)

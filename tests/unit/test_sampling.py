@@ -233,7 +233,7 @@ def chi_square(counts: np.ndarray, p: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("options", "seeds", "steps"),
     [
-        ({}, 250, 400),
+        ({}, 100, 400),
         ({"top_p": 0.8, "temperature": 1.3}, 20_000, 1),
         ({"top_k": 7, "temperature": 0.7}, 1, 3000),
         ({"min_p": 0.1}, 100, 100),
