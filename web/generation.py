@@ -291,7 +291,9 @@ class Generation:
     def summary(self) -> dict[str, Any]:
         """For the access log: why the answers ended, "gone" if the client left before, "cut" if
         something else came in between; their tokens, and the seconds to the first of them."""
-        early = "gone" if self._mailbox.gone else "cut"
+        # A write may have failed before the hub saw why.
+        gone = self._mailbox.gone or self._hangups.gone(self._watch)
+        early = "gone" if gone else "cut"
         read, drawn, _ = self.usage()
         return {
             "finish": ",".join(sorted({one.finish_reason or early for one in self.answers})),
@@ -302,8 +304,6 @@ class Generation:
 
     def close(self) -> None:
         """Frees every slot and watch. Any number of times, at any moment."""
-        if self._index and self._hangups.gone(self._watch):
-            self._mailbox.hang_up()  # a write has failed before the hub saw why
         self._hangups.unwatch(self._watch, self._on_hang_up)
         self._watch = None
         for id in self._index:

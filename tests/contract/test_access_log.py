@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import ENDLESS, Server, serving, wait_until
+from serving import ENDLESS, ROOT, Server, serving, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,24 @@ def test_a_client_that_leaves(server: Server) -> None:
         line = entry(server, name)
         assert line["finish"] == "gone" and line["prompt_tokens"] <= 1
         assert line["status"] == (200 if stream else 499)
+
+
+def test_a_client_whose_write_fails_first(tmp_path: Path) -> None:
+    """The hub does not hear of it in time: the log looks for itself."""
+    conf = tmp_path / "gunicorn.conf.py"
+    conf.write_text(
+        f"exec(open({str(ROOT / 'web/gunicorn.conf.py')!r}).read())\n"
+        "from web.hangup import Hangups\n"
+        "Hangups._on_ready = lambda self: None\n"
+    )
+    with serving("-c", str(conf)) as server:
+        raw = json.dumps({**ENDLESS, "prompt": "x", "stream": True}).encode()
+        sock = server.open("GET", "/", {})
+        head = "POST /completions HTTP/1.1\r\nHost: x\r\nX-Request-Id: late\r\n"
+        sock.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+        wait_until(lambda: server.status()["running"] == 1)
+        sock.close()
+        assert entry(server, "late")["finish"] == "gone"
 
 
 def test_others_have_none_of_it(server: Server) -> None:
