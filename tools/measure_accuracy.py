@@ -3,7 +3,7 @@
 
 Prints, for the demo model or another byte-level one, the nats per byte on the held-out dialogues of
 evaluation.json, each alone and all as one long text, the greedy answers that are right, and how
-much of the large matrices is in int4. The README's tables are made of this;
+much of the large matrices is in int4. The tables of docs/quantisation.md are made of this;
 tests/golden/test_quantised.py holds the figures to bounds.
 """
 

@@ -1,6 +1,6 @@
 """What rounding weights and states costs a trained model: the demo model on its held-out dialogues.
 
-The bounds are those of the README's tables; tools/measure_accuracy.py prints the figures.
+Its bounds are the tables of docs/quantisation.md; tools/measure_accuracy.py prints the figures.
 """
 
 from __future__ import annotations
