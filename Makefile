@@ -19,7 +19,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
-.PHONY: build serve test soak lint bench peers clean help
+.PHONY: FORCE build serve test soak lint bench peers clean help
 
 build: $(VENV)/.installed $(VENV)/.browser-files  ## set everything up: .venv with the package, editable (the default)
 
@@ -88,7 +88,12 @@ $(VENV)/.browser-files: web/static/_build.py web/static/package.json web/static/
 	@echo "[3/4] libraries of the pages in the browser"
 	@if $(BIN)/python web/static/_build.py; then touch $@; fi
 
-$(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE) | $(VENV)/.browser-files
+# An editable install knows each module by its place: one that has moved is installed anew.
+$(VENV)/.modules: FORCE | $(BIN)/python
+	@find rwkv_native web -name '*.py' | LC_ALL=C sort >$@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(VENV)/.installed: $(VENV)/.tools $(VENV)/.modules pyproject.toml $(NATIVE) | $(VENV)/.browser-files
 	@echo "[4/4] the engine, compiled for every instruction set, and what it needs (two to five minutes)"
 	@$(BIN)/pip install --quiet --no-build-isolation --editable '.[test]'
 	@touch $@

@@ -31,7 +31,7 @@ from .errors import (
 from .model import Loading, Model, ModelInfo
 from .sampling import PreparedSampling, Sampling, probabilities
 from .state import State
-from .tokenizer import Tokenizer
+from .tokenizers import Tokenizer
 
 __all__ = [
     "Adapter",

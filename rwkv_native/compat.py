@@ -31,7 +31,7 @@ from .errors import InvalidError, UnsupportedError
 from .model import Model
 from .sampling import Sampling, probabilities
 from .state import State
-from .tokenizer import Tokenizer
+from .tokenizers import Tokenizer
 
 __all__ = ["PIPELINE", "PIPELINE_ARGS", "RWKV", "TRIE_TOKENIZER", "Tensor"]
 

@@ -21,9 +21,9 @@ from . import adapters, checkpoint
 from ._ffi import check, ffi, float_pointer, lib
 from .adapters import Adapter
 from .errors import CheckpointError, InvalidError, MissingFileError, UnsupportedError
-from .formats import gguf, layouts, partial, safetensors
+from .formats import atomic_file, gguf, layouts, safetensors
 from .formats.tensor import DTYPES, Change, Refused, Tensor, packed_nbytes
-from .tokenizer import Tokenizer
+from .tokenizers import Tokenizer
 
 NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 PACKED_NAMES = {"i8": "I8", "i4": "I4"}  # of .safetensors only
@@ -362,7 +362,7 @@ def _write(
 ) -> None:
     total = sum(row.nbytes for row in rows)
     done = 0
-    with partial.replacing(target, durable=True) as file:
+    with atomic_file.replacing(target, durable=True) as file:
         file.write(start)
         for row in rows:
             for part in row.parts:

@@ -20,7 +20,7 @@ from ._ffi import check, ffi, float_pointer, id_array, lib
 from .engine import Engine, Event
 from .errors import InternalError
 from .sampling import Sampling, fill
-from .tokenizer import Tokenizer
+from .tokenizers import Tokenizer
 
 _READ_BYTES = 512 << 20  # far more than caches hold
 _CHAT = Sampling(top_p=0.3, seed=1)

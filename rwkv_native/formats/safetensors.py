@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import foreign, partial
+from . import atomic_file, foreign
 from .tensor import (
     DTYPES,
     PACKED,
@@ -186,7 +186,7 @@ def write(
     floats = {name: np.ascontiguousarray(array, "<f4") for name, array in arrays.items()}
     # ascontiguousarray makes a scalar one-dimensional.
     rows = [(name, "F32", np.shape(arrays[name])) for name in floats]
-    with partial.replacing(path) as file:
+    with atomic_file.replacing(path) as file:
         file.write(header(rows, metadata))
         for array in floats.values():
             file.write(array.data)

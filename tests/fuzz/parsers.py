@@ -29,8 +29,9 @@ import numpy as np
 import tokenizers
 
 import rwkv_native as rn
-from rwkv_native import adapters, checkpoint, convert, huggingface, state
+from rwkv_native import adapters, checkpoint, convert, state
 from rwkv_native.formats.tensor import DTYPES, nbytes_of
+from rwkv_native.tokenizers import huggingface
 from web.midi.limits import MidiError
 from web.midi.transcript import NothingHeard, midi_to_text
 from web.midi.writer import text_to_midi

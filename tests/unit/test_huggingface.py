@@ -18,8 +18,8 @@ from tokenizers import Tokenizer as Made
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 import rwkv_native as rn
-from rwkv_native import huggingface
-from rwkv_native.huggingface import byte_alphabet
+from rwkv_native.tokenizers import huggingface
+from rwkv_native.tokenizers.huggingface import byte_alphabet
 
 TEXTS = [
     "User: Hello there, how are you?\n\nAssistant: I am fine, thank you.\n\n",

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rwkv_native import vocabularies
+from rwkv_native.tokenizers import vocabularies
 from web.midi.limits import LIMITS, Limits, MidiError
 from web.midi.reader import recording
 from web.midi.transcript import NothingHeard, midi_to_text, pieces

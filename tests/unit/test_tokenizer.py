@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rwkv_native as rn
-from rwkv_native.tokenizer import world_file
+from rwkv_native.tokenizers import world_file
 
 CASES = json.loads((Path(__file__).parent / "data" / "world-tokenizer.json").read_text())
 

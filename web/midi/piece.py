@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 import rwkv_native as rn
-from rwkv_native.vocabularies import PAD
+from rwkv_native.tokenizers.vocabularies import PAD
 from web.midi.writer import shown
 
 _START, _END = "<start>", "<end>"

@@ -1,7 +1,7 @@
 """The two vocabularies of the MIDI models: which instruments they have, and how loud a velocity is.
 
 Owns the tables of instruments, programs and velocities. Called by `writer.py` and `transcript.py`.
-The ids of the tokens are in `rwkv_native/vocabularies.py`; here are only their words.
+The ids of the tokens are in `rwkv_native/tokenizers/vocabularies.py`; here are only their words.
 """
 
 from __future__ import annotations

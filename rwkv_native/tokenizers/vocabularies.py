@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InvalidError
+from ..errors import InvalidError
 
 PAD, START, END = 0, 1, 2
 """The first three ids of both MIDI vocabularies."""

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._ffi import check, ffi, id_array, lib
+from ..errors import Error, FileError, InvalidError, MissingFileError, UnsupportedError
+from ..printable import printable
 from . import vocabularies
-from ._ffi import check, ffi, id_array, lib
-from .errors import Error, FileError, InvalidError, MissingFileError, UnsupportedError
-from .printable import printable
 from .vocabularies import Vocabulary
 
 if TYPE_CHECKING:
-    from .model import Model
+    from ..model import Model
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
 _WORLD_IDS = 65530

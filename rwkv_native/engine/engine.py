@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ._ffi import check, ffi, id_array, lib
-from .errors import Error, InternalError, InvalidError, QueueFull, Stopped
-from .model import Model
-from .sampling import PreparedSampling, Sampling, seed_of, with_options
-from .state import State
-from .tokenizer import Tokenizer
+from .._ffi import check, ffi, id_array, lib
+from ..errors import Error, InternalError, InvalidError, QueueFull, Stopped
+from ..model import Model
+from ..sampling import PreparedSampling, Sampling, seed_of, with_options
+from ..state import State
+from ..tokenizers import Tokenizer
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 

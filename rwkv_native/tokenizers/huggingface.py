@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidError, UnsupportedError
-from .printable import printable
+from ..errors import InvalidError, UnsupportedError
+from ..printable import printable
 from .vocabularies import Vocabulary
 
 if TYPE_CHECKING:
