@@ -11,10 +11,9 @@ Every error that this package raises on purpose is an rn.Error and also the buil
 ValueError, FileNotFoundError, MemoryError.
 """
 
-from pathlib import Path as _Path
-
 from . import _ffi
 from .adapters import Adapter
+from .demo import demo_model
 from .engine import CacheStats, Engine, EngineStats, Event, Generation
 from .errors import (
     CheckpointError,
@@ -28,7 +27,8 @@ from .errors import (
     Stopped,
     UnsupportedError,
 )
-from .model import Loading, Model, ModelInfo
+from .model import Loading, Model
+from .model_info import ModelInfo
 from .sampling import PreparedSampling, Sampling, probabilities
 from .state import State
 from .tokenizers import Tokenizer
@@ -73,11 +73,3 @@ def cpu_isa() -> str:
     name = _ffi.ffi.new("const char **")
     _ffi.check(_ffi.lib.rwkv_cpu_isa(name))
     return _ffi.text(name[0])
-
-
-def demo_model() -> _Path:
-    """The path of the small model that this package carries."""
-    path = _Path(__file__).resolve().parent / "demo" / "demo.safetensors"
-    if not path.is_file():
-        raise MissingFileError(f"{path}: the demo model is not part of this installation")
-    return path

@@ -11,16 +11,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import adapters, checkpoint
-from ._ffi import check, ffi, float_pointer, id_array, lib, text
+from ._ffi import check, ffi, float_pointer, id_array, lib
 from .adapters import Adapter
 from .errors import CheckpointError, InvalidError, Stopped, UnsupportedError
+from .model_info import ModelInfo, described, state_parts
 from .state import KIND, State, open_models, tuned_state
 
 _DTYPES = {
@@ -42,34 +42,6 @@ _DTYPES = {
     "Q5_K": lib.RWKV_Q5_K,
     "Q6_K": lib.RWKV_Q6_K,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What a loaded model is."""
-
-    version: str  #: "4", "5.0", "5.1", "5.2", "6.0", "7", "7a", "7b" or "8rc"
-    layers: int  #: L
-    width: int  #: D
-    heads: int  #: H
-    head_size: int  #: N
-    ffn: int  #: F, width of the channel mixing
-    vocab: int  #: V, rows of the embedding; ids are in [0, V)
-    parameters: int
-    weight_bytes: int  #: memory that the weights take
-    token_bytes: int  #: weight bytes read to decode one token at batch 1
-    token_flops: int  #: floating-point operations per token
-    int8_weights: int  #: parameters that are kept in int8, in groups of 64 with a scale
-    int4_weights: int  #: the same in int4
-    state_type: str  #: "fp32", "fp16", "bf16": how states keep the matrices of versions 5 to 7
-    state_bytes: int  #: memory that one state takes
-    strategy: str  #: what was chosen, e.g. "cpu bf16"
-    file_dtype: str  #: "fp32", "fp16", "bf16", "Q4_K"...: the type of most weights in the file
-    isa: str  #: instruction set of the CPU kernels, e.g. "avx2"
-    threads: int
-    path: str
-    metadata: Mapping[str, str] = field(default_factory=dict)  #: of .safetensors, GGUF and folders
-    context_length: int | None = None  #: tokens of the texts it was trained on, where that is told
 
 
 class Loading:
@@ -249,6 +221,8 @@ class Model:
     """
 
     info: ModelInfo
+    #: names and shapes of what State.to_numpy returns, in its order
+    state_parts: dict[str, tuple[int, ...]]
     #: the bytes of every id, where the file carries a World-style vocabulary (GGUF); else None
     tokenizer_tokens: list[bytes] | None = None
 
@@ -261,33 +235,8 @@ class Model:
     ) -> Model:
         self = object.__new__(cls)
         self._native = ffi.gc(handle, lib.rwkv_model_free)
-        c = ffi.new("rwkv_model_info *")
-        c.size = ffi.sizeof("rwkv_model_info")
-        check(lib.rwkv_model_describe(c, self._handle))
-        self.info = ModelInfo(
-            version=text(c.version),
-            layers=c.layers,
-            width=c.width,
-            heads=c.heads,
-            head_size=c.head_size,
-            ffn=c.ffn,
-            vocab=c.vocab,
-            parameters=c.parameters,
-            weight_bytes=c.weight_bytes,
-            token_bytes=c.token_bytes,
-            token_flops=c.token_flops,
-            int8_weights=c.int8_weights,
-            int4_weights=c.int4_weights,
-            state_type=text(c.state_type),
-            state_bytes=c.state_bytes,
-            strategy=text(c.strategy),
-            file_dtype=text(c.file_dtype),
-            isa=text(c.isa),
-            threads=c.threads,
-            path=path,
-            metadata=dict(metadata),
-            context_length=context_length,
-        )
+        self.info = described(handle, path, metadata, context_length)
+        self.state_parts = state_parts(handle)
         self._vocab = self.info.vocab
         self._rows = max(64, min(256, _CALL_FLOPS // max(1, self.info.token_flops) // 64 * 64))
         open_models.add(self)

@@ -10,20 +10,30 @@ import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from . import checkpoint
-from ._ffi import check, ffi, float_pointer, lib, text
+from ._ffi import check, ffi, float_pointer, lib
 from .errors import CheckpointError, InvalidError, UnsupportedError
-
-if TYPE_CHECKING:
-    from .model import Model
+from .model_info import ModelInfo
 
 KIND = "state"  # metadata rwkv.kind of the files that save() writes
+
+
+class Loaded(Protocol):
+    """What a state knows of its model. A Model is one; it lies above states, which it returns."""
+
+    info: ModelInfo
+    state_parts: dict[str, tuple[int, ...]]
+
+    @property
+    def _handle(self) -> Any: ...
+
+
 # Of this process, for states that are unpickled; model.py fills it.
-open_models: weakref.WeakSet[Model] = weakref.WeakSet()
+open_models: weakref.WeakSet[Loaded] = weakref.WeakSet()
 
 
 class State:
@@ -39,20 +49,19 @@ class State:
         raise TypeError("use model.forward, rn.State.from_numpy or rn.State.load")
 
     @classmethod
-    def _adopt(cls, handle: Any, model: Model) -> State:
+    def _adopt(cls, handle: Any, model: Loaded) -> State:
         self = object.__new__(cls)
         self._handle = ffi.gc(handle, lib.rwkv_state_free)
         self._model = model
-        _parts(model)  # of a model that may be closed before this is read
         return self
 
     @classmethod
-    def _zero(cls, model: Model) -> State:
+    def _zero(cls, model: Loaded) -> State:
         out = ffi.new("rwkv_state **")
         check(lib.rwkv_state_new(out, model._handle))
         return cls._adopt(out[0], model)
 
-    def _clone_for(self, model: Model) -> State:
+    def _clone_for(self, model: Loaded) -> State:
         if self._model is not model:
             raise InvalidError(
                 "the state belongs to another model; State.from_numpy(model, state.to_numpy())"
@@ -73,7 +82,7 @@ class State:
         6. RWKV-4 has "aa", "bb" and "pp" [L, A] in its place. The cache of 7b is not among them.
         """
         arrays = {}
-        for i, (name, shape) in enumerate(_parts(self._model).items()):
+        for i, (name, shape) in enumerate(self._model.state_parts.items()):
             arrays[name] = array = np.empty(shape, np.float32)
             check(lib.rwkv_state_read(float_pointer(array), self._handle, i, array.size))
         return arrays
@@ -101,7 +110,7 @@ class State:
             )
 
     @classmethod
-    def from_numpy(cls, model: Model, arrays: Mapping[str, np.ndarray]) -> State:
+    def from_numpy(cls, model: Loaded, arrays: Mapping[str, np.ndarray]) -> State:
         """The inverse of to_numpy. Raises ValueError that names a missing or ill-shaped part."""
         if not isinstance(arrays, Mapping):
             raise InvalidError(
@@ -109,7 +118,7 @@ class State:
                 f" returns them, not {type(arrays).__name__}"
             )
         state = cls._zero(model)
-        parts = _parts(model)
+        parts = model.state_parts
         if unknown := set(arrays) - set(parts):
             name = min(map(repr, unknown))
             raise InvalidError(
@@ -140,7 +149,7 @@ class State:
         checkpoint.write_safetensors(path, self.to_numpy(), metadata)
 
     @classmethod
-    def load(cls, model: Model, path: str | os.PathLike[str]) -> State:
+    def load(cls, model: Loaded, path: str | os.PathLike[str]) -> State:
         """Reads what save() wrote.
 
         Raises CheckpointError if it is no state, or one of a model of another version or shape.
@@ -158,7 +167,7 @@ class State:
             )
         try:
             # The shapes first: a file must not make us read more than a state's worth.
-            parts = _parts(model)
+            parts = model.state_parts
             for name, tensor in found.tensors.items():
                 if name in parts and tensor.shape != parts[name]:
                     raise InvalidError(
@@ -185,22 +194,10 @@ def _unpickled(path: str, version: str, arrays: dict[str, np.ndarray]) -> State:
     )
 
 
-def _parts(model: Model) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parts of this model's states, in C's order."""
-    cached = getattr(model, "_state_parts", None)
-    if cached is None:
-        cached = {}
-        part = ffi.new("rwkv_state_part *")
-        while lib.rwkv_state_describe(part, model._handle, len(cached)) == 0:
-            cached[text(part.name)] = tuple(part.shape[i] for i in range(part.rank))
-        model._state_parts = cached
-    return cached
-
-
-def tuned_state(model: Model, path: str | os.PathLike[str]) -> State:
+def tuned_state(model: Loaded, path: str | os.PathLike[str]) -> State:
     """The state of Model.load_tuned_state."""
     info = model.info
-    if "wkv" not in _parts(model):
+    if "wkv" not in model.state_parts:
         raise CheckpointError(
             f"{os.fspath(path)}: there are no tuned states for RWKV-{info.version}, which has no"
             " matrix state; versions 5, 6 and 7 have them"
@@ -208,7 +205,7 @@ def tuned_state(model: Model, path: str | os.PathLike[str]) -> State:
     wkv = tuned_wkv(path, (info.layers, info.heads, info.head_size, info.head_size))
     if info.version[0] in "56":  # their recurrence holds [key][value], the file never does
         wkv = wkv.swapaxes(2, 3)
-    parts = {name: np.zeros(shape, np.float32) for name, shape in _parts(model).items()}
+    parts = {name: np.zeros(shape, np.float32) for name, shape in model.state_parts.items()}
     return State.from_numpy(model, parts | {"wkv": wkv})
 
 

@@ -15,18 +15,16 @@ import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .._ffi import check, ffi, id_array, lib
 from ..errors import Error, FileError, InvalidError, MissingFileError, UnsupportedError
+from ..model import Model
 from ..printable import printable
 from . import vocabularies
 from .vocabularies import Vocabulary
-
-if TYPE_CHECKING:
-    from ..model import Model
 
 WORLD_FILE = "rwkv_vocab_v20230424.txt"
 _WORLD_IDS = 65530

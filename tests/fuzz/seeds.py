@@ -122,14 +122,14 @@ def seeds() -> dict[str, dict[str, bytes]]:
     kind = {"rwkv.kind": "state", "rwkv.version": "7"}
     parts: dict[str, object] = {"__metadata__": kind}
     at = 0
-    for name, shape in parsers.state._parts(parsers.model()).items():
+    for name, shape in parsers.model().state_parts.items():
         size = 4
         for n in shape:
             size *= n
         parts[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     tuned, at = {}, 0
-    _, heads, n, _ = parsers.state._parts(parsers.model())["wkv"]
+    _, heads, n, _ = parsers.model().state_parts["wkv"]
     for i in range(3):
         size = 4 * heads * n * n
         tuned[f"blocks.{i}.att.time_state"] = {

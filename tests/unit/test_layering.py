@@ -8,10 +8,12 @@ with a reason.
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +76,43 @@ INCLUDES: dict[str, set[str]] = {
 KNOWS_C_INTERFACE = {"error", "load", "api"}
 
 FORBIDDEN_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "base", "misc"}
+
+# package -> room -> the rooms that its modules may import besides their own. A room is a folder, or
+# a module that lies in the package itself; "__init__" is what users import. Imports inside
+# functions and under TYPE_CHECKING count, too.
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "rwkv_native": {
+        "errors": set(),
+        "printable": set(),
+        "_build": set(),  # writes the source of _rn; never imported
+        "_ffi": {"errors"},
+        "demo": {"errors"},
+        "formats": {"errors", "printable"},
+        "checkpoint": {"errors", "formats"},
+        "adapters": {"checkpoint", "errors", "formats", "printable"},
+        "model_info": {"_ffi"},
+        "state": {"_ffi", "checkpoint", "errors", "model_info"},
+        "model": {"_ffi", "adapters", "checkpoint", "errors", "model_info", "state"},
+        "sampling": {"_ffi", "errors"},
+        "tokenizers": {"_ffi", "errors", "model", "printable"},
+        "engine": {"_ffi", "errors", "model", "sampling", "state", "tokenizers"},
+        "convert": {"_ffi", "adapters", "checkpoint", "errors", "formats", "tokenizers"},
+        "speed": {"_ffi", "engine", "errors", "sampling", "tokenizers"},
+        "compat": {"errors", "model", "sampling", "state", "tokenizers"},
+        "__init__": {
+            "_ffi",
+            "adapters",
+            "demo",
+            "engine",
+            "errors",
+            "model",
+            "model_info",
+            "sampling",
+            "state",
+            "tokenizers",
+        },
+    },
+}
 
 # Top-level Python modules that each package may import besides the standard library and itself.
 IMPORTS: dict[str, set[str]] = {
@@ -192,6 +231,103 @@ def test_packages_import_only_what_lies_below_them(package: str) -> None:
         str(path.relative_to(ROOT)): extra for path in files if (extra := imported(path) - allowed)
     }
     assert not wrong
+
+
+Module = tuple[str, ...]  # ("web", "cli", "serve"); a package's __init__ is the package itself
+
+
+def modules_of(package: Path) -> dict[Module, Path]:
+    found = {}
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        found[parts[:-1] if parts[-1] == "__init__" else parts] = path
+    return found
+
+
+def imports_inside(package: Path) -> dict[Module, set[Module]]:
+    """The modules of its own package that each module imports, anywhere in its text."""
+    modules = modules_of(package)
+    graph: dict[Module, set[Module]] = {}
+    for module, path in modules.items():
+        found: set[Module] = set()
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            if isinstance(node, ast.Import):
+                found |= {tuple(alias.name.split(".")) for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                above = module if path.stem == "__init__" else module[:-1]
+                start = above[: len(above) + 1 - node.level] if node.level else ()
+                name = (*start, *(node.module.split(".") if node.module else ()))
+                for inner in ((*name, alias.name) for alias in node.names):
+                    found.add(inner if inner in modules else name)
+        graph[module] = found & modules.keys() - {module}  # the rest is compiled, or not ours
+    return graph
+
+
+def room_of(module: Module) -> str:
+    return module[1] if len(module) > 1 else "__init__"
+
+
+def wrong_edges(
+    graph: dict[Module, set[Module]], rooms: dict[str, set[str]]
+) -> Iterator[tuple[str, str]]:
+    """(importing, imported) of every import that leads to a room that the row does not name."""
+    for module, below in graph.items():
+        above = room_of(module)
+        for other in below:
+            if room_of(other) not in rooms.get(above, set()) | {above}:
+                yield ".".join(module), ".".join(other)
+
+
+def check_acyclic(graph: Mapping[Any, Iterable[Any]]) -> None:
+    """Raises CycleError, whose second argument is the cycle."""
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_only_what_their_row_names(package: str) -> None:
+    rooms, graph = ROOMS[package], imports_inside(ROOT / package)
+    assert {room_of(m) for m in graph} == set(rooms), "a row for every room, a room for every row"
+    assert any(graph.values())
+    assert not list(wrong_edges(graph, rooms))
+    check_acyclic(rooms)
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_no_module_imports_itself_by_way_of_others(package: str) -> None:
+    check_acyclic(imports_inside(ROOT / package))
+
+
+def test_imports_are_seen_wherever_they_stand(tmp_path: Path) -> None:
+    house = tmp_path / "house"
+    for name, text in {
+        "__init__": "from .attic.roof import ROOF",
+        "attic/__init__": "",
+        "attic/roof": "def build():\n    from house import cellar\n    from .. import porch",
+        "attic/window": "from . import roof, name\nfrom .made import x\nimport os, house.cellar",
+        "cellar": "import typing\nif typing.TYPE_CHECKING:\n    from .porch import Door",
+        "porch": "from .cellar import Wine",
+    }.items():
+        path = house / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    graph = imports_inside(house)
+    roof, window = ("house", "attic", "roof"), ("house", "attic", "window")
+    cellar, porch = ("house", "cellar"), ("house", "porch")
+    assert graph == {
+        ("house",): {roof},
+        ("house", "attic"): set(),
+        roof: {cellar, porch},
+        window: {("house", "attic"), roof, cellar},
+        cellar: {porch},
+        porch: {cellar},
+    }
+    rooms = {"__init__": {"attic"}, "attic": {"cellar"}, "cellar": set(), "porch": {"cellar"}}
+    assert set(wrong_edges(graph, rooms)) == {
+        ("house.attic.roof", "house.porch"),
+        ("house.cellar", "house.porch"),
+    }
+    with pytest.raises(graphlib.CycleError):
+        check_acyclic(graph)
 
 
 def test_files_are_named_by_the_noun_they_own() -> None:
