@@ -2,7 +2,7 @@
 
 Owns the translation of Sampling into the C struct. The drawing itself is native; its law is: bias,
 penalties, forbidden tokens, softmax, top-p, top-k, min-p, then the temperature as a power of the
-surviving probabilities. Called by engine.py.
+surviving probabilities. Called by engine/.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ._ffi import check, ffi, float_pointer, id_array, lib
+from .arguments import number, whole_number
 from .errors import InvalidError
 
 UNLIMITED = 1 << 62
@@ -81,15 +82,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
-            value = _number(name, getattr(self, name))
+            value = number(name, getattr(self, name))
             if not low <= value <= high:  # nor if it is a NaN
                 raise InvalidError(f"{name} must be {_span(low, high)}, not {value!r}")
-        _integer("top_k", self.top_k, -1, (1 << 31) - 1)
-        least, most = _integer("min_tokens", self.min_tokens, 0, UNLIMITED), token_limit(self)
+        whole_number("top_k", self.top_k, -1, (1 << 31) - 1)
+        least, most = whole_number("min_tokens", self.min_tokens, 0, UNLIMITED), token_limit(self)
         if least > most:
             raise InvalidError(f"min_tokens must be at most max_tokens, {most}, not {least}")
         if self.logprobs is not None:
-            _integer("logprobs", self.logprobs, 0, 20)
+            whole_number("logprobs", self.logprobs, 0, 20)
         if self.seed is not None:
             seed_of(self)
         stop_texts(self)
@@ -155,17 +156,17 @@ def fill(c: Any, s: Sampling, vocab: int, keep: list[Any], ends: Any = ()) -> An
         raise InvalidError(f"sampling must be a Sampling, not {type(s).__name__}")
     if s.end_token_ids is not None:
         ends = id_array("end_token_ids", s.end_token_ids, vocab)
-    c.temperature = _number("temperature", s.temperature)
-    c.top_p = _number("top_p", s.top_p)
-    c.min_p = _number("min_p", s.min_p)
-    c.top_k = _integer("top_k", s.top_k, -1, (1 << 31) - 1)
-    c.presence_penalty = _number("presence_penalty", s.presence_penalty)
-    c.frequency_penalty = _number("frequency_penalty", s.frequency_penalty)
-    c.penalty_decay = _number("penalty_decay", s.penalty_decay)
+    c.temperature = number("temperature", s.temperature)
+    c.top_p = number("top_p", s.top_p)
+    c.min_p = number("min_p", s.min_p)
+    c.top_k = whole_number("top_k", s.top_k, -1, (1 << 31) - 1)
+    c.presence_penalty = number("presence_penalty", s.presence_penalty)
+    c.frequency_penalty = number("frequency_penalty", s.frequency_penalty)
+    c.penalty_decay = number("penalty_decay", s.penalty_decay)
     c.global_penalty = bool(s.global_penalty)
     c.seed = seed_of(s)
     if s.logprobs is not None:
-        c.logprobs = _integer("logprobs", s.logprobs, 0, 20)
+        c.logprobs = whole_number("logprobs", s.logprobs, 0, 20)
     for name, kind, ids_field, values_field, count in _NUMBER_FIELDS:
         if table := getattr(s, name):
             ids, values = _table(name, kind, table, vocab)
@@ -173,7 +174,7 @@ def fill(c: Any, s: Sampling, vocab: int, keep: list[Any], ends: Any = ()) -> An
             setattr(c, ids_field, ids)
             setattr(c, values_field, values)
             setattr(c, count, len(ids))
-    c.min_tokens = _integer("min_tokens", s.min_tokens, 0, UNLIMITED)
+    c.min_tokens = whole_number("min_tokens", s.min_tokens, 0, UNLIMITED)
     for name, pointer, count in _ID_FIELDS:
         array = id_array(name, getattr(s, name), vocab)
         if pointer == "forbidden" and s.ignore_eos:
@@ -208,39 +209,23 @@ def _table(name: str, kind: str, table: Mapping[int, float], vocab: int) -> tupl
     if not isinstance(table, Mapping):
         raise InvalidError(f"{name} must map token ids to numbers")
     ids = id_array(name, list(table), vocab)
-    return ids, ffi.new(kind, [_number(name, v) for v in table.values()])
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value) if not isinstance(value, str) else _not_a("number", name, value)
-    except (TypeError, ValueError, OverflowError):
-        return _not_a("number", name, value)
-
-
-def _integer(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        _not_a("whole number", name, value)
-    number = value.__index__()
-    if not low <= number <= high:
-        raise InvalidError(f"{name} must be {low} to {high}, not {number}")
-    return number
-
-
-def _not_a(what: str, name: str, value: Any) -> Any:
-    raise InvalidError(f"{name} must be a {what}, not {value!r:.80}") from None
+    return ids, ffi.new(kind, [number(name, v) for v in table.values()])
 
 
 def seed_of(s: Sampling) -> int:
     """The seed as C takes it; negative ones, which OpenAI's API allows, wrap around."""
     if s.seed is None:
         return int.from_bytes(os.urandom(8), "little")
-    return _integer("seed", s.seed, -(1 << 63), (1 << 64) - 1) & ((1 << 64) - 1)
+    return whole_number("seed", s.seed, -(1 << 63), (1 << 64) - 1) & ((1 << 64) - 1)
 
 
 def token_limit(s: Sampling) -> int:
     """max_tokens as C takes it."""
-    return UNLIMITED if s.max_tokens is None else _integer("max_tokens", s.max_tokens, 0, UNLIMITED)
+    return (
+        UNLIMITED
+        if s.max_tokens is None
+        else whole_number("max_tokens", s.max_tokens, 0, UNLIMITED)
+    )
 
 
 def stop_texts(s: Sampling) -> list[bytes]:

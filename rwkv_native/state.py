@@ -1,7 +1,7 @@
 """States: the whole past of one sequence, as a value.
 
 Owns the handle of one state, its arrays and its file form. Made by Model.forward and by the class
-methods here; read by engine.py. Never computes.
+methods here; read by engine/. Never computes.
 """
 
 from __future__ import annotations

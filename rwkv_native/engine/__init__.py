@@ -4,6 +4,9 @@ Submit, poll and cancel never block; generate() waits for its own request only. 
 HTTP, gevent or chat.
 """
 
-from .engine import CacheStats, Engine, EngineStats, Event, FinishReason, Generation
+from .engine import Engine
+from .events import Event, FinishReason
+from .generation import Generation
+from .statistics import CacheStats, EngineStats
 
 __all__ = ["CacheStats", "Engine", "EngineStats", "Event", "FinishReason", "Generation"]
