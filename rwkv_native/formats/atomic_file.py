@@ -1,13 +1,15 @@
 """Files that appear whole or not at all.
 
-Called by the writers of states and checkpoints. The new file grows beside its target, under a name
-that no reader looks for, and takes the target's place at the end.
+Called by whoever writes a file that others may read: states, checkpoints, the server's results. The
+new file grows beside its target, under a name that no reader looks for and no other writer has, and
+takes the target's place at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,9 +19,11 @@ from ..errors import FileError, InvalidError
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], durable: bool = False) -> Iterator[BinaryIO]:
-    """A file to write, which becomes `path` if the block ends well and is removed if not.
+    """A file to write and read, which becomes `path` if the block ends well and is removed if not.
 
-    durable: have it on the disk before it takes the target's place.
+    durable: have it on the disk before it takes the target's place. Several writers of one path do
+    not see each other; the last to end stays. Raises InvalidError for a path that is there and no
+    regular file, or an OSError that names `path`.
     """
     try:
         # Beside the file that a link names, so that the link stays one.
@@ -28,18 +32,18 @@ def replacing(path: str | os.PathLike[str], durable: bool = False) -> Iterator[B
             raise InvalidError(f"{os.fsdecode(path)}: is no regular file; it stays as it is")
     except (OSError, RuntimeError, TypeError) as error:  # RuntimeError: links in a circle
         raise FileError(f"{path!r}: {getattr(error, 'strerror', None) or error}") from None
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    part = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with partial.open("wb") as file:
+        with part.open("xb+") as file:
             yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        partial.replace(target)
+        part.replace(target)
     except OSError as error:
-        if error.filename != str(partial):
+        if error.filename != str(part):
             raise
         raise type(error)(error.errno, error.strerror, os.fsdecode(path)) from None
     finally:
         with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)

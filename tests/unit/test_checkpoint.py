@@ -14,6 +14,7 @@ import pytest
 
 import rwkv_native as rn
 from rwkv_native import checkpoint
+from rwkv_native.formats import atomic_file
 
 SOURCE = "v70_L4_D32_fp16.pth"
 
@@ -145,6 +146,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         checkpoint.write_safetensors(path, {"a": np.array(["no number"])}, {})
     assert path.read_bytes() == before
+
+
+def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    """As threads of a server are: each file is whole, and the last to end stays."""
+    path = tmp_path / "x"
+    with atomic_file.replacing(path) as first:
+        first.write(b"first")
+        with atomic_file.replacing(path) as second:
+            second.write(b"the second")
+        assert path.read_bytes() == b"the second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_shrinks_is_an_error(golden: Path, tmp_path: Path) -> None:
