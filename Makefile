@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?= tests
+# Many tests mostly wait, for servers to start and to stop: two files at a time. `ARGS="-n 0 -s"` is one.
+PARALLEL := -n 2 --dist loadfile
 
 # The first of these that is new enough makes the virtual environment; PYTHON=/path/to/python3.12 decides.
 PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
@@ -27,10 +29,10 @@ serve: build $(VENV)/.sound  ## serve the demo model on http://127.0.0.1:8000 (A
 	@$(BIN)/rwkv-native serve --no-deploy $(ARGS)
 
 test: build $(VENV)/.sound  ## run all tests with reduced counts (TESTS=tests/unit ARGS="-k name")
-	$(BIN)/python -m pytest $(TESTS) $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 
 soak: build $(VENV)/.sound  ## run all tests with full counts
-	RWKV_SOAK=1 $(BIN)/python -m pytest $(TESTS) $(ARGS)
+	RWKV_SOAK=1 $(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 
 lint: build  ## check style and formatting; `make lint ARGS=--fix` repairs what it can
 	$(BIN)/ruff check $(ARGS) .

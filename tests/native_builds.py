@@ -1,16 +1,19 @@
 """How native tests are compiled: the four kinds of build that `native/test_native.py` lists, each
 in a folder of its own (build/native-*) that stays, so that a second run only compiles what changed.
 
-`conftest.py` has them compiled beside the tests that need none.
+`conftest.py` has them compiled beside the tests that need none, once for all processes that test.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,8 +122,22 @@ def reason_to_skip(kind: Kind) -> str | None:
     return None
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time builds in a folder; the next one finds everything built."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build(kind: Kind, *niceness: str) -> None:
     """Configures and compiles the test programs."""
+    with alone(kind.folder):
+        _build(kind, *niceness)
+
+
+def _build(kind: Kind, *niceness: str) -> None:
     cmake = tool("cmake")
     assert cmake, "cmake was not found: `make` installs it"
     ninja = tool("ninja")

@@ -327,7 +327,7 @@ def public_members() -> list[tuple[str, object]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "thing"), public_members(), ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(("name", "thing"), public_members(), ids=[n for n, _ in public_members()])
 def test_every_public_name_is_documented_and_annotated(name: str, thing: object) -> None:
     assert (inspect.getdoc(thing) or "").strip(), f"{name} has no docstring"
     if inspect.isfunction(thing):

@@ -64,7 +64,7 @@ def test_forward(model: rn.Model) -> None:
         range(1, 4),
         iter([1, 2, 3]),
     ],
-    ids=str,
+    ids=lambda tokens: type(tokens).__name__,
 )
 def test_token_containers(tokens: object, model: rn.Model) -> None:
     assert np.array_equal(model.forward(tokens)[0], model.forward([1, 2, 3])[0])
