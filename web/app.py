@@ -1,9 +1,10 @@
 """The WSGI application. Open this first: the route table says which file answers what.
 
-A request meets `web/middleware.py`, then its resource, which reads it with `web/schemas/`, renders
-its prompt with `web/prompts/`, runs it with `web/generation.py` and writes the answer, streamed by
-`web/sse.py`. Errors of every kind leave through `web/errors.py`. `create_app` starts nothing: the
-runtime is handed in and started by whoever owns the process.
+A request meets `web/transport/request_body.py`, then its resource, which reads it with
+`web/schemas/`, renders its prompt with `web/chat/prompts/`, runs it with `web/engine/generation.py`
+and writes the answer, streamed by `web/dialects/event_stream.py`. Errors of every kind leave
+through `web/errors.py`. `create_app` starts nothing: the runtime is handed in and started by
+whoever owns the process.
 """
 
 from __future__ import annotations
@@ -14,37 +15,37 @@ import falcon
 from falcon.inspect import inspect_routes
 
 from web import errors
-from web.api_keys import ApiKeys
 from web.config import Config
-from web.deploy import DeployGuard
+from web.engine.model_host import Runtime
+from web.engine.tuned_states import StartStates
+from web.files.allowed_paths import Roots
 from web.files.documents import Documents, Limits
-from web.middleware import CountAnswers, RequestBody, RequestId, Room
 from web.midi import sound
 from web.midi.composition import Compositions
 from web.midi.conversion import Conversions
-from web.origins import Hosts, Origins
-from web.paths import Roots
-from web.resources.billing import BillingResource
-from web.resources.chat import ChatCompletionsResource
-from web.resources.completions import CompletionsResource
-from web.resources.embeddings import EmbeddingsResource
-from web.resources.exit import ExitResource
-from web.resources.file_to_text import FileToTextResource
-from web.resources.metrics import MetricsResource
-from web.resources.midi import MidiToTextResource, TextToMidiResource, TxtToMidiResource
-from web.resources.models import ModelResource, ModelsResource
-from web.resources.openapi import OpenApiResource
-from web.resources.pages import PageResource, StaticResource
-from web.resources.sound import MidiToWavResource, TextToWavResource
-from web.resources.state_cache import StateCacheResource
-from web.resources.status import HealthResource, RootResource, StatusResource
-from web.resources.switch_model import SwitchModelResource
-from web.resources.tokenize import TokenizeResource, TokenizerInfoResource
-from web.resources.update_config import UpdateConfigResource
-from web.routes import Absent, Spellings
-from web.runtime import Runtime
-from web.static_files import REDOC, SWAGGER_UI, files
-from web.tuned import StartStates
+from web.resources.openai.billing import BillingResource
+from web.resources.openai.chat import ChatCompletionsResource
+from web.resources.openai.completions import CompletionsResource
+from web.resources.openai.embeddings import EmbeddingsResource
+from web.resources.openai.models import ModelResource, ModelsResource
+from web.resources.runner.exit import ExitResource
+from web.resources.runner.file_to_text import FileToTextResource
+from web.resources.runner.midi import MidiToTextResource, TextToMidiResource, TxtToMidiResource
+from web.resources.runner.sound import MidiToWavResource, TextToWavResource
+from web.resources.runner.state_cache import StateCacheResource
+from web.resources.runner.switch_model import SwitchModelResource
+from web.resources.runner.update_config import UpdateConfigResource
+from web.resources.server.metrics import MetricsResource
+from web.resources.server.openapi import OpenApiResource
+from web.resources.server.pages import PageResource, StaticResource
+from web.resources.server.status import HealthResource, RootResource, StatusResource
+from web.resources.server.tokenize import TokenizeResource, TokenizerInfoResource
+from web.transport.api_keys import ApiKeys
+from web.transport.cors import Hosts, Origins
+from web.transport.deploy_guard import DeployGuard
+from web.transport.request_body import CountAnswers, RequestBody, RequestId, Room
+from web.transport.routes import Absent, Spellings
+from web.transport.static_files import REDOC, SWAGGER_UI, files
 
 
 class Application(falcon.App):

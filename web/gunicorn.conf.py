@@ -14,10 +14,11 @@ from typing import Any
 
 import gevent
 
-from web import exposure, handover, log_writer, malformed, sole_worker, stopping, watchdog
 from web.config import Config
 from web.midi import sample, sound
-from web.worker import HEADERS
+from web.process import engine_lock, graceful_stop, inherited_settings, systemd_watchdog
+from web.transport import bad_requests, exposure, log_writer
+from web.transport.worker import HEADERS
 
 try:
     _config = Config.from_environment()
@@ -33,10 +34,10 @@ limit_request_field_size = HEADERS
 keepalive = _settings["keepalive"]
 accesslog = _settings["accesslog"]
 errorlog = "-"
-logger_class = "web.access_log.AccessLog"
+logger_class = "web.transport.access_log.AccessLog"
 
 workers = 1
-worker_class = "web.worker.Worker"
+worker_class = "web.transport.worker.Worker"
 worker_connections = _settings["worker_connections"]
 preload_app = False  # native threads and CUDA contexts do not survive fork
 reuse_port = False
@@ -79,14 +80,14 @@ def on_starting(server: Any) -> None:
         raise RuntimeError(problem)
     log_writer.install_in_master()
     _allow_open_files(server.cfg.worker_connections + 256)
-    sole_worker.prepare()
-    handover.prepare()
+    engine_lock.prepare()
+    inherited_settings.prepare()
     # SIGUSR2 would start a second master with an engine of its own, beside this one.
     server.reexec = lambda: server.log.warning("SIGUSR2 is refused: reload by SIGHUP, or restart")
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    stopping.obey_early(server, worker)
+    graceful_stop.obey_early(server, worker)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -96,14 +97,14 @@ def post_worker_init(worker: Any) -> None:
     # Ctrl-C reaches the whole process group, and the master passes it on: the first of the two
     # would end the worker with a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sole_worker.become(worker)
-    stopping.watch(worker)
-    malformed.install()
+    engine_lock.become(worker)
+    graceful_stop.watch(worker)
+    bad_requests.install()
     worker.send_timeout = _config.send_timeout
     worker.keeps_alive = _config.timeout_keep_alive > 0
     runtime = worker.wsgi.runtime
     runtime.start(worker.log.info)
-    watchdog.watch(lambda: runtime.healthy or runtime.model_name is None)
+    systemd_watchdog.watch(lambda: runtime.healthy or runtime.model_name is None)
     gevent.spawn(_say_what_is_missing, worker.log)
     if not _config.deploy:
         sample.write(Path(_config.workspace))
@@ -112,11 +113,11 @@ def post_worker_init(worker: Any) -> None:
 
 
 def pre_request(worker: Any, req: Any) -> None:
-    stopping.request_begins(req.unreader.sock)
+    graceful_stop.request_begins(req.unreader.sock)
 
 
 def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> None:
-    stopping.request_ends(req.unreader.sock)
+    graceful_stop.request_ends(req.unreader.sock)
 
 
 def worker_exit(server: Any, worker: Any) -> None:
@@ -124,7 +125,7 @@ def worker_exit(server: Any, worker: Any) -> None:
     app = getattr(worker, "wsgi", None)
     if app is not None:
         app.runtime.close()
-        stopping.await_ends()
+        graceful_stop.await_ends()
     log_writer.drain()
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from web.app import create_app
 from web.config import Config
-from web.runtime import Runtime
+from web.engine.model_host import Runtime
 
 config = Config.from_environment()
 app = create_app(Runtime(config), config)

@@ -14,9 +14,10 @@ import pytest
 from documents import FONT, pdf, stream
 from gevent.event import Event
 
-from web import child, errors
+from web import errors
 from web.files.documents import Documents, Limits
 from web.files.uploads import Upload
+from web.sandbox import process
 
 LIMITS = Limits(pages=50, seconds=4, memory=512 << 20, text=1 << 20)
 ENDLESS = b"9" * 1_900_000  # as punycode, which takes the square of the length; 34 fit the limit
@@ -182,9 +183,9 @@ def test_a_child_leaves_no_bytecode(tmp_path: Path) -> None:
     (tmp_path / "other.py").write_text("VALUE = 1\n")
     script = tmp_path / "script.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import other\n")
-    with child.memory_file("a") as given, child.memory_file("b") as got:
-        allowance = child.Allowance(seconds=10, memory=512 << 20, output=16)
-        assert child.run(script, (), given, got, allowance) == 0
+    with process.memory_file("a") as given, process.memory_file("b") as got:
+        allowance = process.Allowance(seconds=10, memory=512 << 20, output=16)
+        assert process.run(script, (), given, got, allowance) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.py", "script.py"]
 
 

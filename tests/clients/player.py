@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import rwkv_native as rn
-from web.admission import Admission
 from web.app import Application, create_app
 from web.config import Config
-from web.generation import Limits, Serving
-from web.known_answers import KnownAnswers
-from web.personas import WORLD
-from web.runtime import Runtime
+from web.engine.admission import Admission
+from web.engine.families import WORLD
+from web.engine.generation import Limits, Serving
+from web.engine.known_answers import KnownAnswers
+from web.engine.model_host import Runtime
 
 TOKENIZER = rn.Tokenizer.world_bytes()
 CALL = ' get_weather\n```python\ntool_call("location"="Paris", "days"="3")\n```'

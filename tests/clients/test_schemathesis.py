@@ -13,7 +13,7 @@ import pytest
 from serving import SOAK, Server, serving
 
 from web.midi import sound
-from web.static_files import REDOC, SWAGGER_UI, files
+from web.transport.static_files import REDOC, SWAGGER_UI, files
 
 DESCRIBED = "status_code_conformance,content_type_conformance,response_schema_conformance"
 CHANGES = ("/switch-model", "/update-config")

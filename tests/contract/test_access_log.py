@@ -72,7 +72,7 @@ def test_a_client_whose_write_fails_first(tmp_path: Path) -> None:
     conf = tmp_path / "gunicorn.conf.py"
     conf.write_text(
         f"exec(open({str(ROOT / 'web/gunicorn.conf.py')!r}).read())\n"
-        "from web.hangup import Hangups\n"
+        "from web.transport.disconnects import Hangups\n"
         "Hangups._on_ready = lambda self: None\n"
     )
     with serving("-c", str(conf)) as server:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from serving import Server, serving
 
-from web.deploy import CLOSED
+from web.transport.deploy_guard import CLOSED
 
 CHAT = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 2}
 

@@ -22,7 +22,7 @@ from serving import SOAK, Server, children, serving, wait_until
 from web.midi import sample
 from web.midi.transcript import midi_to_text
 from web.midi.writer import text_to_midi
-from web.operations import GUIDE_NOTES as GUIDE
+from web.openapi.operations import GUIDE_NOTES as GUIDE
 
 GUIDE_DIGEST = "25a39d8007c641e33fe222edaa0b8afe3e8769ae8a29754c1df54f8b555ee800"
 CHORD = "p:24:a p:2a:a t14 p:24:0 p:2a:0"

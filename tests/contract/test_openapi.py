@@ -15,8 +15,8 @@ from serving import Server
 
 from web.app import create_app
 from web.config import Config
-from web.deploy import CLOSED
-from web.runtime import Runtime
+from web.engine.model_host import Runtime
+from web.transport.deploy_guard import CLOSED
 
 
 @pytest.fixture(scope="module")

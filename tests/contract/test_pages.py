@@ -14,9 +14,9 @@ from serving import ROOT, Server, serving, wait_until
 
 from web.app import create_app
 from web.config import Config
-from web.resources.pages import PageResource
-from web.runtime import Runtime
-from web.static_files import REDOC, SWAGGER_UI, files
+from web.engine.model_host import Runtime
+from web.resources.server.pages import PageResource
+from web.transport.static_files import REDOC, SWAGGER_UI, files
 
 PAGES = {"/docs": SWAGGER_UI, "/redoc": REDOC}
 CHROMIUM = shutil.which("chromium")

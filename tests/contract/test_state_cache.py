@@ -10,9 +10,9 @@ import pytest
 from serving import Server, serving
 from test_metrics import Change, scraped
 
-from web.personas import WORLD
-from web.prompts.formats import talk_of
-from web.prompts.parts import Names
+from web.chat.prompts.formats import talk_of
+from web.chat.prompts.parts import Names
+from web.engine.families import WORLD
 from web.schemas.chat import Message
 
 GREEDY = {"temperature": 0, "max_tokens": 40}

@@ -10,11 +10,11 @@ import falcon.testing
 import msgspec
 import pytest
 
-from web import exposure
-from web.access_log import BODY, REQUEST_ID, line
 from web.app import create_app
 from web.config import Config
-from web.runtime import Runtime
+from web.engine.model_host import Runtime
+from web.transport import exposure
+from web.transport.access_log import BODY, REQUEST_ID, line
 
 
 def client(**settings: Any) -> falcon.testing.TestClient:

@@ -22,11 +22,11 @@ import rwkv_native as rn
 from rwkv_native import checkpoint, convert
 from rwkv_native._ffi import check, float_pointer, lib
 from rwkv_native.formats.safetensors import header
-from web import loading
 from web.cli import main
 from web.config import Config
-from web.loading import Choice
-from web.runtime import Runtime
+from web.engine import model_loading
+from web.engine.model_host import Runtime
+from web.engine.model_loading import Choice
 
 Arrays = dict[str, np.ndarray]
 SOURCE = "v70_L3_D32_fp32.pth"
@@ -388,7 +388,9 @@ def test_only_the_configured_model_of_a_server_has_it(golden: Path, tmp_path: Pa
     assert np.array_equal(tuned.forward(IDS, full=True)[0], wanted)
     assert np.array_equal(plain.forward(IDS, full=True)[0], logits(golden / SOURCE))
     half = golden / "v70_L2_D64_bf16.pth"
-    sizes = [loading.needed(Choice(str(half), "m", "cpu fp32", None, a)) for a in (True, False)]
+    sizes = [
+        model_loading.needed(Choice(str(half), "m", "cpu fp32", None, a)) for a in (True, False)
+    ]
     assert sizes[0] > sizes[1]
 
 

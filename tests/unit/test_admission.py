@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from web.admission import Admission
+from web.engine.admission import Admission
 from web.errors import Refusal
 
 

@@ -7,11 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from web.answers import ChatAnswer, Trimmer
+from web.chat.answers import ChatAnswer, Trimmer
+from web.chat.tool_calls import CallFinder
 from web.schemas.answers import ToolCall
 from web.schemas.chat import Message
 from web.schemas.tools import Call, Function
-from web.tool_calls import CallFinder
 
 TEXTS = [
     " 2 + 3 = 5.\n\n",

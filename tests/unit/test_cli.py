@@ -410,10 +410,10 @@ def test_chat_on_a_terminal_tells_the_speed_and_keeps_what_was_typed(tmp_path: P
 
 
 def test_the_conversation_is_what_the_server_would_render() -> None:
+    from web.chat.prompts.formats import talk_of
+    from web.chat.prompts.parts import Names
     from web.cli.chat import Conversation
-    from web.personas import persona_for
-    from web.prompts.formats import talk_of
-    from web.prompts.parts import Names
+    from web.engine.families import persona_for
     from web.schemas.chat import Message
 
     model = rn.Model.open(rn.demo_model())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from web.clients import API_KEY, address, client_number
+from web.transport.clients import API_KEY, address, client_number
 
 
 def test_requests_of_one_client_have_one_number() -> None:

@@ -9,7 +9,7 @@ import pytest
 from gevent import socket
 
 from web.config import Config
-from web.connection import Connection, Stalled
+from web.transport.connection import Connection, Stalled
 
 
 def pair(patience: float = 5.0) -> tuple[Connection, socket.socket]:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import rwkv_native as rn
-from web.known_answers import KnownAnswers
-from web.personas import G1, WORLD, Persona
-from web.prompts.formats import Conversation, answer_text, conversation
+from web.chat.prompts.formats import Conversation, answer_text, conversation
+from web.engine.families import G1, WORLD, Persona
+from web.engine.known_answers import KnownAnswers
 from web.schemas.chat import Message, chat_request
 from web.schemas.fields import Fields
 

@@ -7,8 +7,8 @@ import logging
 
 from gunicorn.config import Config
 
-from web.access_log import AccessLog
-from web.log_lines import OneLine
+from web.transport.access_log import AccessLog
+from web.transport.log_lines import OneLine
 
 FORGED = "x\n[2026-01-01 00:00:00 +0000] [1] [CRITICAL] forged\x1b[31m\r\u2028"
 

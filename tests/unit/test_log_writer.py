@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from web import log_writer
-from web.log_writer import Outlet, Spout
+from web.transport import log_writer
+from web.transport.log_writer import Outlet, Spout
 
 
 def pipe() -> tuple[int, Outlet]:

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.core import HistogramMetricFamily
 
 import rwkv_native as rn
-from web.metrics import Meter, ModelMetrics, Tally
+from web.engine.metrics import Meter, ModelMetrics, Tally
 
 
 def buckets(tally: Tally) -> dict[str, float]:

@@ -11,7 +11,7 @@ import pytest
 from midi_files import BASS_NOTE, KINDS, PLAIN, Notes
 from test_sound import RATE, fundamental, hertz, played
 
-from web.midi import renderer, sound
+from web.midi import renderer_child, sound
 from web.midi.limits import LIMITS
 from web.midi.reader import Kind, recording
 from web.midi.transcript import midi_to_text
@@ -65,7 +65,7 @@ def assert_alike(found: Notes, expected: Notes, most: float) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_notes_are_read_and_rendered(kind: str) -> None:
     data, expected = KINDS[kind]
-    events, seconds = renderer.played(data)
+    events, seconds = renderer_child.played(data)
     assert_alike(notes_of(as_events(events)), expected, 1e-6)
     assert seconds == pytest.approx(max(begin + length for begin, length, *_ in expected))
     steps = [(*note[:3], DEFAULT.step_of(note[3])) for note in expected]
@@ -90,7 +90,7 @@ def test_the_files_of_the_review(path: Path) -> None:
     if not data:
         return  # test_midi.py has it
     expected = OTHERS.get(path.stem, PLAIN)
-    assert_alike(notes_of(as_events(renderer.played(data)[0])), expected, 1e-6)
+    assert_alike(notes_of(as_events(renderer_child.played(data)[0])), expected, 1e-6)
     steps = [(*note[:3], DEFAULT.step_of(note[3])) for note in expected]
     assert_alike(notes_of(of_text(midi_to_text(data))), steps, 0.017)
 
@@ -117,7 +117,7 @@ def test_what_mido_reads_is_read_alike() -> None:
         if message.type in ("note_on", "note_off"):
             loud = message.velocity if message.type == "note_on" else 0
             theirs.append((now, message.channel, message.note, loud))
-    ours, seconds = renderer.played(raw.getvalue())
+    ours, seconds = renderer_child.played(raw.getvalue())
     assert [event[1:] for event in as_events(ours)] == [event[1:] for event in theirs]
     assert [event[0] for event in as_events(ours)] == pytest.approx([one[0] for one in theirs])
     assert seconds == pytest.approx(now)

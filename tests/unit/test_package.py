@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from web import static_files
+from web.transport import static_files
 
 ROOT = Path(__file__).resolve().parents[2]
 

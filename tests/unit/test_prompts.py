@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from web.chat.prompts import world
+from web.chat.prompts.formats import Conversation, conversation, ending_of
+from web.chat.prompts.formats import talk_of as talk_of_parts
+from web.chat.prompts.parts import Names, names_for
+from web.chat.prompts.stops import chat_stops
+from web.engine.families import G1, RAVEN, WORLD, Persona
 from web.errors import Refusal
-from web.personas import G1, RAVEN, WORLD, Persona
-from web.prompts import world
-from web.prompts.formats import Conversation, conversation, ending_of
-from web.prompts.formats import talk_of as talk_of_parts
-from web.prompts.parts import Names, names_for
-from web.prompts.stops import chat_stops
 from web.schemas.chat import chat_request
 from web.schemas.completions import completion_request
 from web.schemas.fields import Fields

@@ -13,9 +13,10 @@ from gunicorn.http.body import Body, ChunkedReader, LengthReader
 from gunicorn.http.errors import InvalidChunkSize, NoMoreData
 from gunicorn.http.unreader import Unreader
 
-from web import body_reader, errors
-from web.body_reader import Incoming, TinyChunks, TooSlow
-from web.middleware import RequestBody, Room, read_body
+from web import errors
+from web.transport import body_reader
+from web.transport.body_reader import Incoming, TinyChunks, TooSlow
+from web.transport.request_body import RequestBody, Room, read_body
 
 LIMIT = 1 << 20
 ROOM = Room(64 << 20)

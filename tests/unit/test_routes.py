@@ -5,11 +5,11 @@ from __future__ import annotations
 import falcon.testing
 import pytest
 
-from web.api_keys import ApiKeys
 from web.app import create_app
-from web.clients import client_number
 from web.config import Config
-from web.runtime import Runtime
+from web.engine.model_host import Runtime
+from web.transport.api_keys import ApiKeys
+from web.transport.clients import client_number
 
 
 def client(**settings: object) -> falcon.testing.TestClient:

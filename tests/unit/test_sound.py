@@ -22,12 +22,12 @@ import pytest
 from serving import SOAK
 
 from web import errors
-from web.child import Client
-from web.hangup import Hangups
-from web.midi import renderer, sound
+from web.midi import renderer_child, sound
 from web.midi.limits import MidiError
 from web.midi.sound import Limits, Sound
 from web.midi.transcript import midi_to_text
+from web.sandbox.process import Client
+from web.transport.disconnects import Hangups
 
 pytestmark = pytest.mark.skipif(sound.missing(), reason=sound.MISSING)
 
@@ -353,5 +353,5 @@ def test_a_broken_library_is_none(
     (tmp_path / "fluidsynth.py").write_text(f"raise {raised}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "fluidsynth", raising=False)
-    with pytest.raises(renderer.NoFluidSynth):
-        renderer._fluidsynth()
+    with pytest.raises(renderer_child.NoFluidSynth):
+        renderer_child._fluidsynth()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import rwkv_native as rn
-from web.strategies import meant
+from web.schemas.strategies import meant
 
 
 @pytest.mark.parametrize(

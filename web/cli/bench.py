@@ -10,14 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from web.cli.terminal import (
-    LoadLine,
-    Refused,
-    model_config,
-    model_flags,
-    model_for,
-    model_path,
-)
+from web.cli.terminal import LoadLine, Refused, model_config, model_flags, model_for, model_path
 
 if TYPE_CHECKING:
     import rwkv_native as rn
@@ -50,7 +43,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from web.personas import tokenizer_for
+    from web.engine.families import tokenizer_for
 
     for name, least in (("tokens", 2), ("prompt", 1)):
         if getattr(args, name) < least:

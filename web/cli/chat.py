@@ -1,8 +1,8 @@
 """`rwkv-native chat`: a conversation in the terminal.
 
-Prompts, answers and their ids are those of the server (`web/prompts/`, `web/answers.py`,
-`web/known_answers.py`). The engine keeps the states of the talk, so a turn runs its own tokens
-only, however long that has become; but for RWKV-7b, of which it keeps none.
+Prompts, answers and their ids are those of the server (`web/chat/prompts/`, `web/chat/answers.py`,
+`web/engine/known_answers.py`). The engine keeps the states of the talk, so a turn runs its own
+tokens only, however long that has become; but for RWKV-7b, of which it keeps none.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from web.cli.terminal import (
 
 if TYPE_CHECKING:
     import rwkv_native as rn
-    from web.personas import Persona
-    from web.prompts.parts import Names
+    from web.chat.prompts.parts import Names
+    from web.engine.families import Persona
     from web.schemas.chat import Message
 
 # Kept by the engine: those of the last two turns, each with the beginnings that may be shared.
@@ -58,9 +58,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from web.personas import persona_for
-    from web.prompts.parts import Names
-    from web.prompts.stops import chat_stops
+    from web.chat.prompts.parts import Names
+    from web.chat.prompts.stops import chat_stops
+    from web.engine.families import persona_for
 
     with opened(args, _STATES) as (model, tokenizer, engine):
         persona = persona_for(model.info, tokenizer)
@@ -160,7 +160,7 @@ class Conversation:
         system: str | None,
         start: rn.State | None = None,
     ) -> None:
-        from web.known_answers import KnownAnswers
+        from web.engine.known_answers import KnownAnswers
 
         self._engine = engine
         self._persona = persona
@@ -179,8 +179,8 @@ class Conversation:
     def answer(self, text: str, sampling: rn.Sampling) -> Generator[str, None, None]:
         """The pieces of the answer to one turn. What has been yielded counts as said, also when the
         caller stops early."""
-        from web.answers import ChatAnswer
-        from web.prompts.formats import answer_text, talk_of
+        from web.chat.answers import ChatAnswer
+        from web.chat.prompts.formats import answer_text, talk_of
         from web.schemas.chat import Message
 
         self.messages.append(Message("user", text))

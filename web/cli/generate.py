@@ -47,7 +47,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from web.personas import persona_for
+    from web.engine.families import persona_for
 
     given = sys.stdin.read() if args.prompt in (None, "-") else args.prompt
     # Bytes that are not UTF-8 come as halves of surrogate pairs, which no tokenizer takes.

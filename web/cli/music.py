@@ -48,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from web.files import named
+    from web.files import workspace_files
     from web.midi.limits import MidiError
     from web.midi.piece import is_silent
     from web.midi.vocabulary import VOCABULARIES
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         raise Refused("--prompt: there is no note in it, and the model has written none")
     with _refusals():
         if studio is None:
-            named.save(out.resolve(), "--output", midi)
+            workspace_files.save(out.resolve(), "--output", midi)
         else:
             _render(midi, out, *studio)
     print(f"{out}: {out.stat().st_size:,} bytes")
@@ -96,9 +96,9 @@ def _written(args: argparse.Namespace) -> tuple[str, str]:
 
 def _composed(args: argparse.Namespace) -> tuple[str, str]:
     """What a model makes of a prompt, and its vocabulary."""
-    from web.generation import fed_text
+    from web.engine.families import persona_for
+    from web.engine.generation import fed_text
     from web.midi.piece import FAMILIES, composed, foreign_word
-    from web.personas import persona_for
 
     with opened(args) as (model, tokenizer, engine):
         persona = persona_for(model.info, tokenizer)

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from web import exposure
 from web.cli.terminal import (
     LoadLine,
     Refused,
@@ -28,6 +27,7 @@ from web.cli.terminal import (
     tokenizer_named,
 )
 from web.config import UNIX, Config
+from web.transport import exposure
 
 SUMMARY = "serve a model over HTTP"
 EPILOG = """\
@@ -237,10 +237,11 @@ def run(args: argparse.Namespace) -> int:
     _check_folders(config)
     if config.model != "none":
         import rwkv_native as rn
-        from web import loading
+        from web.engine import model_loading
 
         path = os.fspath(model_path(config))
-        loading.needed(loading.Choice(path, path, config.strategy))  # raises if it is no model
+        # Raises if it is no model.
+        model_loading.needed(model_loading.Choice(path, path, config.strategy))
         # Reads the index and the strategy, and waits for its threads: none is left at the fork.
         rn.Model.load(
             path,
@@ -370,7 +371,7 @@ def _watch_load(runtime: Any, line: LoadLine) -> None:
     not: nobody named the model that /switch-model chose, and clients can choose again."""
     import gevent
 
-    from web.runtime import LOADING, OFFLINE
+    from web.engine.model_host import LOADING, OFFLINE
 
     if runtime.status != LOADING:
         return

@@ -15,7 +15,7 @@ from web.config import Config
 
 if TYPE_CHECKING:
     import rwkv_native as rn
-    from web.personas import Persona
+    from web.engine.families import Persona
 
 
 Flags = argparse._ArgumentGroup
@@ -137,7 +137,8 @@ def sampling_of(
 ) -> rn.Sampling:
     """The flags over the family's defaults, with the ranges and messages of the server. `chat`: an
     answer that ends by itself."""
-    from web import errors, generation
+    from web import errors
+    from web.engine import generation
     from web.schemas import sampling
     from web.schemas.fields import Fields
 
@@ -176,7 +177,7 @@ def model_config(args: argparse.Namespace) -> Config:
 
 def adapter_of(config: Config) -> rn.Adapter | None:
     """What is merged into the model."""
-    from web.loading import configured_adapter
+    from web.engine.model_loading import configured_adapter
 
     return configured_adapter(config)
 
@@ -205,7 +206,7 @@ def opened(
     """The model that the flags name, ready for one conversation, of which the engine keeps as many
     states."""
     import rwkv_native as rn
-    from web.personas import tokenizer_for
+    from web.engine.families import tokenizer_for
 
     config = model_config(args)
     with LoadLine(sys.stderr, model_path(config).name) as line:

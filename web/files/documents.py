@@ -1,7 +1,8 @@
-"""Documents -> text, in a process of its own (`child.py`, which runs `document_reader.py`).
+"""Documents -> text, in a process of its own (`sandbox/process.py`, which runs
+`document_reader_child.py`).
 
 Owns the turns of requests that wait for one. The document and the answer are files in memory.
-Called by `resources/file_to_text.py`.
+Called by `resources/runner/file_to_text.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from pathlib import Path
 import msgspec
 from gevent.lock import BoundedSemaphore
 
-from web import child, errors
+from web import errors
 from web.files.uploads import FIELD, Upload
+from web.sandbox import process
 
-_READER = Path(__file__).with_name("document_reader.py")
+_READER = Path(__file__).with_name("document_reader_child.py")
 _AT_WORK = 2  # children at one time
 _MOST_WAITING = 32  # requests that wait for one, each with its file in memory,
 _MOST_BYTES = 64 << 20  # of all these files, unless one alone is larger
@@ -47,7 +49,7 @@ class Documents:
         self._waiting = self._bytes = 0
 
     def read(
-        self, file: Upload, kind: str, encoding: str, client: child.Client | None = None
+        self, file: Upload, kind: str, encoding: str, client: process.Client | None = None
     ) -> bytes:
         """The answer of /file-to-text as JSON. kind: "txt" or "pdf". Raises a Refusal: 400 for the
         document, 429 if too many wait; and ClientGone."""
@@ -67,7 +69,7 @@ class Documents:
         finally:
             self._turn.release()
 
-    def _read(self, file: Upload, kind: str, encoding: str, client: child.Client | None) -> bytes:
+    def _read(self, file: Upload, kind: str, encoding: str, client: process.Client | None) -> bytes:
         task = {
             "kind": kind,
             "name": file.name,
@@ -75,13 +77,13 @@ class Documents:
             "most_pages": self._limits.pages,
             "most_bytes": self._limits.text,
         }
-        allowance = child.Allowance(self._limits.seconds, self._limits.memory, self._limits.text)
-        with child.memory_file("document") as given, child.memory_file("text") as got:
-            child.fill(given, msgspec.json.encode(task) + b"\n")
-            child.fill(given, file.data)
+        allowance = process.Allowance(self._limits.seconds, self._limits.memory, self._limits.text)
+        with process.memory_file("document") as given, process.memory_file("text") as got:
+            process.fill(given, msgspec.json.encode(task) + b"\n")
+            process.fill(given, file.data)
             os.lseek(given, 0, os.SEEK_SET)
-            code = child.run(_READER, (), given, got, allowance, client)
-            told = child.contents(got) if code in (0, *_COMPLAINTS) else b""
+            code = process.run(_READER, (), given, got, allowance, client)
+            told = process.contents(got) if code in (0, *_COMPLAINTS) else b""
         if code == 0:
             return told
         if code in _COMPLAINTS:

@@ -1,5 +1,5 @@
 """A PDF -> its pages as text, by pypdf. Damage that viewers mend is mended; what cannot be read
-gets its true reason. Called by `document_reader.py`, in a process with limits.
+gets its true reason. Called by `document_reader_child.py`, in a process with limits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What the codes of CJK fonts mean that are not embedded: the encodings that Adobe has predefined
 for its four collections (PDF 2.0, 9.7.5.2), by the codecs of Python and two of our own.
 
-Called by `pdf.py`, in the process of `document_reader.py`. pypdf reads an encoding that it does not
-know as UTF-16, which gives other characters without a word.
+Called by `pdf.py`, in the process of `document_reader_child.py`. pypdf reads an encoding that it
+does not know as UTF-16, which gives other characters without a word.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """What is wrong with a document, as the client is told. Raised in the process of
-`document_reader.py`, whose exit code is the error's; `documents.py` makes a Refusal of it.
+`document_reader_child.py`, whose exit code is the error's; `documents.py` makes a Refusal of it.
 """
 
 from __future__ import annotations

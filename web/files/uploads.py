@@ -12,8 +12,8 @@ import msgspec
 from falcon.media.multipart import MultipartFormHandler, MultipartParseOptions
 
 from web import errors
-from web.middleware import read_body
-from web.offload import in_thread
+from web.threadpool import in_thread
+from web.transport.request_body import read_body
 
 FIELD = "file_data"
 _FORM = "multipart/form-data"

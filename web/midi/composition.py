@@ -1,5 +1,5 @@
 """From a prompt to a file in one call: what a music model has written, as MIDI or as sound. Called
-by `resources/completions.py`.
+by `resources/openai/completions.py`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import falcon
 
 from web import errors
-from web.child import Client
 from web.midi.conversion import TYPE, Conversions
 from web.midi.piece import FAMILIES, composed, foreign_word
 from web.midi.sound import Sound, default_font
-from web.offload import in_thread
+from web.sandbox.process import Client
+from web.threadpool import in_thread
 
 if TYPE_CHECKING:
-    from web.generation import Serving
+    from web.engine.generation import Serving
     from web.schemas.completions import Prompt
 
 

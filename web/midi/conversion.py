@@ -1,5 +1,5 @@
-"""Text <-> MIDI for requests: a thread converts what is small, a process of its own (`child.py`,
-which runs `converter.py`) what could take long or much memory.
+"""Text <-> MIDI for requests: a thread converts what is small, a process of its own
+(`sandbox/process.py`, which runs `converter_child.py`) what could take long or much memory.
 
 Owns the choice of the vocabulary and the turns of requests that wait. Called by the resources that
 take or give music.
@@ -14,23 +14,24 @@ from typing import TYPE_CHECKING
 import falcon
 from gevent.lock import BoundedSemaphore
 
-from web import child, errors
+from web import errors
 from web.midi.limits import LIMITS, MidiError
 from web.midi.piece import FAMILIES
 from web.midi.transcript import NothingHeard, midi_to_text
 from web.midi.vocabulary import VOCABULARIES
 from web.midi.writer import text_to_midi
-from web.offload import in_thread
+from web.sandbox import process
+from web.threadpool import in_thread
 
 if TYPE_CHECKING:
-    from web.runtime import Runtime
+    from web.engine.model_host import Runtime
 
 TYPE = "audio/midi"
 
-_CONVERTER = Path(__file__).with_name("converter.py")
+_CONVERTER = Path(__file__).with_name("converter_child.py")
 _SMALL = 32 << 10  # bytes or characters that a thread converts: 0.05 s for 5000 tokens
 # A file of 4 MiB needs at most 0.6 GB, and 12 s on a busy core; the longest piece 7 s.
-_ALLOWANCE = child.Allowance(seconds=30, memory=1 << 30, output=64 << 20)
+_ALLOWANCE = process.Allowance(seconds=30, memory=1 << 30, output=64 << 20)
 _AT_WORK = 2  # children at one time
 _MOST_WAITING = 32  # requests that wait for one, each with its piece in memory
 _WRONG, _SILENT = 1, 2  # exit codes of the child
@@ -49,7 +50,7 @@ class Conversions:
         self,
         text: str,
         field: str,
-        client: child.Client,
+        client: process.Client,
         vocabulary: str | None = None,
         quote: bool = True,
     ) -> bytes:
@@ -64,7 +65,7 @@ class Conversions:
         except MidiError as problem:
             raise errors.invalid(field, f"cannot be converted: {problem}") from None
 
-    def to_text(self, data: bytes, field: str, client: child.Client) -> str:
+    def to_text(self, data: bytes, field: str, client: process.Client) -> str:
         """The first piece of a file."""
         vocabulary = self._vocabulary()
         try:
@@ -78,7 +79,7 @@ class Conversions:
         """As RWKV Runner chooses: that of the piano only while its model is loaded."""
         return FAMILIES.get(self._runtime.family, "default")
 
-    def _by_child(self, kind: str, vocabulary: str, data: bytes, client: child.Client) -> bytes:
+    def _by_child(self, kind: str, vocabulary: str, data: bytes, client: process.Client) -> bytes:
         if self._waiting >= _MOST_WAITING:
             raise errors.queue_full()
         self._waiting += 1
@@ -87,11 +88,11 @@ class Conversions:
         finally:
             self._waiting -= 1
         try:
-            with child.memory_file("piece") as given, child.memory_file("converted") as got:
-                child.fill(given, data)
+            with process.memory_file("piece") as given, process.memory_file("converted") as got:
+                process.fill(given, data)
                 os.lseek(given, 0, os.SEEK_SET)
-                code = child.run(_CONVERTER, (kind, vocabulary), given, got, _ALLOWANCE, client)
-                made = child.contents(got) if code in (0, _WRONG, _SILENT) else b""
+                code = process.run(_CONVERTER, (kind, vocabulary), given, got, _ALLOWANCE, client)
+                made = process.contents(got) if code in (0, _WRONG, _SILENT) else b""
         finally:
             self._turn.release()
         if code == 0:

@@ -2,7 +2,7 @@
 
 Takes what players take: files inside of RIFF or MacBinary, foreign chunks, a wrong count of tracks,
 time in frames, events that nobody knows. What it cannot read is a MidiError that names the byte,
-so that no note is lost without a word. Called by `transcript.py` and `renderer.py`.
+so that no note is lost without a word. Called by `transcript.py` and `renderer_child.py`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from web.paths import MUSIC
+from web.files.allowed_paths import MUSIC
 
 NAME = "sample.txt"
 

@@ -1,5 +1,5 @@
 """MIDI -> sound: a WAV of 44.1 kHz, stereo, 16 bit, played by FluidSynth in a process of its own
-(`child.py`, which runs `renderer.py`).
+(`sandbox/process.py`, which runs `renderer_child.py`).
 
 Owns the turns of those that want sound, the default SoundFont, and what a client is told where
 libfluidsynth is missing. Called by the resources that give sound, and by `rwkv-native music`.
@@ -21,8 +21,9 @@ import falcon
 import gevent
 from gevent.lock import BoundedSemaphore
 
-from web import child, errors
-from web.offload import at_disk
+from web import errors
+from web.sandbox import process
+from web.threadpool import at_disk
 
 TYPE = "audio/wav"
 FONT = "sound_font_path"
@@ -38,7 +39,7 @@ _NO_MIDI, _NO_FONT, _NO_FLUIDSYNTH = 3, 4, 5  # exit codes of the renderer
 _HEADER = 44  # bytes of a WAV before its sound
 _RATE = 44100 * 8  # bytes per second while it is rendered, in floats; half of it in the end
 _RING = 40  # seconds of room for the last notes
-_RENDERER = Path(__file__).with_name("renderer.py")
+_RENDERER = Path(__file__).with_name("renderer_child.py")
 _AT_WORK = 2  # children at one time
 _MOST = 16  # that wait, are rendered or are being sent, each with a file of up to `length`
 _SENDING = 600  # seconds in which a client must have taken its sound
@@ -58,9 +59,9 @@ class Limits:
 def missing() -> bool:
     """Whether libfluidsynth is not installed. A child looks for it: finding a library takes other
     programs, and `subprocess` under gevent reaps every child of this process."""
-    with child.memory_file("nothing") as nothing:
-        allowance = child.Allowance(seconds=10, memory=1 << 30, output=1 << 10)
-        return child.run(_RENDERER, (), nothing, nothing, allowance) == _NO_FLUIDSYNTH
+    with process.memory_file("nothing") as nothing:
+        allowance = process.Allowance(seconds=10, memory=1 << 30, output=1 << 10)
+        return process.run(_RENDERER, (), nothing, nothing, allowance) == _NO_FLUIDSYNTH
 
 
 def default_font() -> Path:
@@ -92,7 +93,7 @@ class Sound:
         self._found = True
 
     def file(
-        self, midi: bytes, font: Path, field: str, client: child.Client | None = None
+        self, midi: bytes, font: Path, field: str, client: process.Client | None = None
     ) -> SoundFile:
         """The sound of a MIDI file in a temporary file, which the answer closes. `field` is what
         errors call the music. Raises a Refusal: 400 for the music or the SoundFont, 429 if too many
@@ -116,7 +117,7 @@ class Sound:
         font: Path,
         path: Path,
         field: str,
-        client: child.Client | None = None,
+        client: process.Client | None = None,
         tell: Callable[[int, int], None] | None = None,
     ) -> None:
         """The sound as a file of this path, which is whole from its first moment. `tell` gets the
@@ -132,16 +133,16 @@ class Sound:
             self._leave()
 
     def _render(
-        self, midi: bytes, font: Path, into: int, field: str, client: child.Client | None
+        self, midi: bytes, font: Path, into: int, field: str, client: process.Client | None
     ) -> None:
         limits = self._limits
         size = _HEADER + (limits.length + _RING) * _RATE
-        allowance = child.Allowance(limits.seconds, limits.memory, size)
+        allowance = process.Allowance(limits.seconds, limits.memory, size)
         arguments = (os.fspath(font), str(limits.length))
-        with self._turn, child.memory_file("midi") as given:
-            child.fill(given, midi)
+        with self._turn, process.memory_file("midi") as given:
+            process.fill(given, midi)
             os.lseek(given, 0, os.SEEK_SET)
-            code = child.run(_RENDERER, arguments, given, into, allowance, client)
+            code = process.run(_RENDERER, arguments, given, into, allowance, client)
         if code == 0:
             return
         if code == _NO_FLUIDSYNTH:
@@ -186,7 +187,7 @@ def _telling(fd: int, tell: Callable[[int, int], None] | None) -> Iterator[None]
 class SoundFile:
     """A WAV in a file without a name: the body of an answer. It may be iterated once."""
 
-    def __init__(self, client: child.Client | None, closed: Callable[[], None]) -> None:
+    def __init__(self, client: process.Client | None, closed: Callable[[], None]) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._client = client
         self._closed: Callable[[], None] | None = closed

@@ -1,5 +1,6 @@
 """The shapes of answers, as OpenAI and RWKV Runner's clients read them. Encoded by msgspec, which
-keeps this order of keys. Called by the resources; streams have their own frames in `web/sse.py`.
+keeps this order of keys. Called by the resources; streams have their own frames in
+`web/dialects/event_stream.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""POST /chat/completions: the request as one value. Called by `resources/chat.py`."""
+"""POST /chat/completions: the request as one value. Called by `resources/openai/chat.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /completions: the request as one value. Called by `resources/completions.py`."""
+"""POST /completions: the request as one value. Called by `resources/openai/completions.py`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,7 @@ import msgspec
 import numpy as np
 
 from web.schemas.fields import TOKEN_ID, Fields
-from web.schemas.sampling import (
-    SamplingFields,
-    StreamFields,
-    form_of,
-    sampling_of,
-    stream_of,
-)
+from web.schemas.sampling import SamplingFields, StreamFields, form_of, sampling_of, stream_of
 
 Prompt = str | Sequence[int] | np.ndarray  # text, or ids, of which many are an int32 array
 

@@ -1,4 +1,4 @@
-"""POST /embeddings: requests and answers. Called by `resources/embeddings.py`."""
+"""POST /embeddings: requests and answers. Called by `resources/openai/embeddings.py`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from web import errors
-from web.offload import in_thread
+from web.threadpool import in_thread
 
 T = TypeVar("T")
 

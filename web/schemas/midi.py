@@ -1,5 +1,5 @@
 """POST /text-to-midi, /midi-to-text, /txt-to-midi: requests and answers. Called by
-`resources/midi.py`.
+`resources/runner/midi.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from web.paths import LONGEST
+from web.files.allowed_paths import LONGEST
 from web.schemas.fields import Fields
 
 Music = Annotated[

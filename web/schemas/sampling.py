@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from web.paths import LONGEST
+from web.files.allowed_paths import LONGEST
 from web.schemas.fields import TOKEN_ID, WIRE, Fields, as_integer, as_number
 
 # Of a JSON number that every client can write: what is above a server's limit is cut down to it.

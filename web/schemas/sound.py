@@ -1,4 +1,4 @@
-"""POST /midi-to-wav and /text-to-wav: requests as values. Called by `resources/sound.py`."""
+"""POST /midi-to-wav and /text-to-wav: requests as values. Called by `resources/runner/sound.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from web.paths import LONGEST
+from web.files.allowed_paths import LONGEST
 from web.schemas.fields import Fields
 from web.schemas.midi import Music, required
 

@@ -1,4 +1,5 @@
-"""POST /tokenize and /detokenize: requests and answers. Called by `resources/tokenize.py`."""
+"""POST /tokenize and /detokenize: requests and answers. Called by
+`resources/server/tokenize.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POST /update-config: the request as one value. Called by `resources/update_config.py`."""
+"""POST /update-config: the request as one value. Called by `resources/runner/update_config.py`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""How an answer is written in the words of one API."""

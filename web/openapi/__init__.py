@@ -1,0 +1,1 @@
+"""/openapi.json: the generator, the table of operations, and their words."""

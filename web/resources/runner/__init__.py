@@ -1,0 +1,1 @@
+"""Endpoints of RWKV Runner's API."""

@@ -1,0 +1,1 @@
+"""Endpoints that tell about the server itself."""

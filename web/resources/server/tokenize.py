@@ -1,0 +1,106 @@
+"""POST /tokenize: what a model is fed, as text and as token ids. POST /detokenize: the way back.
+GET /tokenizer_info: which tokenizer it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import falcon
+import msgspec
+import numpy as np
+
+from web import errors
+from web.chat.prompts.formats import conversation
+from web.engine.generation import Serving, fed_text
+from web.engine.model_host import Runtime
+from web.schemas import fields
+from web.schemas.answers import TokenizerInfo
+from web.schemas.tokenize import Text, Tokens, detokenize_request, tokenize_request
+from web.threadpool import in_thread
+from web.transport.clients import client_number
+from web.transport.request_body import read_body
+
+_MOST_TOKENS = 1 << 20  # of one answer, or one request
+_LONG = 50_000  # characters or ids above which a thread does the work
+
+
+class TokenizeResource:
+    """Takes `prompt`, or `messages` with the fields of a chat."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        request = fields.read(read_body(req), tokenize_request)
+        serving = self._runtime.serving()
+        resp.content_type = falcon.MEDIA_JSON
+        if not isinstance(request, str):
+            talk = conversation(serving.persona, request)
+            with _encoding("messages"):
+                ids = serving.known.encode(talk, client_number(req.env)).ids
+            resp.data = _told(talk.text, ids, "messages")
+            return
+        text = fed_text(serving.persona, request)
+        if len(text) <= _LONG:
+            resp.data = _tokenized(serving, text)
+        else:
+            resp.data = in_thread(_tokenized, serving, text)
+
+    def on_post_back(self, req: falcon.Request, resp: falcon.Response) -> None:
+        ids = fields.read(read_body(req), lambda one: detokenize_request(one, _MOST_TOKENS))
+        serving = self._runtime.serving()
+        resp.content_type = falcon.MEDIA_JSON
+        if len(ids) <= _LONG:
+            resp.data = _detokenized(serving, ids)
+        else:
+            resp.data = in_thread(_detokenized, serving, ids)
+
+
+class TokenizerInfoResource:
+    """What vLLM tells of its tokenizer."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        tokenizer = self._runtime.serving().tokenizer
+        end = next(iter(tokenizer.end_ids), None)
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode(
+            TokenizerInfo(
+                tokenizer_class=tokenizer.name,
+                vocab_size=tokenizer.vocab_size,
+                eos_token=None if end is None else tokenizer.decode([end]) or None,
+                eos_token_id=end,
+                model_max_length=self._runtime.context_length,
+            )
+        )
+
+
+@contextlib.contextmanager
+def _encoding(field: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as problem:
+        raise errors.invalid(field, f"cannot be encoded: {problem}") from None
+
+
+def _tokenized(serving: Serving, text: str) -> bytes:
+    with _encoding("prompt"):
+        ids = serving.tokenizer.encode_array(text)
+    return _told(text, ids, "prompt")
+
+
+def _told(text: str, ids: np.ndarray, field: str) -> bytes:
+    if len(ids) > _MOST_TOKENS:
+        raise errors.invalid(field, f"must be at most {_MOST_TOKENS} tokens, not {len(ids)}")
+    return msgspec.json.encode(Tokens(text, ids.tolist(), len(ids)))
+
+
+def _detokenized(serving: Serving, ids: list[int]) -> bytes:
+    try:
+        return msgspec.json.encode(Text(serving.tokenizer.decode(ids)))
+    except ValueError as problem:
+        raise errors.invalid("tokens", f"cannot be decoded: {problem}") from None

@@ -1,0 +1,1 @@
+"""Processes with limits, in which foreign files are read."""
