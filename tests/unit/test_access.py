@@ -361,7 +361,9 @@ def test_words_in_the_environment() -> None:
     config = Config.from_environment({"RWKV_NATIVE_STATE_TYPE": "fp16"})
     assert config.state_type == "fp16" and Config().state_type == "fp32"
     assert Config.from_environment(config.to_environment()) == config
-    with pytest.raises(ValueError, match="state_type must be one of fp32, fp16, bf16, not 'f8'"):
+    with pytest.raises(
+        ValueError, match="RWKV_NATIVE_STATE_TYPE must be one of fp32, fp16, bf16, not 'f8'"
+    ):
         Config.from_environment({"RWKV_NATIVE_STATE_TYPE": "f8"})
 
 

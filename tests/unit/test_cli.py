@@ -162,7 +162,7 @@ def test_ctrl_c_while_modules_are_imported(module: str) -> None:
         (["generate", "x", "--model", "/nowhere/x.pth"], "/nowhere/x.pth: no such file"),
         (["generate", "x", "--model", "none"], "--model none: this command needs a model"),
         (["generate", "x", "--strategy", "quantum fp3"], "quantum"),
-        (["generate", "x", "--state-type", "int8"], "state_type must be one of fp32, fp16, bf16"),
+        (["generate", "x", "--state-type", "int8"], "--state-type must be one of fp32, fp16, bf16"),
         (["generate", "x", "--tokenizer", "klingon"], "no tokenizer 'klingon'"),
         (["generate", "x", "--temperature", "9"], "--temperature must be"),
         (["generate", "x", "--top-p", "9"], "--top-p must be"),
@@ -188,7 +188,7 @@ def test_wrong_requests_end_with_2_and_one_line(
         (["serve", "--nope"], "rwkv-native serve: unrecognized arguments: --nope"),
         (
             ["serve", "--port", "abc"],
-            "rwkv-native serve: argument --port: invalid int value: 'abc'",
+            "rwkv-native serve: argument --port: must be an integer, not 'abc'",
         ),
         (["nothing"], "rwkv-native: argument COMMAND: invalid choice: 'nothing'"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 from gevent.event import Event
 
 import rwkv_native as rn
+from web import config
 from web.app import create_app
-from web.config import _RANGES, Config
+from web.config import Config
 from web.engine import model_host as module
 from web.engine.model_host import LOADING, OFFLINE, WORKING, Busy, Runtime
 from web.engine.model_loading import Choice
@@ -322,8 +324,9 @@ def test_settings_are_the_defaults_of_requests() -> None:
 
 
 def test_settings_have_the_ranges_of_the_fields() -> None:
+    by_name = {one.name: one for one in fields(Config)}
     for name in ("temperature", "top_p", "top_k", "presence_penalty", "penalty_decay"):
-        low, high = _RANGES[name]
+        low, high = config.setting_of(by_name[name]).range
         defaults_of(Fields({name: low})), defaults_of(Fields({name: high}))
         for wrong in (low - 1, high + 1):  # of top_k, -1 is off
             with pytest.raises(Refusal):

@@ -10,7 +10,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from web.cli.terminal import LoadLine, Refused, model_config, model_flags, model_for, model_path
+from web.cli import flags
+from web.cli.terminal import LoadLine, Refused, model_for, model_path
+from web.config import MODEL
 
 if TYPE_CHECKING:
     import rwkv_native as rn
@@ -32,7 +34,7 @@ _TEXT = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    model_flags(parser)
+    flags.add_settings(parser, MODEL)
     group = parser.add_argument_group("amount")
     group.add_argument(
         "--tokens", type=int, default=32, metavar="N", help="drawn by each sequence, from 2 up (32)"
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("tokens", 2), ("prompt", 1)):
         if getattr(args, name) < least:
             raise Refused(f"--{name} must be at least {least}, not {getattr(args, name)}")
-    config = model_config(args)
+    config = flags.config_of(args, MODEL)
     path = model_path(config)
     start = time.perf_counter()
     with LoadLine(sys.stderr, path.name) as line:

@@ -17,16 +17,15 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from web.cli import flags
 from web.cli.terminal import (
     Refused,
-    model_flags,
     opened,
-    sampling_flags,
     sampling_of,
     speed,
-    state_flag,
     state_of,
 )
+from web.config import MODEL
 
 if TYPE_CHECKING:
     import rwkv_native as rn
@@ -49,8 +48,8 @@ _MOST_KEPT = 1000  # lines of what was typed
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    model_flags(parser)
-    state_flag(sampling_flags(parser))
+    flags.add_settings(parser, MODEL)
+    flags.add_sampling(parser, state=True)
     group = parser.add_argument_group("conversation")
     group.add_argument("--system", metavar="TEXT", help="a system message before the first turn")
     group.add_argument("--user-name", metavar="NAME", help="label of your turns (User)")

@@ -7,8 +7,8 @@ import functools
 import sys
 from pathlib import Path
 
-from web.cli.terminal import LoadLine, Refused, adapter_flags, adapter_of, cleaning_up
-from web.config import Config
+from web.cli import flags
+from web.cli.terminal import LoadLine, Refused, adapter_of, cleaning_up
 
 SUMMARY = "write a checkpoint as .safetensors (or GGUF) with official names"
 EPILOG = """\
@@ -33,7 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="write the matrices of a .safetensors as they lie in memory, so that it is used where"
         " it is mapped",
     )
-    adapter_flags(parser)
+    flags.add_adapter(parser)
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
 
 
@@ -49,9 +49,7 @@ def run(args: argparse.Namespace) -> int:
         write = convert.to_gguf
     else:
         write = functools.partial(convert.to_safetensors, packed=args.packed)
-    names = ("adapter", "adapter_alpha", "adapter_init")
-    given = {name: getattr(args, name) for name in names}
-    merged = adapter_of(Config.from_environment({}, **given))
+    merged = adapter_of(flags.adapter_config(args))
     with cleaning_up(), LoadLine(sys.stderr, Path(args.source).name, "converting") as line:
         write(
             args.source,

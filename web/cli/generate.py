@@ -7,16 +7,15 @@ import json
 import sys
 import time
 
+from web.cli import flags
 from web.cli.terminal import (
     Refused,
-    model_flags,
     opened,
-    sampling_flags,
     sampling_of,
     speed,
-    state_flag,
     state_of,
 )
+from web.config import MODEL
 
 SUMMARY = "continue a text"
 EPILOG = """\
@@ -32,8 +31,8 @@ examples:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="text to continue; none or -: standard input")
-    model_flags(parser)
-    state_flag(sampling_flags(parser))
+    flags.add_settings(parser, MODEL)
+    flags.add_sampling(parser, state=True)
     group = parser.add_argument_group("output")
     group.add_argument(
         "--stop",

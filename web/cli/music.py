@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from web.cli import flags
 from web.cli.terminal import (
     LoadLine,
     Refused,
     cleaning_up,
-    model_flags,
     opened,
-    sampling_flags,
     sampling_of,
 )
+from web.config import MODEL
 
 if TYPE_CHECKING:
     from web.midi.sound import Sound
@@ -39,8 +39,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", metavar="TEXT", help="what --model goes on from, in the place of FILE"
     )
-    model_flags(parser)
-    sampling_flags(parser)
+    flags.add_settings(parser, MODEL)
+    flags.add_sampling(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--output", "-o", metavar="FILE", required=True, help=".mid or .wav")
     group.add_argument("--sound-font", metavar="FILE", help=".sf2 (default: TimGM6mb)")

@@ -1,4 +1,4 @@
-"""What the commands share: flags of models and sampling, and a model opened before one's eyes."""
+"""What the commands share: a model opened before one's eyes, options of an answer, progress."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from web.config import Config
+from web.cli import flags
+from web.config import MODEL, Config
 
 if TYPE_CHECKING:
     import rwkv_native as rn
     from web.engine.families import Persona
-
-
-Flags = argparse._ArgumentGroup
 
 
 class Refused(Exception):
@@ -33,98 +31,6 @@ def cleaning_up() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def model_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        metavar="PATH",
-        help=".pth, .safetensors, .st or .gguf file, or a folder (default: the demo model)",
-    )
-    adapter_flags(group)
-    group.add_argument(
-        "--strategy",
-        help="'cpu fp32', 'cpu bf16' or 'cpu fp16'; with i8 or i4 behind it for quantised weights:"
-        " 'cpu bf16i8' needs half the memory, 'cpu bf16i4' a third; or auto: the file's own type"
-        " (default: auto)",
-    )
-    group.add_argument(
-        "--state-type",
-        metavar="TYPE",
-        help="fp32, fp16 or bf16: how the states of versions 5 to 7 are kept; 16 bits halve what"
-        " conversations hold and move and cost a little accuracy, fp16 the least (default: fp32)",
-    )
-    group.add_argument(
-        "--tokenizer",
-        metavar="NAME",
-        help="world, world-bytes, abc, midi, midi-piano, or a .json or .txt file (default: what the"
-        " model asks for)",
-    )
-    group.add_argument(
-        "--threads",
-        type=_threads,
-        metavar="N",
-        help="CPU threads (default: auto, all usable cores)",
-    )
-
-
-def adapter_flags(group: Any) -> None:
-    """Of a parser or a group of one."""
-    group.add_argument(
-        "--adapter",
-        metavar="PATH",
-        help="LoRA, DoRA, PiSSA, Bone or MiSS to merge into the weights: a file of RWKV-PEFT or a"
-        " folder of peft",
-    )
-    group.add_argument(
-        "--adapter-alpha",
-        type=float,
-        metavar="A",
-        help="alpha of a LoRA whose file does not tell it (RWKV-PEFT's --lora_alpha)",
-    )
-    group.add_argument(
-        "--adapter-init",
-        metavar="PATH",
-        help="first values of a PiSSA (init_pissa.pth), which training took out of the weights",
-    )
-
-
-def _threads(text: str) -> int:
-    return 0 if text == "auto" else int(text)
-
-
-_threads.__name__ = "number"  # argparse names a wrong value's type by this
-
-
-_SAMPLING = (
-    ("max_tokens", int, "N", "longest answer"),
-    ("temperature", float, "T", "0: always the most likely token"),
-    ("top_p", float, "P", "keep the most likely tokens up to this sum; 1: all"),
-    ("top_k", int, "K", "keep this many of the most likely tokens; 0: all"),
-    ("min_p", float, "P", "drop tokens below this share of the best; 0: none"),
-    ("presence_penalty", float, "X", "against tokens that have been drawn"),
-    ("frequency_penalty", float, "X", "the same, for each time"),
-    ("penalty_decay", float, "X", "how counts fade with every token"),
-    ("seed", int, "N", "random seed: the same seed gives the same text"),
-)
-
-
-def sampling_flags(
-    parser: argparse.ArgumentParser,
-    title: str = "sampling (default: as the model's family has it)",
-    names: Container[str] | None = None,
-) -> Flags:
-    group = parser.add_argument_group(title)
-    for name, kind, metavar, text in _SAMPLING:
-        if names is None or name in names:
-            flag = "--" + name.replace("_", "-")
-            group.add_argument(flag, type=kind, metavar=metavar, help=text)
-    return group
-
-
-def state_flag(flags: Flags) -> None:
-    flags.add_argument("--state", metavar="FILE", help="tuned state where answers start")
 
 
 def state_of(args: argparse.Namespace, model: rn.Model) -> rn.State | None:
@@ -142,7 +48,7 @@ def sampling_of(
     from web.schemas import sampling
     from web.schemas.fields import Fields
 
-    given = {name: getattr(args, name) for name, *_ in _SAMPLING}
+    given = {name: vars(args)[name] for name in flags.SAMPLING}
     try:
         return generation.sampling_for(
             persona, sampling.sampling_of(Fields(given)), stops, chat=chat
@@ -166,13 +72,6 @@ def tokenizer_named(name: str) -> rn.Tokenizer:
     import rwkv_native as rn
 
     return rn.Tokenizer.open(name)
-
-
-def model_config(args: argparse.Namespace) -> Config:
-    """What model_flags have read, over the environment."""
-    names = ("model", "strategy", "state_type", "tokenizer", "threads")
-    names += ("adapter", "adapter_alpha", "adapter_init")
-    return Config.from_environment(**{name: getattr(args, name) for name in names})
 
 
 def adapter_of(config: Config) -> rn.Adapter | None:
@@ -208,7 +107,7 @@ def opened(
     import rwkv_native as rn
     from web.engine.families import tokenizer_for
 
-    config = model_config(args)
+    config = flags.config_of(args, MODEL)
     with LoadLine(sys.stderr, model_path(config).name) as line:
         model = model_for(config, line.show)
     tokenizer = tokenizer_for(model, config.tokenizer)
