@@ -138,6 +138,7 @@ class Config:
         "auto",
         "'cpu fp32', 'cpu bf16' or 'cpu fp16'; with i8 or i4 for quantised weights: 'cpu bf16i8' "
         "needs half the memory, 'cpu bf16i4' a third; auto: the file's own type",
+        "WORDS",
     )
     state_type: str = _model(
         "fp32",

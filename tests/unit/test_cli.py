@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -23,7 +24,7 @@ import pytest
 from serving import ROOT, wait_until
 
 import rwkv_native as rn
-from web.cli import main
+from web.cli import _parser, main
 from web.midi import sound
 
 sys.path.insert(0, str(ROOT / "tests" / "golden"))
@@ -94,6 +95,20 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         main([*command.split(), "--help"])
     assert end.value.code == 0
     assert "usage: rwkv-native" in capsys.readouterr().out
+
+
+def test_every_flag_that_takes_a_value_says_its_unit_and_its_default() -> None:
+    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    seen = 0
+    for name, command in commands.choices.items():
+        for group in command._action_groups:
+            for flag in group._group_actions:
+                if flag.option_strings and flag.nargs != 0:
+                    seen += 1
+                    said = f"{group.title} {flag.help}"
+                    assert flag.required or "default:" in said, f"{name} {flag.option_strings}"
+                    assert flag.metavar or flag.choices, f"{name} {flag.option_strings}"
+    assert seen > 100
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

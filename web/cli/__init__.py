@@ -19,20 +19,20 @@ DEBUG = "RWKV_NATIVE_DEBUG"
 _EPILOG = f"""\
 examples:
   rwkv-native serve                                    the demo model on http://127.0.0.1:8000
-  rwkv-native serve --model RWKV-x070-World-1.5B.pth --strategy "cpu bf16" --port 8001
-  rwkv-native chat --model RWKV-x070-World-1.5B.pth
-  rwkv-native generate "The capital of France is" --model RWKV-x070-World-1.5B.pth --seed 1
+  rwkv-native serve --model model.pth --strategy "cpu bf16" --port 8001
+  rwkv-native chat --model model.pth
+  rwkv-native generate "The capital of France is" --model model.pth --seed 1
   rwkv-native music piece.txt --output piece.wav
-  rwkv-native convert RWKV-x070-World-1.5B.pth model.safetensors --dtype bf16
-  rwkv-native info RWKV-x070-World-1.5B.pth
+  rwkv-native convert model.pth model.safetensors --dtype bf16
+  rwkv-native info model.pth
   rwkv-native tokenize "Hello world"
-  rwkv-native bench --model RWKV-x070-World-1.5B.pth --strategy "cpu bf16"
+  rwkv-native bench --model model.pth --strategy "cpu bf16"
 
-`rwkv-native COMMAND --help` says more. The flags of `serve`, and --model, --strategy, --tokenizer
-and --threads everywhere, can also be given in the environment: RWKV_NATIVE_MODEL,
-RWKV_NATIVE_PORT, ... Flags win. {DEBUG}=1 shows the traceback of an error;
-RWKV_CPU_ISA=baseline, avx2, avx2vnni, avx512 or avx512bf16 forces the kernels of one instruction
-set; on 64-bit ARM these are neon, neondot and neonbf16.
+`rwkv-native COMMAND --help` describes a command. The flags of `serve`, and the flags about the
+model everywhere, are environment variables as well: RWKV_NATIVE_MODEL, RWKV_NATIVE_PORT, ... Flags
+win. {DEBUG}=1 shows the traceback of an error. RWKV_CPU_ISA forces the kernels of one
+instruction set: baseline, avx2, avx2vnni, avx512 or avx512bf16, on 64-bit ARM neon, neondot or
+neonbf16.
 """
 
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure how fast a model runs here"
 EPILOG = """\
-Decoding must read every weight once per step, for all sequences together: alone, its limit is the
-memory, and the share says how near it comes (above 100 %: the weights stay in the CPU's caches). A
-prompt and many sequences are bound by arithmetic. Nothing else should run meanwhile.
+Decoding reads every weight once per step, for all sequences together. For one sequence memory
+bandwidth is the limit, and the printed share says how close it comes (above 100 %: the weights stay
+in the CPU's caches). Prompts and many sequences are limited by arithmetic. Run nothing else
+meanwhile.
 """
 
 _BATCHES = (1, 8, 32)
@@ -37,10 +38,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_settings(parser, MODEL)
     group = parser.add_argument_group("amount")
     group.add_argument(
-        "--tokens", type=int, default=32, metavar="N", help="drawn by each sequence, from 2 up (32)"
+        "--tokens",
+        type=int,
+        default=32,
+        metavar="TOKENS",
+        help="to draw per sequence, at least 2 (default: 32)",
     )
     group.add_argument(
-        "--prompt", type=int, default=512, metavar="N", help="length of the prompt (512)"
+        "--prompt",
+        type=int,
+        default=512,
+        metavar="TOKENS",
+        help="length of the prompt, at least 1 (default: 512)",
     )
 
 

@@ -38,10 +38,9 @@ _STATES = 8
 
 SUMMARY = "talk to a model in the terminal"
 EPILOG = """\
-Type a line, read the answer. /new forgets the conversation; /exit or Ctrl-D ends it; Ctrl-C stops
-an answer; // begins a line that shall start with a /. With piped input every line is one turn. What
-was typed on a terminal is kept for the next time in $XDG_STATE_HOME (~/.local/state) under
-rwkv-native/chat.
+Type a line, read the answer. /new forgets the conversation. /exit or Ctrl-D ends it. Ctrl-C stops
+an answer. A line that begins with // is sent with one slash. Piped input is one turn per line. The
+history of typed lines is kept in $XDG_STATE_HOME/rwkv-native/chat (~/.local/state/...).
 """
 _HELP = "/new forgets the conversation, /exit ends it, Ctrl-C stops an answer"
 _MOST_KEPT = 1000  # lines of what was typed
@@ -51,9 +50,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_settings(parser, MODEL)
     flags.add_sampling(parser, state=True)
     group = parser.add_argument_group("conversation")
-    group.add_argument("--system", metavar="TEXT", help="a system message before the first turn")
-    group.add_argument("--user-name", metavar="NAME", help="label of your turns (User)")
-    group.add_argument("--assistant-name", metavar="NAME", help="label of the answers (Assistant)")
+    group.add_argument("--system", metavar="TEXT", help="system message (default: none)")
+    group.add_argument(
+        "--user-name",
+        metavar="NAME",
+        help="label of your turns (default: the family's, mostly User)",
+    )
+    group.add_argument(
+        "--assistant-name",
+        metavar="NAME",
+        help="label of the answers (default: the family's, mostly Assistant)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

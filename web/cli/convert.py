@@ -13,7 +13,7 @@ from web.cli.terminal import LoadLine, Refused, adapter_of, cleaning_up
 SUMMARY = "write a checkpoint as .safetensors (or GGUF) with official names"
 EPILOG = """\
 The source may be a .pth (old or new), .safetensors, .st or .gguf file, an index.json of several
-files, or a folder of one. The suffix of the target decides what is written. A .safetensors file
+files, or a folder of one. The suffix of OUT decides the format. A .safetensors file
 written here loads without conversion.
 """
 
@@ -24,14 +24,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("fp32", "fp16", "bf16", "i8", "i4"),
-        help="type of the weights (default: as they are; in GGUF that of most); i8 and i4, of the"
-        " large matrices of a .safetensors, are packed",
+        help="type of the weights; i8 and i4: large matrices of a .safetensors, packed"
+        " (default: each tensor's own; in a .gguf that of most)",
     )
     parser.add_argument(
         "--packed",
         action="store_true",
-        help="write the matrices of a .safetensors as they lie in memory, so that it is used where"
-        " it is mapped",
+        help="write the matrices of a .safetensors in the CPU's layout, so that the file is used as"
+        " it is mapped, without loading",
     )
     flags.add_adapter(parser)
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")

@@ -30,7 +30,9 @@ examples:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", help="text to continue; none or -: standard input")
+    parser.add_argument(
+        "prompt", nargs="?", help="text to continue (default, and -: standard input)"
+    )
     flags.add_settings(parser, MODEL)
     flags.add_sampling(parser, state=True)
     group = parser.add_argument_group("output")
@@ -39,10 +41,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="stop sequence; may be given several times",
+        help="stop sequence; may be given several times (default: none)",
     )
     group.add_argument("--echo", action="store_true", help="print the prompt first")
-    group.add_argument("--json", action="store_true", help="one JSON object instead of the text")
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of the text"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

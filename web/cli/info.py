@@ -17,7 +17,7 @@ from web.config import Config
 if TYPE_CHECKING:
     from rwkv_native.checkpoint import Checkpoint
 
-SUMMARY = "say what a checkpoint is, without loading it"
+SUMMARY = "describe a checkpoint without loading it"
 EPILOG = ""
 
 
@@ -25,8 +25,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", nargs="?", help="checkpoint or folder of one (default: the demo model)"
     )
-    parser.add_argument("--tensors", action="store_true", help="list every tensor, too")
-    parser.add_argument("--json", action="store_true", help="one JSON object; sizes in bytes")
+    parser.add_argument("--tensors", action="store_true", help="list the tensors as well")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object, with sizes in bytes"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

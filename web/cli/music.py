@@ -22,11 +22,11 @@ from web.config import MODEL
 if TYPE_CHECKING:
     from web.midi.sound import Sound
 
-SUMMARY = "make a MIDI or WAV file of notes in words, or of a music model's prompt"
+SUMMARY = "write a MIDI or WAV file from notes as text, or from a music model"
 EPILOG = """\
-The text is that of RWKV's MIDI models: `pi:3c:a t62 pi:3c:0` is a piano's middle C for half a
-second. The end of the output's name says what it becomes: .mid, or .wav (which needs FluidSynth;
-Debian and Ubuntu: apt install libfluidsynth3).
+The text format is that of RWKV's MIDI models: `pi:3c:a t62 pi:3c:0` is a piano's middle C for half
+a second. The output is MIDI or sound, by its suffix. Sound needs FluidSynth (Debian and Ubuntu: apt
+install libfluidsynth3).
 
 examples:
   rwkv-native music piece.txt --output piece.wav
@@ -35,16 +35,18 @@ examples:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("text", nargs="?", metavar="FILE", help="notes in words; -: standard input")
+    parser.add_argument("text", nargs="?", metavar="FILE", help="notes as text; -: standard input")
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="what --model goes on from, in the place of FILE"
+        "--prompt", metavar="TEXT", help="what --model continues, instead of FILE (default: none)"
     )
     flags.add_settings(parser, MODEL)
     flags.add_sampling(parser)
     group = parser.add_argument_group("output")
-    group.add_argument("--output", "-o", metavar="FILE", required=True, help=".mid or .wav")
-    group.add_argument("--sound-font", metavar="FILE", help=".sf2 (default: TimGM6mb)")
-    group.add_argument("--piano", action="store_true", help="FILE is of a MIDI piano model")
+    group.add_argument(
+        "--output", "-o", metavar="FILE", required=True, help="file to write: .mid or .wav"
+    )
+    group.add_argument("--sound-font", metavar="FILE", help="SoundFont, .sf2 (default: TimGM6mb)")
+    group.add_argument("--piano", action="store_true", help="FILE comes from a MIDI piano model")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ import sys
 
 from web.cli.terminal import Refused, tokenizer_named
 
-SUMMARY = "text to token ids and back"
+SUMMARY = "convert text to token ids and back"
 EPILOG = """\
 examples:
   rwkv-native tokenize "Hello world"
@@ -18,18 +18,18 @@ examples:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "text", nargs="*", help="text, or ids with --decode; none or -: standard input"
+        "text", nargs="*", help="text, or ids with --decode (default, and -: standard input)"
     )
     parser.add_argument(
         "--tokenizer",
         default="world",
         metavar="NAME",
-        help="world (the default), world-bytes, abc, midi, midi-piano, or a .json or .txt file",
+        help="world, world-bytes, abc, midi, midi-piano, or a .json or .txt file (default: world)",
     )
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--decode", action="store_true", help="token ids to text")
-    kind.add_argument("--count", action="store_true", help="only the number of tokens")
-    kind.add_argument("--pieces", action="store_true", help="a line per token: id and bytes")
+    kind.add_argument("--decode", action="store_true", help="convert token ids to text")
+    kind.add_argument("--count", action="store_true", help="print only the number of tokens")
+    kind.add_argument("--pieces", action="store_true", help="print a line per token: id and bytes")
 
 
 def run(args: argparse.Namespace) -> int:
