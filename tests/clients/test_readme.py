@@ -137,3 +137,12 @@ def test_the_tree_names_what_exists() -> None:
             seen += 1
             assert list(path.parent.glob(path.name.rstrip("/"))), f"{path} does not exist"
     assert seen > 30
+
+
+def test_contributing_names_what_exists() -> None:
+    """The answers to a stranger's questions."""
+    top = {path.name for path in ROOT.iterdir()}
+    named = re.findall(r"`([\w.-]+/[\w./-]*)`", PAGES["CONTRIBUTING.md"])
+    named = [name for name in named if name.partition("/")[0] in top - {"build"}]
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).exists()] == []
