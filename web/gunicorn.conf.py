@@ -104,7 +104,7 @@ def post_worker_init(worker: Any) -> None:
     worker.keeps_alive = _config.timeout_keep_alive > 0
     runtime = worker.wsgi.runtime
     runtime.start(worker.log.info)
-    systemd_watchdog.watch(lambda: runtime.healthy or runtime.model_name is None)
+    systemd_watchdog.watch(lambda: runtime.healthy or runtime.model_name is None, worker.log)
     gevent.spawn(_say_what_is_missing, worker.log)
     if not _config.deploy:
         sample.write(Path(_config.workspace))

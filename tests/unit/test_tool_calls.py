@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from web.chat.prompts.tools import _written
 from web.chat.tool_arguments import arguments_of
-from web.chat.tool_calls import CallFinder
+from web.chat.tool_calls import CallFinder, RememberedTools
 from web.schemas.answers import ToolCall
 from web.schemas.tools import Call, Function
 
@@ -356,3 +356,16 @@ def test_time_is_linear(text: str) -> None:
 @pytest.mark.parametrize("parameters", [None, {}, {"properties": 5}, {"properties": {"a": 5}}])
 def test_odd_schemas(parameters: Any) -> None:
     assert arguments_of('"a"="1"', parameters) == {"a": "1"}
+
+
+def test_remembered_tools_are_bounded_by_bytes_and_forgotten_by_use() -> None:
+    kept = RememberedTools()
+    kept.keep("used", "early")
+    for n in range(300):  # of 64 K characters, four bytes each: 75 MB
+        kept.keep(f"call_{n}", chr(0x1F300 + n % 256) * (1 << 16))
+        assert kept.of("used") == "early"
+    held = [kept.of(f"call_{n}") for n in range(300)]
+    assert held[-1] is not None and held[0] is None
+    assert sum(4 * len(text) for text in held if text) <= 16 << 20
+    kept.keep("long", "x" * ((1 << 16) + 1))
+    assert kept.of("long") is None

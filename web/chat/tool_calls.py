@@ -15,9 +15,11 @@ import json
 import re
 import secrets
 import string
-from collections import OrderedDict
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from web.chat.tool_arguments import FENCE, ArgumentReader
 from web.schemas.answers import CalledFunction, ToolCall
@@ -25,7 +27,7 @@ from web.schemas.tools import Function
 
 _ID = string.ascii_letters + string.digits
 _ID_LENGTH = 24
-_MOST_KEPT = 1000
+_MOST_BYTES = 16 << 20  # of descriptions: some thousands
 _LONGEST_KEPT = 1 << 16  # characters of a description
 _LONGEST = 1 << 20  # characters of the arguments of one call; what is longer stays text
 
@@ -44,13 +46,11 @@ class RememberedTools:
     result of a call need not describe its tools again, as with RWKV Runner."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, str] = OrderedDict()
+        self._kept: LRUCache[str, str] = LRUCache(_MOST_BYTES, getsizeof=sys.getsizeof)
 
     def keep(self, call_id: str, description: str) -> None:
         if len(description) <= _LONGEST_KEPT:
             self._kept[call_id] = description
-            if len(self._kept) > _MOST_KEPT:
-                self._kept.popitem(last=False)
 
     def of(self, call_id: str | None) -> str | None:
         return None if call_id is None else self._kept.get(call_id)

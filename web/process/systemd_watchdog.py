@@ -8,27 +8,23 @@ does, or an engine that is gone, by systemd.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 from collections.abc import Callable
+from typing import Any
 
 import gevent
+from gunicorn.systemd import sd_notify
 
 
-def watch(well: Callable[[], bool]) -> None:
+def watch(well: Callable[[], bool], log: Any) -> None:
     """Starts a greenlet that tells while `well()`. For the worker."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
     period = os.environ.get("WATCHDOG_USEC", "")
-    if address and period.isdigit():
-        name = "\0" + address[1:] if address.startswith("@") else address
-        gevent.spawn(_tell, name, int(period) / 1e6 / 3, well)
+    if os.environ.get("NOTIFY_SOCKET") and period.isdigit():
+        gevent.spawn(_tell, int(period) / 1e6 / 3, well, log)
 
 
-def _tell(address: str, every: float, well: Callable[[], bool]) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaker:
-        while True:
-            if well():
-                with contextlib.suppress(OSError):  # systemd starts again, or has no room now
-                    speaker.sendto(b"WATCHDOG=1", address)
-            gevent.sleep(every)
+def _tell(every: float, well: Callable[[], bool], log: Any) -> None:
+    while True:
+        if well():
+            sd_notify("WATCHDOG=1", log)
+        gevent.sleep(every)
