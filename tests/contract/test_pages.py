@@ -3,6 +3,7 @@ them without a complaint."""
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import subprocess
@@ -61,6 +62,29 @@ def test_a_browser_keeps_what_has_not_changed(server: Server) -> None:
     status, again, nothing = server.request("HEAD", path)
     assert (status, nothing, again["content-length"]) == (200, b"", str(len(body)))
     assert server.request("HEAD", "/docs")[0] == 200
+
+
+@built
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [("gzip, deflate, br", True), ("GZIP;q=0.5", True), ("br, gzip;q=0", False), ("br", False)],
+)
+def test_large_files_come_by_gzip(server: Server, accepted: str, packed: bool) -> None:
+    path = f"/static/{SWAGGER_UI}"
+    _, plain, whole = server.request("GET", path)
+    _, headers, body = server.request("GET", path, headers={"Accept-Encoding": accepted})
+    assert "Accept-Encoding" in headers["vary"] and "Accept-Encoding" in plain["vary"]
+    assert headers["content-type"] == plain["content-type"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert (headers["etag"] != plain["etag"]) == packed
+    if packed:
+        assert headers["content-encoding"] == "gzip" and 3 * len(body) < len(whole)
+        body = gzip.decompress(body)
+        known = {"Accept-Encoding": accepted, "If-None-Match": headers["etag"]}
+        assert server.request("GET", path, headers=known)[0] == 304
+    assert body == whole
+    small = server.request("GET", "/docs", headers={"Accept-Encoding": accepted})
+    assert "content-encoding" not in small[1]
 
 
 @built

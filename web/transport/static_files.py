@@ -8,9 +8,12 @@ Read once per process into a table, so that a request can name nothing else. Ser
 from __future__ import annotations
 
 import functools
+import gzip
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+from web.threadpool import in_thread
 
 _FOLDER = Path(__file__).resolve().parents[1] / "static"
 
@@ -48,3 +51,13 @@ def files(folder: Path = _FOLDER) -> dict[str, File]:
 def _file(path: Path) -> File:
     content = path.read_bytes()
     return File(content, _TYPES[path.suffix], sha256(content).hexdigest()[:32])
+
+
+_gzipped: dict[str, bytes] = {}  # etag -> content
+
+
+def gzipped(file: File) -> bytes:
+    """The content by gzip, made by the first who wants it: 0.15 s for the largest."""
+    if file.etag not in _gzipped:
+        _gzipped[file.etag] = in_thread(gzip.compress, file.content, mtime=0)
+    return _gzipped[file.etag]
