@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import rwkv_native as rn
+from web.admission import Admission
 from web.app import Application, create_app
 from web.config import Config
-from web.engine.admission import Admission
 from web.engine.families import WORLD
 from web.engine.generation import Limits, Serving
 from web.engine.known_answers import KnownAnswers

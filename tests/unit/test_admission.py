@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gevent
 import pytest
+from gevent.event import Event
 
-from web.engine.admission import Admission
+from web.admission import Admission, Turns
 from web.errors import Refusal
 
 
@@ -39,3 +41,31 @@ def test_bytes_are_counted() -> None:
         admission.enter(1)
     stays[0].leave()
     admission.enter(250)
+
+
+def test_turns_come_in_order_and_few_wait() -> None:
+    turns = Turns(2, 3, 100)
+    begun: list[int] = []
+    go_on = Event()
+
+    def work(number: int) -> None:
+        with turns.take(40):
+            begun.append(number)
+            go_on.wait()
+
+    everybody = [gevent.spawn(work, number) for number in range(4)]
+    gevent.sleep(0.01)
+    assert begun == [0, 1]  # those at work hold nothing of the queue: two wait, with 80 bytes
+    with pytest.raises(Refusal, match="queue is full"), turns.take(40):
+        pass
+    everybody[2].kill()  # its client has gone, and its place is free
+    everybody.append(gevent.spawn(work, 4))
+    gevent.sleep(0.01)
+    with pytest.raises(Refusal), turns.take(40):
+        pass
+    gevent.sleep(0.01)
+    go_on.set()
+    gevent.joinall(everybody, timeout=5, raise_error=True)
+    assert begun == [0, 1, 3, 4]
+    with turns.take(1000):  # alone it is not too large
+        pass

@@ -209,7 +209,7 @@ def test_two_tracks_play_together() -> None:
 def refusal(data: bytes, font: Path | None = None, sound: Sound = SOUND) -> errors.Refusal:
     with pytest.raises(errors.Refusal) as caught:
         played(data, font, sound)
-    assert sound._held == 0
+    assert sound._places.inside == 0
     return caught.value
 
 
@@ -307,16 +307,16 @@ def test_limits_hold() -> None:
 def test_only_so_many_sounds_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is being sent one holds it, until it is closed."""
     monkeypatch.setattr(sound, "_MOST", 2)
-    font = sound.default_font()
-    held = [SOUND.file(NOTE, font, "midi") for _ in range(2)]
+    font, studio = sound.default_font(), Sound(Limits(length=30, seconds=60, memory=1 << 30))
+    held = [studio.file(NOTE, font, "midi") for _ in range(2)]
     with pytest.raises(errors.Refusal) as caught:
-        SOUND.file(NOTE, font, "midi")
+        studio.file(NOTE, font, "midi")
     assert caught.value.status == "429 Too Many Requests"
     for file in held:
         file.close()
         file.close()
-    SOUND.file(NOTE, font, "midi").close()
-    assert SOUND._held == 0
+    studio.file(NOTE, font, "midi").close()
+    assert studio._places.inside == 0
 
 
 def test_a_client_that_never_reads_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 
 import rwkv_native as rn
 from web import errors
-from web.engine.admission import Admission
+from web.admission import Admission
 from web.engine.bridge import Bridge, Mailbox
 from web.engine.families import Lengths, Persona, effective
 from web.engine.known_answers import KnownAnswers

@@ -23,9 +23,9 @@ import msgspec
 
 import rwkv_native as rn
 from web import errors
+from web.admission import Admission
 from web.config import Config
 from web.engine import model_loading
-from web.engine.admission import Admission
 from web.engine.bridge import Bridge
 from web.engine.families import Defaults, Lengths, Persona, configured, persona_for, tokenizer_for
 from web.engine.generation import Limits, Serving
@@ -45,7 +45,7 @@ log = logging.getLogger("gunicorn.error")
 OFFLINE, LOADING, WORKING = 0, 2, 3
 
 _USUAL_PROMPT = Config().max_prompt_tokens
-_ENGINES_QUEUE = 2**31 - 1  # `web/engine/admission.py` says who may wait
+_ENGINES_QUEUE = 2**31 - 1  # `web/admission.py` says who may wait
 # One request has so many times `max_batch` prompts in the engine: it never runs dry between two of
 # its events, and a thousand prompts with large options do not lie there all at once.
 _WINDOW = 2

@@ -1,7 +1,7 @@
 """Documents -> text, in a process of its own (`sandbox/process.py`, which runs
 `document_reader_child.py`).
 
-Owns the turns of requests that wait for one. The document and the answer are files in memory.
+The document and the answer are files in memory.
 Called by `resources/runner/file_to_text.py`.
 """
 
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from gevent.lock import BoundedSemaphore
 
 from web import errors
+from web.admission import Turns
 from web.files.uploads import FIELD, Upload
 from web.sandbox import process
 
@@ -45,29 +45,15 @@ class Documents:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._turn = BoundedSemaphore(_AT_WORK)
-        self._waiting = self._bytes = 0
+        self._turns = Turns(_AT_WORK, _MOST_WAITING, _MOST_BYTES)
 
     def read(
         self, file: Upload, kind: str, encoding: str, client: process.Client | None = None
     ) -> bytes:
         """The answer of /file-to-text as JSON. kind: "txt" or "pdf". Raises a Refusal: 400 for the
         document, 429 if too many wait; and ClientGone."""
-        size = len(file.data)
-        too_much = self._waiting and self._bytes + size > _MOST_BYTES
-        if too_much or self._waiting >= _MOST_WAITING:
-            raise errors.queue_full()
-        self._waiting += 1
-        self._bytes += size
-        try:
-            self._turn.acquire()
-        finally:
-            self._waiting -= 1
-            self._bytes -= size
-        try:
+        with self._turns.take(len(file.data)):
             return self._read(file, kind, encoding, client)
-        finally:
-            self._turn.release()
 
     def _read(self, file: Upload, kind: str, encoding: str, client: process.Client | None) -> bytes:
         task = {

@@ -1,8 +1,7 @@
 """Text <-> MIDI for requests: a thread converts what is small, a process of its own
 (`sandbox/process.py`, which runs `converter_child.py`) what could take long or much memory.
 
-Owns the choice of the vocabulary and the turns of requests that wait. Called by the resources that
-take or give music.
+Owns the choice of the vocabulary. Called by the resources that take or give music.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import falcon
-from gevent.lock import BoundedSemaphore
 
 from web import errors
+from web.admission import Turns
 from web.midi.limits import LIMITS, MidiError
 from web.midi.piece import FAMILIES
 from web.midi.transcript import NothingHeard, midi_to_text
@@ -43,8 +42,7 @@ class Conversions:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._turn = BoundedSemaphore(_AT_WORK)
-        self._waiting = 0
+        self._turns = Turns(_AT_WORK, _MOST_WAITING)
 
     def to_midi(
         self,
@@ -80,21 +78,15 @@ class Conversions:
         return FAMILIES.get(self._runtime.family, "default")
 
     def _by_child(self, kind: str, vocabulary: str, data: bytes, client: process.Client) -> bytes:
-        if self._waiting >= _MOST_WAITING:
-            raise errors.queue_full()
-        self._waiting += 1
-        try:
-            self._turn.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            with process.memory_file("piece") as given, process.memory_file("converted") as got:
-                process.fill(given, data)
-                os.lseek(given, 0, os.SEEK_SET)
-                code = process.run(_CONVERTER, (kind, vocabulary), given, got, _ALLOWANCE, client)
-                made = process.contents(got) if code in (0, _WRONG, _SILENT) else b""
-        finally:
-            self._turn.release()
+        with (
+            self._turns.take(),
+            process.memory_file("piece") as given,
+            process.memory_file("converted") as got,
+        ):
+            process.fill(given, data)
+            os.lseek(given, 0, os.SEEK_SET)
+            code = process.run(_CONVERTER, (kind, vocabulary), given, got, _ALLOWANCE, client)
+            made = process.contents(got) if code in (0, _WRONG, _SILENT) else b""
         if code == 0:
             return made
         if code == _SILENT:

@@ -22,6 +22,7 @@ import gevent
 from gevent.lock import BoundedSemaphore
 
 from web import errors
+from web.admission import Admission
 from web.sandbox import process
 from web.threadpool import at_disk
 
@@ -83,7 +84,7 @@ class Sound:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._turn = BoundedSemaphore(_AT_WORK)
-        self._held = 0
+        self._places = Admission(_MOST)
         self._found = False
 
     def check(self) -> None:
@@ -98,11 +99,11 @@ class Sound:
         """The sound of a MIDI file in a temporary file, which the answer closes. `field` is what
         errors call the music. Raises a Refusal: 400 for the music or the SoundFont, 429 if too many
         are at work, 501 without FluidSynth; and ClientGone."""
-        self._enter()
+        stay = self._places.enter()
         try:
-            file = SoundFile(client, self._leave)
+            file = SoundFile(client, stay.leave)
         except OSError:  # no room for temporary files
-            self._leave()
+            stay.leave()
             raise
         try:
             self._render(midi, font, file.fileno(), field, client)
@@ -122,15 +123,14 @@ class Sound:
     ) -> None:
         """The sound as a file of this path, which is whole from its first moment. `tell` gets the
         bytes so far and in the end, now and then. Raises as `file`, and OSError."""
-        self._enter()
         part = path.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            with at_disk(part.open, "xb+") as into, _telling(into.fileno(), tell):
-                self._render(midi, font, into.fileno(), field, client)
-            at_disk(part.replace, path)
-        finally:
-            part.unlink(missing_ok=True)
-            self._leave()
+        with self._places.enter():
+            try:
+                with at_disk(part.open, "xb+") as into, _telling(into.fileno(), tell):
+                    self._render(midi, font, into.fileno(), field, client)
+                at_disk(part.replace, path)
+            finally:
+                part.unlink(missing_ok=True)
 
     def _render(
         self, midi: bytes, font: Path, into: int, field: str, client: process.Client | None
@@ -157,14 +157,6 @@ class Sound:
             f"it cannot be rendered within {limits.seconds} s and {limits.memory >> 20} MiB of"
             " memory, or its SoundFont is broken",
         )
-
-    def _enter(self) -> None:
-        if self._held >= _MOST:
-            raise errors.queue_full()
-        self._held += 1
-
-    def _leave(self) -> None:
-        self._held -= 1
 
 
 @contextlib.contextmanager
