@@ -3,8 +3,8 @@
 A request meets `web/transport/request_body.py`, then its resource, which reads it with
 `web/schemas/`, renders its prompt with `web/chat/prompts/`, runs it with `web/engine/generation.py`
 and writes the answer, streamed by `web/dialects/event_stream.py`. Errors of every kind leave
-through `web/errors.py`. `create_app` starts nothing: the runtime is handed in and started by
-whoever owns the process.
+through `web/transport/error_answers.py`. `create_app` starts nothing: the runtime is handed in and
+started by whoever owns the process.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Any
 
 import falcon
 from falcon.inspect import inspect_routes
+from falcon.routing import CompiledRouter
 
 from web import errors
 from web.config import Config
+from web.dialects import openai_errors
 from web.engine.model_host import Runtime
 from web.engine.tuned_states import StartStates
 from web.files.allowed_paths import Roots
@@ -43,6 +45,7 @@ from web.resources.server.tokenize import TokenizeResource, TokenizerInfoResourc
 from web.transport.api_keys import ApiKeys
 from web.transport.cors import Hosts, Origins
 from web.transport.deploy_guard import DeployGuard
+from web.transport.error_answers import ErrorAnswers
 from web.transport.request_body import CountAnswers, RequestBody, RequestId, Room
 from web.transport.routes import Absent, Spellings
 from web.transport.static_files import REDOC, SWAGGER_UI, files
@@ -64,7 +67,9 @@ class Application(falcon.App):
 
 def create_app(runtime: Runtime, config: Config) -> Application:
     """The application over a runtime that may be unstarted."""
+    router = CompiledRouter()
     app = Application(
+        router=router,
         middleware=[
             CountAnswers(runtime.metrics),
             Spellings(),
@@ -73,13 +78,15 @@ def create_app(runtime: Runtime, config: Config) -> Application:
             ApiKeys(config.api_key),
             RequestBody(config.max_body, Room(config.body_memory), config.log_prompts),
             DeployGuard(runtime),
-        ]
+        ],
     )
     app.runtime = runtime
     app.req_options.strip_url_path_trailing_slash = True
-    app.set_error_serializer(errors.serialize)
-    app.add_error_handler(Exception, errors.on_fault)
-    app.add_error_handler(errors.ClientGone, errors.on_client_gone)
+    answers = ErrorAnswers(router, openai_errors.body)
+    app.add_error_handler(errors.Refusal, answers.refuse)
+    app.add_error_handler(errors.ClientGone, answers.client_gone)
+    app.add_error_handler(Exception, answers.fault)
+    app.set_error_serializer(answers.serialize)
 
     roots = Roots(config)
     starts = StartStates(runtime, roots)
@@ -139,7 +146,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
         app.add_route(f"{prefix}/engines/text-embedding-ada-002/embeddings", embeddings)
         app.add_route(f"{prefix}/models", models)
         app.add_route(f"{prefix}/models/{{model_id:path}}", model)
-    absent = Absent([route.path for route in inspect_routes(app) if "{" not in route.path])
+    absent = Absent(answers, [route.path for route in inspect_routes(app) if "{" not in route.path])
     app.add_error_handler(falcon.HTTPRouteNotFound, absent.no_route)
     app.add_error_handler(falcon.HTTPMethodNotAllowed, absent.no_method)
     return app

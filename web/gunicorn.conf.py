@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 
 from web.config import Config
+from web.dialects import openai_errors
 from web.midi import sample, sound
 from web.process import engine_lock, graceful_stop, inherited_settings, systemd_watchdog
 from web.transport import bad_requests, exposure, log_writer
@@ -99,7 +100,7 @@ def post_worker_init(worker: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     engine_lock.become(worker)
     graceful_stop.watch(worker)
-    bad_requests.install()
+    bad_requests.install(openai_errors.body)
     worker.send_timeout = _config.send_timeout
     worker.keeps_alive = _config.timeout_keep_alive > 0
     runtime = worker.wsgi.runtime

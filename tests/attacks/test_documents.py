@@ -15,6 +15,7 @@ from documents import FONT, pdf, stream
 from gevent.event import Event
 
 from web import errors
+from web.errors import Kind
 from web.files.documents import Documents, Limits
 from web.files.uploads import Upload
 from web.sandbox import process
@@ -31,7 +32,7 @@ def read(raw: bytes, kind: str = "pdf", encoding: str = "utf-8", limits: Limits 
 def refused(raw: bytes, kind: str = "pdf", encoding: str = "utf-8", limits: Limits = LIMITS) -> str:
     with pytest.raises(errors.Refusal) as caught:
         read(raw, kind, encoding, limits)
-    assert caught.value.status_code == 400
+    assert caught.value.kind is Kind.INVALID
     return caught.value.message
 
 
@@ -103,7 +104,7 @@ def test_hostile_documents(name: str) -> None:
     try:
         assert read(raw).startswith(b'{"pages":[{')
     except errors.Refusal as problem:
-        assert problem.status_code == 400
+        assert problem.kind is Kind.INVALID
         assert "Traceback" not in problem.message and "/" not in problem.message
     assert time.monotonic() - begun < LIMITS.seconds + 5
 
@@ -173,7 +174,7 @@ def test_many_at_once_wait_or_are_sent_away() -> None:
             gevent.sleep(0.01)
     over = [one.value for one in reading if one.ready()]
     assert len(over) == 60 - 2 - 32 and len(readers()) <= 2
-    assert {problem.status_code for problem in over} == {429}
+    assert {problem.kind for problem in over} == {Kind.BUSY}
     gevent.killall(reading)
     assert not readers()
 
@@ -200,7 +201,7 @@ def test_documents_that_wait_have_a_limit_in_sum(monkeypatch: pytest.MonkeyPatch
     gevent.sleep(0.01)
     with pytest.raises(errors.Refusal) as refusal:
         reader.read(large, "txt", "utf-8")
-    assert refusal.value.status_code == 429
+    assert refusal.value.kind is Kind.BUSY
     small = gevent.spawn(reader.read, Upload("b.txt", b"x"), "txt", "utf-8")
     turn.set()
     gevent.joinall([*at_work, small], timeout=10, raise_error=True)

@@ -7,7 +7,7 @@ import pytest
 from gevent.event import Event
 
 from web.admission import Admission, Turns
-from web.errors import Refusal
+from web.errors import Kind, Refusal
 
 
 def test_requests_are_counted_and_not_their_texts() -> None:
@@ -18,7 +18,7 @@ def test_requests_are_counted_and_not_their_texts() -> None:
     assert admission.pending == 5003
     with pytest.raises(Refusal, match="queue is full") as caught:
         admission.enter(1)
-    assert caught.value.status.startswith("429") and caught.value.error_code == "queue_full"
+    assert caught.value.kind is Kind.BUSY and caught.value.code == "queue_full"
     first.hold(100)
     assert admission.pending == 103
     for _ in range(3):  # once is enough

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from web.config import Config
-from web.errors import Refusal
+from web.errors import Kind, Refusal
 from web.files.allowed_paths import CHECKPOINTS, Roots
 
 
@@ -119,7 +119,7 @@ def test_links_in_a_checkpoints_folder(
 def test_no_paths(roots: Roots, given: str) -> None:
     with pytest.raises(Refusal) as refusal:
         roots.find("state", given)
-    assert refusal.value.status_code == 400 and refusal.value.param == "state"
+    assert refusal.value.kind is Kind.INVALID and refusal.value.param == "state"
 
 
 def test_the_demo_models_folder_is_one(tmp_path: Path) -> None:

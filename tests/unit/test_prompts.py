@@ -17,7 +17,7 @@ from web.chat.prompts.formats import talk_of as talk_of_parts
 from web.chat.prompts.parts import Names, names_for
 from web.chat.prompts.stops import chat_stops
 from web.engine.families import G1, RAVEN, WORLD, Persona
-from web.errors import Refusal
+from web.errors import Kind, Refusal
 from web.schemas.chat import chat_request
 from web.schemas.completions import completion_request
 from web.schemas.fields import Fields
@@ -278,7 +278,7 @@ def test_a_prompt_without_the_label_of_an_answer() -> None:
 def test_what_cannot_be_meant(last: dict[str, Any], options: dict[str, Any], field: str) -> None:
     with pytest.raises(Refusal) as refused:
         prompt_of([last], **options)
-    assert refused.value.status == "400 Bad Request" and refused.value.param == field
+    assert refused.value.kind is Kind.INVALID and refused.value.param == field
     assert refused.value.message.startswith(f"{field} ")
 
 

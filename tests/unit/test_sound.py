@@ -22,6 +22,7 @@ import pytest
 from serving import SOAK
 
 from web import errors
+from web.errors import Kind
 from web.midi import renderer_child, sound
 from web.midi.limits import MidiError
 from web.midi.sound import Limits, Sound
@@ -227,7 +228,7 @@ def counted(resolution: bytes) -> bytes:
 )
 def test_what_is_no_midi_is_refused_as_for_its_text(data: bytes) -> None:
     problem = refusal(data)
-    assert (problem.status, problem.param) == ("400 Bad Request", "midi")
+    assert (problem.kind, problem.param) == (Kind.INVALID, "midi")
     with pytest.raises(MidiError) as caught:
         midi_to_text(data)
     assert problem.detail == str(caught.value)
@@ -256,7 +257,7 @@ def test_mutated_files_are_refused_or_played() -> None:
         try:
             played(bytes(data))
         except errors.Refusal as problem:
-            assert problem.status == "400 Bad Request" and problem.param == "midi"
+            assert problem.kind is Kind.INVALID and problem.param == "midi"
 
 
 def test_a_header_that_promises_much_is_refused() -> None:
@@ -281,7 +282,7 @@ def test_a_hostile_soundfont_is_refused_or_played(kind: str, tmp_path: Path) -> 
     try:
         played(NOTE, font)
     except errors.Refusal as problem:
-        assert problem.status == "400 Bad Request" and str(tmp_path) not in problem.message
+        assert problem.kind is Kind.INVALID and str(tmp_path) not in problem.message
     else:
         assert kind == "garbled"
 
@@ -297,7 +298,7 @@ def test_limits_hold() -> None:
     quick = Sound(Limits(length=20_000, seconds=1, memory=1 << 30))
     endless = mido.MetaMessage("end_of_track", time=10_000 * 2 * TICKS)
     problem = refusal(midi(on(60), endless), sound=quick)
-    assert problem.status == "400 Bad Request" and "within 1 s" in problem.message
+    assert problem.kind is Kind.INVALID and "within 1 s" in problem.message
     small = Sound(Limits(length=10, seconds=60, memory=128 << 20))
     events = b"\0\x90\x3c\x40" + b"\0\x3c\x40" * 390_000 + b"\0\xff\x2f\0"
     many = NOTE[:14] + b"MTrk" + len(events).to_bytes(4, "big") + events
@@ -311,7 +312,7 @@ def test_only_so_many_sounds_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     held = [studio.file(NOTE, font, "midi") for _ in range(2)]
     with pytest.raises(errors.Refusal) as caught:
         studio.file(NOTE, font, "midi")
-    assert caught.value.status == "429 Too Many Requests"
+    assert caught.value.kind is Kind.BUSY
     for file in held:
         file.close()
         file.close()

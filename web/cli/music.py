@@ -157,4 +157,5 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except errors.Refusal as problem:
-        raise Refused(problem.message.replace(sound.FONT, "--sound-font")) from None
+        field = "--sound-font" if problem.param == sound.FONT else problem.param
+        raise Refused(problem.named(field)) from None

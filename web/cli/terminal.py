@@ -54,7 +54,8 @@ def sampling_of(
             persona, sampling.sampling_of(Fields(given)), stops, chat=chat
         )
     except errors.Refusal as refusal:
-        raise Refused("--" + refusal.message.replace("_", "-", 1)) from None
+        flag = f"--{refusal.param}".replace("_", "-")
+        raise Refused(refusal.named(flag)) from None
 
 
 def model_path(config: Config) -> Path:

@@ -17,6 +17,7 @@ import msgspec
 
 from web import errors
 from web.chat.answers import ChatAnswer
+from web.dialects import openai_errors
 from web.engine.generation import Generation, Piece
 from web.schemas.answers import ToolCall, usage
 
@@ -96,9 +97,9 @@ class Frames:
         return self._head + b'],"usage":' + _encode(usage(*tokens)) + b"}\n\n"
 
 
-def error_frame(error: falcon.HTTPError) -> bytes:
+def error_frame(error: errors.Refusal) -> bytes:
     """An error after the header has gone out: OpenAI clients raise it."""
-    return b"data: " + _encode(errors.body_of(error)) + b"\n\n"
+    return b"data: " + _encode(openai_errors.body(error)) + b"\n\n"
 
 
 class EventStream:
@@ -155,7 +156,7 @@ class EventStream:
             except errors.ClientGone:
                 # Not StopIteration: that would end the chunked body as if the answer were whole.
                 raise ConnectionResetError(errno.ECONNRESET, "the client has gone") from None
-            except falcon.HTTPError as error:
+            except errors.Refusal as error:
                 self._ended = True
                 return error_frame(error) + _DONE
             out = []

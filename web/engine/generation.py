@@ -378,8 +378,12 @@ def _check_ids(serving: Serving, ids: Prompt, field: str) -> None:
 
 def _refused(problem: ValueError, field: str) -> errors.Refusal:
     """The engine's messages begin with the name of the field; a prompt is called `field`."""
-    text = str(problem)
-    name = text.partition(" ")[0].rstrip(":")
-    if name == "prompt":
-        text, name = field + text.removeprefix(name), field
-    return errors.Refusal("400 Bad Request", text, param=name, code="invalid_value")
+    word, blank, rest = str(problem).partition(" ")
+    name = word.rstrip(":")
+    return errors.Refusal(
+        errors.Kind.INVALID,
+        rest,
+        param=field if name == "prompt" else name,
+        joint=word.removeprefix(name) + blank,
+        code="invalid_value",
+    )

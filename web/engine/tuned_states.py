@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import falcon
 from cachetools import LRUCache
 from gevent.lock import BoundedSemaphore
 
@@ -97,4 +96,4 @@ def _refusal(problem: Exception, path: Path) -> errors.Refusal:
         said = "state file failed to load: " + (
             text if isinstance(problem, rn.Error) else "it cannot be read"
         )
-    return errors.Refusal(falcon.HTTP_400, said, param="state", code="invalid_value")
+    return errors.Refusal(errors.Kind.INVALID, said, param="state", code="invalid_value")

@@ -74,20 +74,10 @@ class Documents:
             return told
         if code in _COMPLAINTS:
             field, detail = _COMPLAINTS[code]
-            raise _unreadable(field, told.decode(), detail)
-        raise _unreadable(
+            problem = f"{detail}: {told.decode()}" if detail else told.decode()
+            raise errors.unreadable(field, problem, detail)
+        raise errors.unreadable(
             FIELD,
             f"it cannot be read within {self._limits.seconds} s and "
             f"{self._limits.memory >> 20} MiB of memory",
         )
-
-
-def _unreadable(field: str, problem: str, detail: str | None = None) -> errors.Refusal:
-    """400 with the problem as `detail`, as RWKV Runner has it, unless it has other words."""
-    return errors.Refusal(
-        "400 Bad Request",
-        f"{field}: {detail}: {problem}" if detail else f"{field}: {problem}",
-        param=field,
-        code="unreadable_file",
-        detail=detail or problem,
-    )

@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import falcon
-
 from web import errors
 from web.admission import Turns
 from web.midi.limits import LIMITS, MidiError
@@ -105,12 +103,7 @@ def _is_quick(size: int, most: int) -> bool:
 
 def _bad_file(field: str, problem: MidiError) -> errors.Refusal:
     """400 with RWKV Runner's `detail` where it has one."""
-    return errors.Refusal(
-        falcon.HTTP_400,
-        f"{field}: bad midi file: {problem}",
-        param=field,
-        code="unreadable_file",
-        detail="bad midi file"
-        if isinstance(problem, NothingHeard)
-        else f"bad midi file: {problem}",
+    said = f"bad midi file: {problem}"
+    return errors.unreadable(
+        field, said, "bad midi file" if isinstance(problem, NothingHeard) else said
     )

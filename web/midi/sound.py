@@ -23,6 +23,7 @@ from gevent.lock import BoundedSemaphore
 
 from web import errors
 from web.admission import Admission
+from web.errors import Kind
 from web.sandbox import process
 from web.threadpool import at_disk
 
@@ -69,7 +70,9 @@ def default_font() -> Path:
     """The SoundFont in the wheel of pretty_midi, which is never imported."""
     spec = importlib.util.find_spec("pretty_midi")
     if spec is None or spec.origin is None:
-        raise errors.Refusal(falcon.HTTP_501, f"{FONT}: pretty_midi is not installed", param=FONT)
+        raise errors.Refusal(
+            Kind.NOT_INSTALLED, "pretty_midi is not installed", param=FONT, joint=": "
+        )
     return Path(spec.origin).with_name(_FONT_FILE)
 
 
@@ -90,7 +93,7 @@ class Sound:
     def check(self) -> None:
         """501 where libfluidsynth is missing: before work that would be lost without it."""
         if not self._found and missing():
-            raise _not_installed()
+            raise errors.not_installed(MISSING)
         self._found = True
 
     def file(
@@ -146,13 +149,13 @@ class Sound:
         if code == 0:
             return
         if code == _NO_FLUIDSYNTH:
-            raise _not_installed()
+            raise errors.not_installed(MISSING)
         if code in (_NO_MIDI, _NO_FONT):
             told = os.pread(into, 1 << 10, 0).decode("utf-8", "replace")
-            raise _unusable(field if code == _NO_MIDI else FONT, told)
+            raise errors.unreadable(field if code == _NO_MIDI else FONT, told)
         if code > 0:
             raise RuntimeError(f"the renderer ended with {code}")  # a full disk, or our fault
-        raise _unusable(
+        raise errors.unreadable(
             field,
             f"it cannot be rendered within {limits.seconds} s and {limits.memory >> 20} MiB of"
             " memory, or its SoundFont is broken",
@@ -223,13 +226,3 @@ class SoundFile:
         if self._client is not None and self._client.sock is not None:
             with contextlib.suppress(OSError):
                 self._client.sock.shutdown(socket.SHUT_RDWR)
-
-
-def _not_installed() -> errors.Refusal:
-    return errors.Refusal(falcon.HTTP_501, MISSING, code="not_installed")
-
-
-def _unusable(field: str, problem: str) -> errors.Refusal:
-    return errors.Refusal(
-        falcon.HTTP_400, f"{field}: {problem}", param=field, code="unreadable_file", detail=problem
-    )

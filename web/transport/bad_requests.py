@@ -7,31 +7,31 @@ gunicorn still decides what is wrong, with which status, and logs it.
 
 from __future__ import annotations
 
+import functools
+
 import falcon
 import msgspec
 from gunicorn import util
 
 from web import errors
 from web.transport.connection import Connection
+from web.transport.error_answers import Body
 
 
-def install() -> None:
-    util.write_error = _write_error
+def install(body: Body) -> None:
+    """`body` is the shape of the errors."""
+    util.write_error = functools.partial(_write_error, body)
 
 
-def _write_error(sock: Connection, status: int, reason: str, message: str) -> None:
+def _write_error(body: Body, sock: Connection, status: int, reason: str, message: str) -> None:
     """`message` is empty where the server failed, not the client."""
     # RFC 9112 6.1: a transfer coding that the server does not know.
     whole = falcon.HTTP_501 if status == 501 else f"{status} {reason}"
-    refusal = errors.Refusal(
-        whole,
-        errors.malformed(message) if message else falcon.HTTP_500.partition(" ")[2],
-        code="malformed_request" if message else None,
-    )
-    body = msgspec.json.encode(errors.body_of(refusal))
+    refusal = errors.malformed(message, known=status != 501) if message else errors.internal()
+    said = msgspec.json.encode(body(refusal))
     head = (
         f"HTTP/1.1 {whole}\r\nConnection: close\r\nContent-Type: {falcon.MEDIA_JSON}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Content-Length: {len(said)}\r\n\r\n"
     )
     sock.lingers = True  # who sends such bytes may be sending more
-    util.write_nonblock(sock, head.encode("latin-1") + body)
+    util.write_nonblock(sock, head.encode("latin-1") + said)

@@ -16,6 +16,7 @@ from gunicorn.http import errors as http
 
 from web import errors
 from web.engine.metrics import Metrics
+from web.errors import Kind
 from web.transport.access_log import BODY, REQUEST_ID
 from web.transport.body_reader import Incoming, TooSlow
 from web.transport.clients import address
@@ -96,7 +97,7 @@ class RequestBody:
         coding = req.get_header("Content-Encoding")
         if coding and coding.strip().lower() != "identity":
             raise errors.Refusal(
-                falcon.HTTP_415,
+                Kind.BAD_ENCODING,
                 f"content-encoding {errors.clip(coding)} is not supported",
                 code="bad_encoding",
             )
@@ -158,7 +159,7 @@ def read_body(req: falcon.Request) -> bytes:
             pieces.append(piece)
         if size < promised and not chunked:
             raise errors.Refusal(
-                falcon.HTTP_400, "the request body ended early", code="incomplete_body"
+                Kind.INVALID, "the request body ended early", code="incomplete_body"
             )
     except errors.Refusal:
         if isinstance(raw, Incoming):
@@ -176,15 +177,15 @@ def _read(raw: Any, size: int) -> bytes:
         return raw.read(size)
     except TooSlow:
         raise errors.Refusal(
-            falcon.HTTP_408, "the request body arrives too slowly", code="timeout"
+            Kind.TOO_SLOW, "the request body arrives too slowly", code="timeout"
         ) from None
     except http.NoMoreData:
         raise errors.Refusal(
-            falcon.HTTP_400, "the request body ended early", code="incomplete_body"
+            Kind.INVALID, "the request body ended early", code="incomplete_body"
         ) from None
     except http.ParseException as problem:
         raise errors.Refusal(
-            falcon.HTTP_400, f"the request body is malformed: {problem}", code="bad_body"
+            Kind.INVALID, f"the request body is malformed: {problem}", code="bad_body"
         ) from None
     except OSError as problem:
         raise errors.ClientGone from problem

@@ -12,6 +12,7 @@ from typing import Any
 import falcon
 
 from web import errors
+from web.transport.error_answers import ErrorAnswers
 
 _SLASHES = re.compile("//+")
 # Azure's client names a deployment where others name a model, which any name may be.
@@ -45,8 +46,9 @@ class Spellings:
 class Absent:
     """The answers of falcon's router to paths and methods that no resource has."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, answers: ErrorAnswers, paths: Sequence[str]) -> None:
         """`paths` are those of the routes, as near misses are looked for among them."""
+        self._answers = answers
         self._paths = list(paths)
 
     def no_route(
@@ -56,7 +58,8 @@ class Absent:
         error: falcon.HTTPNotFound,
         params: dict[str, Any],
     ) -> None:
-        raise errors.no_route(req.method, req.path, self._instead(req.path))
+        refusal = errors.no_route(req.method, req.path, self._instead(req.path))
+        self._answers.refuse(req, resp, refusal)
 
     def no_method(
         self,
@@ -65,7 +68,8 @@ class Absent:
         error: falcon.HTTPMethodNotAllowed,
         params: dict[str, Any],
     ) -> None:
-        raise errors.no_method(req.method, req.path, dict(error.headers or {})["Allow"])
+        allow = dict(error.headers or {})["Allow"]
+        self._answers.refuse(req, resp, errors.no_method(req.method, req.path, allow))
 
     def _instead(self, path: str) -> str:
         """What may have been meant."""

@@ -143,7 +143,7 @@ class ChatCompletionsResource:
 def _with_tools(refusal: errors.Refusal, serving: Serving, tools: str | None) -> errors.Refusal:
     """A refusal of a conversation that is too long says how much of it nobody has typed: front
     ends send dozens of tools with every message."""
-    if refusal.error_code != "context_length_exceeded" or tools is None:
+    if refusal.code != "context_length_exceeded" or tools is None:
         return refusal
     try:
         tokens = len(serving.tokenizer.encode_array(tools))

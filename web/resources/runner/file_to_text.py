@@ -46,9 +46,10 @@ def _named(names: list[str]) -> tuple[str, str]:
         if "." in name and kind in _KINDS:
             return name, kind
     raise errors.Refusal(
-        falcon.HTTP_400,
-        f"file_name must end in .txt or .pdf, not {errors.clip(names[0])!r}",
+        errors.Kind.INVALID,
+        f"must end in .txt or .pdf, not {errors.clip(names[0])!r}",
         param="file_name",
+        joint=" ",
         code="unsupported_value",
         detail="file type not supported",
     )
