@@ -3,9 +3,11 @@ functions, so what clients make of calls is shown with answers that are scripted
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 
 import rwkv_native as rn
@@ -53,6 +55,42 @@ class Player:
     def cancel(self, id: int) -> None:
         pass
 
+    def reject(self) -> None:
+        pass
+
+
+# Which prompt of a request says what, and why it ends if it does.
+Step = tuple[int, str, str | None]
+
+
+class Script(Player):
+    """A bridge whose engine plays a list of steps. What is in one list is there at once; the next
+    comes when it has been read."""
+
+    def plays(self, prompts: int, *steps: Sequence[Step]) -> None:
+        """From the next request on, which has so many prompts."""
+        self._count, self._steps = prompts, steps
+        self.prompts.clear()
+
+    def submit(self, prompt: Any, sampling: rn.Sampling, mailbox: Any, *_: Any) -> int:
+        self.prompts.append(prompt if isinstance(prompt, str) else TOKENIZER.decode(prompt))
+        if len(self.prompts) == self._count:
+            gevent.spawn(self._play, mailbox)
+        return len(self.prompts)
+
+    def _play(self, mailbox: Any) -> None:
+        said = [0] * self._count
+        for steps in self._steps:
+            for index, text, reason in steps:
+                said[index] += 1
+                problem = text if reason == "error" else None
+                text = "" if problem else text
+                mailbox.put(
+                    rn.Event(index + 1, text, [], None, reason, 5, said[index], 2, error=problem)
+                )
+            while mailbox._events and not mailbox.gone:
+                gevent.sleep(0)
+
 
 def application(player: Player, patch: pytest.MonkeyPatch) -> Application:
     """The application whose every answer is the player's."""
@@ -64,6 +102,6 @@ def application(player: Player, patch: pytest.MonkeyPatch) -> Application:
     parts |= {"tokenizer": TOKENIZER, "known": KnownAnswers(TOKENIZER)}
     parts |= {"engine": SimpleNamespace(prepare=lambda sampling: sampling)}
     parts |= {"info": SimpleNamespace(strategy="", state_type="", isa="")}
-    parts |= {"limits": Limits(1 << 20), "admission": Admission(64, 1 << 30), "window": 1}
+    parts |= {"limits": Limits(1 << 20), "admission": Admission(64, 1 << 30), "window": 4}
     patch.setattr(runtime, "serving", lambda: Serving(**parts))
     return create_app(runtime, config)
