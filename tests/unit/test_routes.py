@@ -9,7 +9,6 @@ from web.app import create_app
 from web.config import Config
 from web.engine.model_host import Runtime
 from web.transport.api_keys import ApiKeys
-from web.transport.clients import client_number
 
 
 def client(**settings: object) -> falcon.testing.TestClient:
@@ -125,6 +124,6 @@ def test_a_client_is_known_by_its_key_in_any_header() -> None:
             headers = {"Authorization": "Bearer none", **headers}
             req = falcon.testing.create_req(path="/status", headers=headers)
             ApiKeys(["one", "two"]).process_request(req, falcon.Response())
-            numbers.setdefault(key, set()).add(client_number(req.env))
+            numbers.setdefault(key, set()).add(req.context.caller.number)
     assert len(numbers["one"]) == len(numbers["two"]) == 1
     assert numbers["one"] != numbers["two"]

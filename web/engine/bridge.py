@@ -36,7 +36,7 @@ class Mailbox:
     __slots__ = ("_events", "_flag", "client", "gone", "group")
 
     def __init__(self, client: int = 0) -> None:
-        """`client`: whose turn it is, see `web/transport/clients.py`."""
+        """`client`: whose turn it is, see `web/transport/caller.py`."""
         self.client = client
         self.group = next(_groups)  # what comes together takes turns as one
         self._events: deque[rn.Event] = deque()

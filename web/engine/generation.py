@@ -157,7 +157,7 @@ class Generation:
         without `stream` pieces come at the first token and the end only, for collect(); `save_at`
         are numbers of tokens of each prompt after which others may go on differently;
         `tells_cached`: whether usage() says how much was known; `keeps_ids`: whether answers have
-        the ids that were drawn; `client`: whose turn it is, see `web/transport/clients.py`."""
+        the ids that were drawn; `client`: whose turn it is, see `web/transport/caller.py`."""
         self._bridge = serving.bridge
         self._hangups = serving.hangups
         self._mailbox = Mailbox(client)

@@ -60,7 +60,7 @@ class KnownAnswers:
     def encode(self, talk: Conversation, client: int = 0) -> Fed:
         """The ids of a conversation, those of known answers as they were drawn. The ids of a prompt
         begin those of the next one in the same conversation. Raises ValueError for a text that
-        cannot be encoded. `client`: who asks, see `web/transport/clients.py`. Its own answers are
+        cannot be encoded. `client`: who asks, see `web/transport/caller.py`. Its own answers are
         known only: others' ids would tell what they have been answered, and a bias on tokens makes
         a model write a text in ids that serve nobody."""
         if len(talk.text) <= _LONG and len(talk.answers) <= _MANY:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from gunicorn.glogging import Logger
 
-from web.transport.clients import address
+from web.transport.caller import address
 from web.transport.log_lines import OneLine
 
 REQUEST_ID = "rwkv.request_id"  # where `web/transport/request_body.py` leaves the name of a request

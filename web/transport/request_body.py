@@ -19,7 +19,7 @@ from web.engine.metrics import Metrics
 from web.errors import Kind
 from web.transport.access_log import BODY, REQUEST_ID
 from web.transport.body_reader import Incoming, TooSlow
-from web.transport.clients import address
+from web.transport.caller import address
 
 _READ = 64 << 10  # bytes per read of a body
 

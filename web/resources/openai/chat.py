@@ -26,7 +26,6 @@ from web.schemas.chat import ChatRequest, Message, chat_request
 from web.schemas.tools import ToolFields
 from web.threadpool import breathe, in_thread
 from web.transport.access_log import WORK
-from web.transport.clients import client_number
 from web.transport.request_body import read_body
 
 _PIECE = 4096  # characters of an answer that are read at a time: some ms where it is all calls
@@ -59,7 +58,7 @@ class ChatCompletionsResource:
             lengths=serving.limits.lengths,
             chat=True,
         )
-        client = client_number(req.env)
+        client = req.context.caller.number
         try:
             fed = serving.known.encode(talk, client)
         except ValueError as problem:

@@ -23,7 +23,6 @@ from web.schemas.answers import Completion, CompletionChoice, usage
 from web.schemas.completions import Prompt, completion_request
 from web.threadpool import in_thread
 from web.transport.access_log import WORK
-from web.transport.clients import client_number
 from web.transport.request_body import read_body
 
 _LONG = 50_000  # characters and ids above which a thread decodes what is echoed
@@ -58,7 +57,7 @@ class CompletionsResource:
             state,
             stream=stream,
             tells_cached=not self._runtime.deploy,
-            client=client_number(req.env),
+            client=req.context.caller.number,
         )
         req.env[WORK] = generation
         if stream:

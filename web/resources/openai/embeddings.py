@@ -20,7 +20,6 @@ from web.schemas import fields
 from web.schemas.embeddings import Embedding, Embeddings, EmbeddingUsage, embedding_request
 from web.threadpool import breathe
 from web.transport.access_log import WORK
-from web.transport.clients import client_number
 from web.transport.request_body import read_body
 
 
@@ -42,7 +41,7 @@ class EmbeddingsResource:
             request.fields,
             req.env.get("gunicorn.socket"),
             field="input",
-            client=client_number(req.env),
+            client=req.context.caller.number,
         )
         req.env[WORK] = generation
         answers = generation.collect()

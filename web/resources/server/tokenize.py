@@ -19,7 +19,6 @@ from web.schemas import fields
 from web.schemas.answers import TokenizerInfo
 from web.schemas.tokenize import Text, Tokens, detokenize_request, tokenize_request
 from web.threadpool import in_thread
-from web.transport.clients import client_number
 from web.transport.request_body import read_body
 
 _MOST_TOKENS = 1 << 20  # of one answer, or one request
@@ -39,7 +38,7 @@ class TokenizeResource:
         if not isinstance(request, str):
             talk = conversation(serving.persona, request)
             with _encoding("messages"):
-                ids = serving.known.encode(talk, client_number(req.env)).ids
+                ids = serving.known.encode(talk, req.context.caller.number).ids
             resp.data = _told(talk.text, ids, "messages")
             return
         text = fed_text(serving.persona, request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from web.transport.clients import API_KEY, address, client_number
+from web.transport.caller import Caller, address
 
 
 def test_requests_of_one_client_have_one_number() -> None:
@@ -18,13 +18,16 @@ def test_requests_of_one_client_have_one_number() -> None:
         [{"REMOTE_ADDR": "fe80::1%eth0"}, {"REMOTE_ADDR": "fe80::2"}],
         [{"REMOTE_ADDR": "::ffff:192.0.2.8"}],
         [{"REMOTE_ADDR": "::ffff:192.0.2.9"}],
-        # A key is the same client from everywhere, and is told apart from an address.
-        [{API_KEY: "k", "REMOTE_ADDR": "192.0.2.1"}, {API_KEY: "k", "REMOTE_ADDR": "192.0.2.2"}],
-        [{API_KEY: "l", "REMOTE_ADDR": "192.0.2.1"}],
-        [{API_KEY: "192.0.2.1"}],
         [{}, {"REMOTE_ADDR": ""}],
     ]
-    numbers = [{client_number(environ) for environ in environs} for environs in same]
+    callers = [[Caller(address(environ)) for environ in environs] for environs in same]
+    callers += [
+        # A key is the same client from everywhere, and is told apart from an address.
+        [Caller("192.0.2.1", b"k"), Caller("192.0.2.2", b"k")],
+        [Caller("192.0.2.1", b"l")],
+        [Caller("", b"192.0.2.1")],
+    ]
+    numbers = [{caller.number for caller in one} for one in callers]
     assert all(len(one) == 1 for one in numbers)
     assert all(a.isdisjoint(b) for a, b in combinations(numbers, 2))
     assert all(0 <= number < 2**64 for one in numbers for number in one)
