@@ -42,11 +42,14 @@ from web.resources.server.openapi import OpenApiResource
 from web.resources.server.pages import PageResource, StaticResource
 from web.resources.server.status import HealthResource, RootResource, StatusResource
 from web.resources.server.tokenize import TokenizeResource, TokenizerInfoResource
+from web.transport.allowed_hosts import Hosts
+from web.transport.answer_counts import CountAnswers
 from web.transport.api_keys import ApiKeys
-from web.transport.cors import Hosts, Origins
+from web.transport.cors import Origins
 from web.transport.deploy_guard import DeployGuard
 from web.transport.error_answers import ErrorAnswers
-from web.transport.request_body import CountAnswers, RequestBody, RequestId, Room
+from web.transport.request_body import RequestBody, Room
+from web.transport.request_id import RequestId
 from web.transport.routes import Absent, Spellings
 from web.transport.static_files import REDOC, SWAGGER_UI, files
 
@@ -71,13 +74,13 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app = Application(
         router=router,
         middleware=[
-            CountAnswers(runtime.metrics),
+            CountAnswers(runtime.metrics.answered),
             Spellings(),
             RequestId(),
             Origins(config.cors_origin, Hosts(config.public_name, any=bool(config.api_key))),
             ApiKeys(config.api_key),
             RequestBody(config.max_body, Room(config.body_memory), config.log_prompts),
-            DeployGuard(runtime),
+            DeployGuard(lambda: runtime.deploy),
         ],
     )
     app.runtime = runtime

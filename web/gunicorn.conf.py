@@ -18,7 +18,7 @@ from web.config import Config
 from web.dialects import openai_errors
 from web.midi import sample, sound
 from web.process import engine_lock, graceful_stop, inherited_settings, systemd_watchdog
-from web.transport import bad_requests, exposure, log_writer
+from web.transport import bad_requests, exposure, log_writer, open_connections
 from web.transport.worker import HEADERS
 
 try:
@@ -114,11 +114,11 @@ def post_worker_init(worker: Any) -> None:
 
 
 def pre_request(worker: Any, req: Any) -> None:
-    graceful_stop.request_begins(req.unreader.sock)
+    open_connections.request_begins(req.unreader.sock)
 
 
 def post_request(worker: Any, req: Any, environ: dict[str, Any], resp: Any) -> None:
-    graceful_stop.request_ends(req.unreader.sock)
+    open_connections.request_ends(req.unreader.sock)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -3,8 +3,8 @@ work is told to come again, and what still runs shortly before gunicorn's patien
 
 gunicorn waits for every open connection until graceful_timeout, and then kills the worker. Clients
 with a pool keep theirs open for minutes, browsers open some in advance, so each stop would take
-30 s, and streams would break off without a word. Called by the hooks in `web/gunicorn.conf.py`, by
-`web/transport/worker.py` and by `resources/runner/exit.py`, in the worker.
+30 s, and streams would break off without a word. Called by the hooks in `web/gunicorn.conf.py` and
+by `resources/runner/exit.py`, in the worker.
 """
 
 from __future__ import annotations
@@ -13,26 +13,20 @@ import contextlib
 import os
 import queue
 import signal
-import socket
 import time
-import weakref
 from typing import Any
 
 import gevent
-from gevent import monkey
+
+from web.transport import open_connections
 
 _LAST_WORDS = 3.0  # seconds before graceful_timeout at which running answers are cut
 _LAST_LINES = 1.0  # seconds in which answers that were cut end, and are logged
-_FIRST_WORDS = 1.0  # seconds that a new connection has for its first request
-_NEXT_WORDS = 3.0  # seconds that a body has for its next bytes
 # Seconds after the last connection was taken in which its request may come and is answered: after
 # a reload nobody else would, and a request that follows waits for the next worker.
 _LAST_GUESTS = 0.3
 
 _master = 0  # the process that started this worker
-# Sockets without a request, or with half of one -> when they may be closed, by time.monotonic().
-_idle: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
-_at_work: weakref.WeakSet[Any] = weakref.WeakSet()  # sockets whose request is being answered
 
 
 def obey_early(server: Any, worker: Any) -> None:
@@ -61,32 +55,11 @@ def obey_early(server: Any, worker: Any) -> None:
                 leave()
 
 
-def accepted(sock: Any) -> None:
-    """Notes a new connection, which has no request yet."""
-    _idle[sock] = time.monotonic() + _FIRST_WORDS
-
-
-def rest_awaited(sock: Any) -> None:
-    """Notes that more of a request's body has to come before anything can be answered."""
-    _idle[sock] = time.monotonic() + _NEXT_WORDS
-
-
-def request_begins(sock: Any) -> None:
-    _idle.pop(sock, None)
-    _at_work.add(sock)
-
-
-def request_ends(sock: Any) -> None:
-    """After its line in the log."""
-    _at_work.discard(sock)
-    _idle[sock] = 0.0
-
-
 def await_ends() -> None:
     """Lets requests whose work has been ended say so to their clients and the log. At the end of
     a worker: on SIGINT and SIGQUIT gunicorn leaves its loop at once."""
     end = time.monotonic() + _LAST_LINES
-    while _at_work and time.monotonic() < end:
+    while open_connections.any_at_work() and time.monotonic() < end:
         gevent.sleep(0.01)
 
 
@@ -118,18 +91,7 @@ def _wait_and_close(worker: Any) -> None:
             closed = now
         if closed is not None and now - closed >= _LAST_GUESTS:
             runtime.begin_to_stop()
-        for sock, since in list(_idle.items()):
-            if now >= since:
-                _idle.pop(sock, None)
-                with contextlib.suppress(OSError):  # closed already
-                    _end_reading(sock.fileno())
+        open_connections.close_idle()
         gevent.sleep(0.1)
     runtime.begin_to_stop()
     runtime.close()
-
-
-def _end_reading(fd: int) -> None:
-    """gunicorn's read then sees the end of the connection, and closes it. gevent's own shutdown()
-    would raise in the greenlet that reads, so this goes past it, over a second descriptor."""
-    with monkey.get_original("socket", "socket")(fileno=os.dup(fd)) as same:
-        same.shutdown(socket.SHUT_RD)

@@ -15,9 +15,9 @@ from gunicorn.glogging import Logger
 from web.transport.caller import address
 from web.transport.log_lines import OneLine
 
-REQUEST_ID = "rwkv.request_id"  # where `web/transport/request_body.py` leaves the name of a request
+REQUEST_ID = "rwkv.request_id"  # where `request_id.py` leaves the name of a request
 
-BODY = "rwkv.body"  # where it leaves the body, if bodies are logged
+BODY = "rwkv.body"  # where `request_body.py` leaves the body, if bodies are logged
 
 WORK = "rwkv.work"  # where the resources leave what answers: whatever has a summary()
 

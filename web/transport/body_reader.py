@@ -16,8 +16,8 @@ import gevent
 from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.errors import InvalidChunkSize, NoMoreData
 
-from web.process import graceful_stop
 from web.threadpool import breathe
+from web.transport import open_connections
 
 _PIECE = 64 << 10  # bytes of one read
 # Seconds that a client may fall behind the least pace, in bytes per second. A fast beginning buys
@@ -97,12 +97,12 @@ class _Wire:
             self._unreader.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         breathe()
         begun = time.monotonic()
-        graceful_stop.rest_awaited(self._unreader.sock)
+        open_connections.rest_awaited(self._unreader.sock)
         try:
             with gevent.Timeout(self._patience, TooSlow):
                 piece = self._unreader.read(size, read_ahead=min(read_ahead or 0, size or _PIECE))
         finally:
-            graceful_stop.request_begins(self._unreader.sock)
+            open_connections.request_begins(self._unreader.sock)
         waited = time.monotonic() - begun
         self._patience = min(max(self._patience - waited, 0.0) + len(piece) / _PACE, _PATIENCE)
         self.taken += len(piece)

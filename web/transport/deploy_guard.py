@@ -6,12 +6,12 @@ restart. Installed by `web/app.py`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import falcon
 
 from web import errors
-from web.engine.model_host import Runtime
 
 # What changes the server, or reads and writes its files. Beside these, requests for answers may not
 # name a `state`, and /text-to-wav may not leave files.
@@ -27,11 +27,12 @@ CLOSED = frozenset(
 class DeployGuard:
     """403 for every closed route, before its body is read."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, closed: Callable[[], bool]) -> None:
+        """`closed` tells whether the server is in deploy mode now."""
+        self._closed = closed
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: Any, params: dict[str, Any]
     ) -> None:
-        if self._runtime.deploy and req.method == "POST" and req.uri_template in CLOSED:
+        if self._closed() and req.method == "POST" and req.uri_template in CLOSED:
             raise errors.forbidden()

@@ -1,13 +1,10 @@
-"""What happens to every request before and after its resource: a name for it, and a body of known
-and bounded size. Installed by `web/app.py`. Never parses a body.
+"""The body of a request, of known and bounded size. `RequestBody` is installed by `web/app.py`;
+resources call `read_body`. Never parses a body.
 """
 
 from __future__ import annotations
 
-import re
 import sys
-import time
-import uuid
 from collections import Counter
 from typing import Any
 
@@ -15,49 +12,12 @@ import falcon
 from gunicorn.http import errors as http
 
 from web import errors
-from web.engine.metrics import Metrics
 from web.errors import Kind
-from web.transport.access_log import BODY, REQUEST_ID
+from web.transport.access_log import BODY
 from web.transport.body_reader import Incoming, TooSlow
 from web.transport.caller import address
 
 _READ = 64 << 10  # bytes per read of a body
-
-_OPENAI_VERSION = "2020-10-01"  # of the API that this server speaks
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-class RequestId:
-    """`X-Request-Id`: the client's, if it is harmless, else a new one. Beside it what OpenAI's
-    dashboards read: how long the answer took, or a streamed one to begin."""
-
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        given = req.get_header("X-Request-Id")
-        name = given if given and _ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
-        req.env[REQUEST_ID] = name  # for the access log
-        resp.set_header("X-Request-Id", name)
-        req.context.begun = time.monotonic()
-
-    def process_response(
-        self, req: falcon.Request, resp: falcon.Response, resource: Any, req_succeeded: bool
-    ) -> None:
-        if (begun := getattr(req.context, "begun", None)) is not None:
-            took = 1000 * (time.monotonic() - begun)
-            resp.set_header("openai-processing-ms", str(round(took)))
-        resp.set_header("openai-version", _OPENAI_VERSION)
-
-
-class CountAnswers:
-    """Every answer, by its route and status. Outermost, so that it sees those of the others."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-
-    def process_response(
-        self, req: falcon.Request, resp: falcon.Response, resource: Any, req_succeeded: bool
-    ) -> None:
-        method = req.method if req.method in falcon.HTTP_METHODS else "other"
-        self._metrics.answered(method, req.uri_template or "none", str(resp.status_code))
 
 
 class Room:

@@ -12,9 +12,8 @@ from gunicorn.http.errors import InvalidHeader, UnsupportedTransferCoding
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
-from web.process import graceful_stop
 from web.threadpool import breathe
-from web.transport import log_writer
+from web.transport import log_writer, open_connections
 from web.transport.body_reader import Incoming
 from web.transport.connection import Connection
 
@@ -68,7 +67,7 @@ class Worker(GeventWorker):
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         connection = Connection(client, self.send_timeout)
-        graceful_stop.accepted(connection)
+        open_connections.accepted(connection)
         super().handle(listener, connection, addr)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
