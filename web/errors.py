@@ -159,7 +159,7 @@ def no_room() -> Refusal:
     """503 for a large body beside too many others."""
     return Refusal(
         Kind.UNAVAILABLE,
-        "the server holds as many large request bodies as it has memory for; try again later",
+        "too many large request bodies at once; try again later",
         code="bodies_full",
         retry_after=5,
     )
@@ -232,8 +232,8 @@ def foreign_ids() -> Refusal:
     all of them are other words, and nobody would see that the vectors are of those."""
     return Refusal(
         Kind.INVALID,
-        "input must be text: token ids of another vocabulary would be other words here. LangChain "
-        "sends text with check_embedding_ctx_length=False; --embed-token-ids takes ids of the "
+        "input must be text: token ids of another vocabulary mean other words here. LangChain "
+        "sends text with check_embedding_ctx_length=False; --embed-token-ids accepts ids of the "
         "served model",
         param="input",
         code="invalid_value",
@@ -260,7 +260,7 @@ def no_key() -> Refusal:
     """401 with OpenAI's first words, by which LiteLLM knows it from other errors."""
     return Refusal(
         Kind.NO_KEY,
-        "Incorrect API key provided, or none: this server wants `Authorization: Bearer KEY`",
+        "Incorrect API key provided, or none: send `Authorization: Bearer KEY`",
         code="invalid_api_key",
     )
 
@@ -292,7 +292,7 @@ def prompt_too_long(param: str, tokens: int, most: int) -> Refusal:
     """400 with OpenAI's code: clients then shorten their conversation."""
     return Refusal(
         Kind.INVALID,
-        f"has {tokens} tokens, and this server takes at most {most}",
+        f"is too long: {tokens} tokens, limit {most}",
         param=param,
         joint=" ",
         code="context_length_exceeded",
@@ -303,7 +303,7 @@ def of_tools(refusal: Refusal, tokens: int) -> Refusal:
     """The same, and how many of the tokens are the tools'."""
     return Refusal(
         refusal.kind,
-        f"{refusal.problem}: {tokens} of them are the tools",
+        f"{refusal.problem}: {tokens} of them describe the tools",
         param=refusal.param,
         joint=refusal.joint,
         code=refusal.code,
@@ -313,7 +313,7 @@ def of_tools(refusal: Refusal, tokens: int) -> Refusal:
 def queue_full() -> Refusal:
     return Refusal(
         Kind.BUSY,
-        "the queue is full: as many requests wait as this server takes; try again later",
+        "the queue is full; try again later",
         code="queue_full",
         retry_after=1,
     )
@@ -332,7 +332,7 @@ def engine_failed() -> Refusal:
     """503: this worker ends, and another one starts."""
     return Refusal(
         Kind.UNAVAILABLE,
-        "the engine has failed, and is started again",
+        "the engine has failed and is being restarted",
         code="engine_failed",
         retry_after=5,
     )
@@ -343,7 +343,7 @@ def not_built(file: str) -> Refusal:
     return Refusal(
         Kind.NOT_INSTALLED,
         f"this page needs {file}, which could not be fetched when this server was built: build it "
-        "again where npm, or pip, and a registry can be reached",
+        "again with npm, or pip, and access to a registry",
         code="not_built",
     )
 

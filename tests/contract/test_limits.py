@@ -24,9 +24,9 @@ def limited() -> Iterator[Server]:
 def test_prompts_that_are_too_long(limited: Server, prompt: object, tokens: int) -> None:
     answer = limited.post("/completions", {"prompt": prompt}, expect=400)
     assert answer["error"]["code"] == "context_length_exceeded"
-    assert answer["detail"] == f"prompt has {tokens} tokens, and this server takes at most 50"
+    assert answer["detail"] == f"prompt is too long: {tokens} tokens, limit 50"
     answer = limited.post("/embeddings", {"input": [prompt]}, expect=400)
-    assert answer["detail"] == f"input has {tokens} tokens, and this server takes at most 50"
+    assert answer["detail"] == f"input is too long: {tokens} tokens, limit 50"
     chat = {"messages": [{"role": "user", "content": prompt}]}
     if isinstance(prompt, str):
         answer = limited.post("/chat/completions", chat, expect=400)
@@ -41,7 +41,7 @@ def test_tools_that_are_too_long(limited: Server) -> None:
     answer = limited.post("/chat/completions", body, expect=400)
     assert answer["error"]["code"] == "context_length_exceeded"
     said = re.fullmatch(
-        r"messages has (\d+) tokens, and this server takes at most 50: (\d+) of them are the tools",
+        r"messages is too long: (\d+) tokens, limit 50: (\d+) of them describe the tools",
         answer["detail"],
     )
     assert said and 300 < int(said[2]) < int(said[1])

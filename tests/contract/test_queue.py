@@ -83,7 +83,7 @@ def test_too_many_texts(server: Server) -> None:
     for path, field in (("/embeddings", "input"), ("/completions", "prompt")):
         answer = server.post(path, {field: ["t"] * 2049}, expect=400)
         assert answer["error"]["param"] == field
-        assert answer["detail"] == f"{field} must hold at most 2048 texts, and holds 2049"
+        assert answer["detail"] == f"{field} has too many texts: 2049, limit 2048"
 
 
 def statuses(server: Server, path: str, bodies: list[dict[str, object]]) -> Counter[int]:

@@ -98,7 +98,7 @@ def test_a_text_by_the_names_of_others(server: Server, name: str) -> None:
         if other != name:
             both = {name: "x", other: CHAT["messages"] if other == "messages" else "x"}
             answer = server.post("/tokenize", both, expect=400)
-            assert "must not be given beside" in answer["detail"]
+            assert "must not be combined with" in answer["detail"]
     for wrong in (5, None, ["x"]):
         answer = server.post("/tokenize", {name: wrong}, expect=400)
         assert answer["error"]["param"] == name

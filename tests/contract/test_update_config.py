@@ -164,8 +164,11 @@ WRONG = [
     ({"frequency_penalty": "x"}, "frequency_penalty must be a number between -2 and 2"),
     ({"penalty_decay": 1.5}, "penalty_decay must be a number between 0 and 1"),
     ({"global_penalty": 2}, "global_penalty must be true or false"),
-    ({"temprature": 1}, "temprature is no field of /update-config: max_tokens, temperature, "),
-    ({"stop": ["x"]}, "stop is no field of /update-config"),
+    (
+        {"temprature": 1},
+        "temprature is not a field of /update-config; these are: max_tokens, temperature, ",
+    ),
+    ({"stop": ["x"]}, "stop is not a field of /update-config"),
     ({"state": 5}, "state must be a string"),
     ({"state": "models/none.pth"}, "state file not found"),
     ({"state": "README.md"}, "state file failed to load"),

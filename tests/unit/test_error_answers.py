@@ -90,7 +90,7 @@ def test_a_refusal_names_the_field_as_its_reader_does() -> None:
     assert errors.invalid("top_p", "must be 1").named("--top-p") == "--top-p must be 1"
     long = errors.of_tools(errors.prompt_too_long("messages", 9, 4), 3)
     assert long.named("chat").startswith("chat ") and long.message.endswith(
-        "3 of them are the tools"
+        "3 of them describe the tools"
     )
     assert errors.stopping().named("x") == errors.stopping().message
     assert errors.unreadable("file", "is empty").detail == "is empty"

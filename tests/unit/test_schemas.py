@@ -154,9 +154,9 @@ def test_values_of_a_body_are_counted(value: Any) -> None:
 
 def test_bodies_of_millions_of_values_are_refused() -> None:
     many = b"[]," * 600_000
-    with pytest.raises(Refusal, match=r"^body must hold at most 524288"):
+    with pytest.raises(Refusal, match=r"^body must have at most 524288"):
         read(b'{"prompt":"x","metadata":[' + many + b"[]]}", completion_request)
-    with pytest.raises(Refusal, match=r"^body must hold at most 2097152 numbers"):
+    with pytest.raises(Refusal, match=r"^body must have at most 2097152 numbers"):
         read(b'{"prompt":[' + b"1," * 2_097_152 + b"1]}", completion_request)
     text = json.dumps({"prompt": '"[]{},\\' * 600_000}).encode()
     assert read(text, completion_request).prompts == ['"[]{},\\' * 600_000]

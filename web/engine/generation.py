@@ -372,7 +372,7 @@ def _check_ids(serving: Serving, ids: Prompt, field: str) -> None:
     largest = int(np.max(ids))
     if largest >= serving.info.vocab:
         raise errors.invalid(
-            field, f"holds the token id {largest}; the model has {serving.info.vocab} tokens"
+            field, f"has token id {largest}; the model has {serving.info.vocab} tokens"
         )
 
 

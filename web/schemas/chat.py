@@ -176,7 +176,7 @@ def _refuse_contradictions(fields: Fields, request: ChatRequest) -> None:
         )
     if request.add_generation_prompt and (prefix or continued):
         raise fields.wrong(
-            "add_generation_prompt", "must not be true where the last message is continued"
+            "add_generation_prompt", "must not be true if the last message is continued"
         )
 
 

@@ -53,9 +53,9 @@ def completion_request(fields: Fields) -> CompletionRequest:
     fields.text("model")
     form, stream, prompts = form_of(fields, FORMS), stream_of(fields), _prompts(fields)
     if form != "text" and stream.stream:
-        raise fields.wrong("stream", f"must be false where response_format is {form}")
+        raise fields.wrong("stream", f"must be false if response_format is {form}")
     if form != "text" and len(prompts) != 1:
-        raise fields.wrong("prompt", f"must be one prompt where response_format is {form}")
+        raise fields.wrong("prompt", f"must be one prompt if response_format is {form}")
     echo = fields.boolean("echo")
     return CompletionRequest(
         prompts,
@@ -88,7 +88,7 @@ def _prompts(fields: Fields) -> list[Prompt]:
 def check_count(fields: Fields, field: str, count: int) -> None:
     """400 for more texts in one request than OpenAI's API takes."""
     if count > MOST_TEXTS:
-        raise fields.wrong(field, f"must hold at most {MOST_TEXTS} texts, and holds {count}")
+        raise fields.wrong(field, f"has too many texts: {count}, limit {MOST_TEXTS}")
 
 
 def token_ids(value: Any) -> list[int] | np.ndarray | None:

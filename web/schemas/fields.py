@@ -55,10 +55,10 @@ def read(body: bytes, schema: Callable[[Fields], T]) -> T:
         objects, commas = _values(body)
         if objects > _MOST_VALUES:
             raise errors.invalid(
-                "body", f"must hold at most {_MOST_VALUES} strings, arrays and objects"
+                "body", f"must have at most {_MOST_VALUES} strings, arrays and objects"
             )
         if commas >= _MOST_NUMBERS:
-            raise errors.invalid("body", f"must hold at most {_MOST_NUMBERS} numbers")
+            raise errors.invalid("body", f"must have at most {_MOST_NUMBERS} numbers")
         return schema(decode(body))
 
     return in_thread(run)

@@ -216,7 +216,7 @@ def defaults_of(fields: Fields) -> SamplingFields:
     """The fields that /update-config sets, and that a request may replace."""
     given = _shared(fields)
     if given.max_tokens == 0:
-        raise fields.wrong("max_tokens", "must be at least 1: 0 would leave every answer empty")
+        raise fields.wrong("max_tokens", "must be at least 1, or every answer would be empty")
     return given
 
 

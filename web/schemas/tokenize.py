@@ -29,7 +29,7 @@ def tokenize_request(fields: Fields) -> str | ChatRequest:
     """The text of `prompt`, or a conversation with all that /chat/completions takes."""
     given = [name for name in ("messages", *TEXTS) if fields.has(name)]
     if len(given) > 1:
-        raise fields.wrong(given[1], f"must not be given beside {given[0]}")
+        raise fields.wrong(given[1], f"must not be combined with {given[0]}")
     if given == ["messages"]:
         return chat_request(fields)
     prompt = fields.text(given[0]) if given else None

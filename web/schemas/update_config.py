@@ -22,7 +22,8 @@ def update_of(fields: Fields) -> Update:
     for name in named:
         if name not in DEFAULTS:
             raise errors.invalid(
-                errors.clip(name), f"is no field of /update-config: {', '.join(DEFAULTS)} are"
+                errors.clip(name),
+                f"is not a field of /update-config; these are: {', '.join(DEFAULTS)}",
             )
     return Update(
         given=given,

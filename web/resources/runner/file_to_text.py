@@ -27,7 +27,9 @@ class FileToTextResource:
         file = uploaded(req)
         encoding = req.get_param("file_encoding") or file.fields.get("file_encoding") or "utf-8"
         if len(encoding) > _LONGEST_ENCODING:
-            raise errors.invalid("file_encoding", f"has at most {_LONGEST_ENCODING} characters")
+            raise errors.invalid(
+                "file_encoding", f"must have at most {_LONGEST_ENCODING} characters"
+            )
         names = (req.get_param("file_name"), file.fields.get("file_name"), file.name)
         name, kind = _named([name for name in names if name])
         file = msgspec.structs.replace(file, name=name)
@@ -40,7 +42,7 @@ class FileToTextResource:
 def _named(names: list[str]) -> tuple[str, str]:
     """(name of the file, its kind), of names of which the first counts most."""
     if not names:
-        raise errors.invalid("file_name", "is required where the file has no name of its own")
+        raise errors.invalid("file_name", "is required if the file has no name")
     for name in names:
         kind = name.rpartition(".")[2].lower()
         if "." in name and kind in _KINDS:

@@ -91,11 +91,11 @@ class TextToWavResource:
 
     def _outputs(self, name: str | None) -> dict[str, Path]:
         if not name:
-            raise errors.invalid("wav_name", "is required, except by those who accept audio/wav")
+            raise errors.invalid("wav_name", "is required unless the request accepts audio/wav")
         if name.lower().endswith(".wav"):
             name = name[: -len(".wav")]
         if not name:
-            raise errors.invalid("wav_name", "must be more than the end of a name")
+            raise errors.invalid("wav_name", "must have a name before .wav")
         if "/" in name:
             raise errors.invalid("wav_name", "must be a name without folders")
         ends = (".txt", ".mid", ".wav")
