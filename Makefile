@@ -1,4 +1,4 @@
-# The workshop door: every target sets up what it needs, in .venv and build/; one library for sound, at
+# Targets. Each sets up what it needs, in .venv and build/; one library for sound, at
 # the end, lies elsewhere.
 # Needs Python 3.11 or newer, a C++20 compiler, make, and a package registry that pip can reach.
 
