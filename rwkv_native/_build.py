@@ -19,6 +19,10 @@ BELL_DECLARATIONS = """
 typedef struct { int watcher, iterators; } rn_bell;
 void rn_ring(void *bell);
 """
+# The one function of Python that C calls: a request's mask, for callers who write theirs in Python.
+MASK_DECLARATION = """
+extern "Python" int32_t rn_mask(void *payload, uint64_t *bits, const int32_t *tokens, size_t n);
+"""
 BELL_SOURCE = """
 #include <rwkv.h>
 #include <unistd.h>
@@ -48,7 +52,9 @@ def declarations(header: str) -> str:
 
 def main(out: str) -> None:
     ffi = FFI()
-    ffi.cdef(declarations(HEADER.read_text(encoding="utf-8")) + BELL_DECLARATIONS)
+    ffi.cdef(
+        declarations(HEADER.read_text(encoding="utf-8")) + BELL_DECLARATIONS + MASK_DECLARATION
+    )
     ffi.set_source("rwkv_native._rn", BELL_SOURCE, py_limited_api=True)
     ffi.emit_c_code(out)
 

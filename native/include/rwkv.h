@@ -293,6 +293,19 @@ typedef struct {
                                  * client by group, so that one request of many prompts, and one client with
                                  * many requests, leave room for the others */
     uint64_t group;             /* requests of a client that came together, by any number; 0: this one alone */
+    int32_t n;                  /* answers, 1 to 1024; 0: one. The prompt is read once, and its state copied for
+                                 * each further one. They have the ids `id` to `id` + n - 1, each its own events
+                                 * and end, and the seeds sampling.seed to sampling.seed + n - 1 */
+    int32_t keep_state;         /* 1: the last event of an answer brings the state after it. Not of RWKV-7b */
+    int32_t score;              /* 1: draw nothing, and end with RWKV_FINISH_STOP and the log-probabilities of the
+                                 * prompt's own tokens, from the second on, in place of drawn ones; logprobs -1
+                                 * counts as 0. What is above about answers has no effect */
+    /* NULL, or says before each draw of this request which ids may come next, by a bit each, the lowest first:
+     * bits [(vocab + 63) / 64] are all set when it is called, with the n tokens drawn so far. Anything but 0 ends
+     * the request with RWKV_FINISH_ERROR, and so does allowing none. Called by the engine's thread, which waits
+     * for it with all other requests; it must not call the engine. `speculate` is 0 with it. */
+    int32_t (*mask)(void *payload, uint64_t *bits, const int32_t *tokens, size_t n);
+    void *mask_payload;
 } rwkv_request;
 
 typedef enum {
@@ -321,6 +334,10 @@ typedef struct {
     int64_t cached_tokens;      /* of the prompt: were not computed */
     const float *embedding;     /* [n_embedding], of length 1; NULL unless asked for and finished */
     size_t n_embedding;
+    rwkv_state *state;          /* after the answer, if it was asked for: the caller's, to be freed. It has read the
+                                 * prompt and what is whole in the text, but for these: */
+    const int32_t *unread;      /* the last tokens of the text that it has not read, as a rule one */
+    size_t n_unread;
 } rwkv_event;
 
 typedef struct {
@@ -329,6 +346,7 @@ typedef struct {
     int64_t submitted, finished, cancelled;
     int64_t steps, prompt_tokens, completion_tokens;   /* computed so far */
     int64_t guessed_tokens, accepted_tokens;           /* went through the model; were then drawn */
+    int64_t forked;             /* states copied for further answers to a prompt */
 } rwkv_engine_stats;
 
 /* The cache of states. Kept are those at the end of a prompt, where a request names them (save_at) unless
@@ -349,7 +367,8 @@ RWKV_API int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vo
 /* Ends the thread after the step in progress and frees everything; NULL is allowed. */
 RWKV_API void rwkv_engine_free(rwkv_engine *engine);
 RWKV_API void rwkv_request_init(rwkv_request *request);
-/* RWKV_BUSY when the queue is full; RWKV_INVALID names the field. Ids are never 0 and never reused. */
+/* RWKV_BUSY when the queue is full, which takes all answers of a request or none; RWKV_INVALID names the field.
+ * Ids are never 0 and never reused. */
 RWKV_API int rwkv_engine_submit(uint64_t *id, rwkv_engine *engine, const rwkv_request *request);
 /* Takes effect before the next step, in every phase; the request then ends with RWKV_FINISH_CANCEL.
  * Unknown and finished ids are ignored. */

@@ -226,6 +226,10 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
     request.quick = r.quick != 0;
     request.client = r.client;
     request.group = r.group;
+    request.n = r.n == 0 ? 1 : r.n;
+    request.keep_state = r.keep_state != 0;
+    request.score = r.score != 0;
+    request.mask = {r.mask, r.mask_payload};
     return request;
 }
 
@@ -624,6 +628,10 @@ int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine) 
         e.owed = true;
         e.events.clear();
         e.events.reserve(e.polled.size());
+        std::vector<std::unique_ptr<rwkv_state>> states;
+        states.reserve(e.polled.size());
+        for (const rwkv::Event &event : e.polled)
+            states.emplace_back(event.kept ? new rwkv_state{e.model, {}, {}, false} : nullptr);
         e.owed = false;
         for (const rwkv::Event &event : e.polled) {
             const bool logprobs = event.logprob_width > 0;
@@ -634,7 +642,13 @@ int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine) 
                                 event.prompt_tokens, event.completion_tokens,
                                 event.cached_tokens,
                                 event.embedding.empty() ? nullptr : event.embedding.data(),
-                                event.embedding.size()});
+                                event.embedding.size(), nullptr, nullptr, 0});
+            if (!event.kept) continue;
+            rwkv_event &last = e.events.back();
+            last.state = states[e.events.size() - 1].release();
+            last.state->buffer = std::move(event.kept->state);
+            last.unread = event.kept->unread.data();
+            last.n_unread = event.kept->unread.size();
         }
         *events = e.events.data();
         *n = e.events.size();
@@ -646,7 +660,7 @@ int rwkv_engine_describe(rwkv_engine_stats *out, rwkv_engine *engine) {
         const rwkv::EngineStats s = required(engine, "engine").engine->stats();
         fill(out, rwkv_engine_stats{0, s.waiting, s.prefilling, s.running, s.submitted, s.finished,
                                     s.cancelled, s.steps, s.prompt_tokens, s.completion_tokens,
-                                    s.guessed_tokens, s.accepted_tokens},
+                                    s.guessed_tokens, s.accepted_tokens, s.forked},
              "out");
     });
 }

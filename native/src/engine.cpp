@@ -41,6 +41,10 @@ struct Engine::Core {
     void step();
     void sample();
     bool resume(Sequence &sequence);
+    void go_on(Sequence &sequence);
+    void draw_first(Sequence &sequence, std::span<const float> row);
+    void pass_on(const Sequence &sequence, const float *row);
+    void promote();
     void keep_prompts() noexcept;
     float *state_of(const Sequence &sequence) const;
     const float *before_of(const Sequence &sequence) const;
@@ -88,6 +92,9 @@ struct Engine::Core {
     // The engine thread's own.
     std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences;
     Scheduler scheduler;
+    // By the request that reads the prompt: the further answers to it, which wait outside the scheduler.
+    std::unordered_map<uint64_t, std::vector<uint64_t>> followers;
+    int64_t following = 0;                       // of these: alive
     std::map<int64_t, Pace> paces;               // by depth: texts to embed need fewer layers
     std::chrono::steady_clock::time_point started;  // this step's forward
     EngineStats done;                            // counts of what has been done
@@ -111,6 +118,13 @@ struct Engine::Core {
     };
     std::vector<Drawing> drawing, prompts_read;  // read to their end in this step, and going on
     std::vector<Sequence *> embedded;            // those whose text ends with this step
+    struct Scoring {
+        Sequence *sequence;
+        size_t row;     // its first of the logits
+        int32_t rows;
+        int64_t token;  // of its prompt: what the first row predicts
+    };
+    std::vector<Scoring> scoring;
     int64_t depth = 0;                           // layers that this step needs
     std::vector<Sequence *> speakers;            // those with something to say after this step
 
@@ -190,7 +204,10 @@ bool Engine::Core::receive() {
     if (cache_bytes) keeper.set_limit(*cache_bytes);
     sequences.reserve(sequences.size() + new_sequences.size());  // a place that grows would lose what is put in it
     for (auto &sequence : new_sequences) {
-        scheduler.add(*sequence);
+        if (sequence->follows != 0)
+            followers[sequence->follows].push_back(sequence->id), ++following;
+        else
+            scheduler.add(*sequence);
         sequences.emplace(sequence->id, std::move(sequence));
     }
     new_sequences.clear();
@@ -200,8 +217,8 @@ bool Engine::Core::receive() {
 
 // Caller holds `mutex`.
 bool Engine::Core::has_work() const {
-    return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle() || new_cache_bytes ||
-           clears_cache;
+    return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle() || !followers.empty() ||
+           new_cache_bytes || clears_cache;
 }
 
 // While there is no work yet: the states of the first slots. Where memory is new, each takes as long as a token, and
@@ -224,13 +241,37 @@ void Engine::Core::drop_cancelled() {
         if (found == sequences.end() || found->second->finish != Finish::running) continue;
         Sequence &sequence = *found->second;
         sequence.cancel();
+        if (std::exchange(sequence.follows, 0) != 0) --following;
         scheduler.remove(sequence);
         speakers.push_back(&sequence);
     }
     new_cancelled.clear();
 }
 
+// Those whose prompt nobody reads any more: the first of them does.
+void Engine::Core::promote() {
+    for (auto it = followers.begin(); it != followers.end();) {
+        if (sequences.contains(it->first)) {
+            ++it;
+            continue;
+        }
+        std::vector<uint64_t> left = std::move(it->second);
+        it = followers.erase(it);
+        std::erase_if(left, [this](uint64_t id) { return !sequences.contains(id); });
+        if (left.empty()) continue;
+        Sequence &first = *sequences.at(left.front());
+        left.erase(left.begin());
+        for (const uint64_t id : left) sequences.at(id)->follows = first.id;
+        first.follows = 0, --following;
+        scheduler.add(first);
+        if (left.empty()) continue;
+        followers.emplace(first.id, std::move(left));
+        it = followers.begin();  // a table that has grown has moved
+    }
+}
+
 void Engine::Core::admit() {
+    promote();
     while (Sequence *sequence = scheduler.admit()) {
         try {
             const size_t slot = static_cast<size_t>(sequence->slot);
@@ -239,7 +280,11 @@ void Engine::Core::admit() {
             Buffer &state = states[slot];
             const bool is_new = !state.data;
             if (is_new) state = model->new_state();
-            if (!sequence->embeds() && resume(*sequence)) continue;
+            if (sequence->fork) {
+                go_on(*sequence);
+                continue;
+            }
+            if (!sequence->embeds() && !sequence->request.score && resume(*sequence)) continue;
             if (is_new && !start) continue;
             model->write_state(state.data, start ? std::span<const float>(*start)
                                                  : model->initial_state());
@@ -271,7 +316,7 @@ void Engine::Core::plan() {
 
 // What the step feeds to the model, and what is done with the result.
 void Engine::Core::lay_out() {
-    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear();
+    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear(), scoring.clear();
     depth = 0;
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
@@ -283,10 +328,13 @@ void Engine::Core::lay_out() {
                                                    : model->info().layers);
         if (sequence->embeds() && sequence->ends_with(rows)) embedded.push_back(sequence);
         const int32_t draws = sequence->draws_after(rows);
-        if (draws > 0)
+        if (request.score)
+            scoring.push_back({sequence, logit_rows.size(), draws, sequence->prefilled + 1});
+        else if (draws > 0)
             drawing.push_back({sequence, logit_rows.size(), draws, !sequence->decoding()});
-        for (int32_t i = draws; i > 0; --i)
-            logit_rows.push_back(static_cast<int32_t>(tokens.size()) - i);
+        // The last ones, or those of a score: all but the prompt's last.
+        const int32_t end = static_cast<int32_t>(tokens.size()) - (request.score ? rows - draws : 0);
+        for (int32_t i = draws; i > 0; --i) logit_rows.push_back(end - i);
     }
 }
 
@@ -361,7 +409,7 @@ void Engine::Core::step() {
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
         fail_shares(error, false);
-        drawing.clear(), embedded.clear();
+        drawing.clear(), embedded.clear(), scoring.clear();
         return;
     }
     ++done.steps;
@@ -375,15 +423,23 @@ void Engine::Core::step() {
 
 void Engine::Core::sample() {
     for (const Drawing &drawn : drawing) done.completion_tokens -= drawn.sequence->completion;
+    for (const Drawing &drawn : drawing) drawn.sequence->ask_mask(n_vocab);
     // Each draw and each embedding touches its own sequence and the memory of its thread only.
     model->backend().spread(static_cast<int64_t>(drawing.size()), [this](int64_t i) {
         const auto [sequence, row, draws, first] = drawing[static_cast<size_t>(i)];
+        if (sequence->finish != Finish::running) return;  // it has no mask
         const size_t size = static_cast<size_t>(draws) * n_vocab;
         sequence->draw(logits.subspan(row * n_vocab, size), draws, *vocab);
     });
     model->backend().spread(static_cast<int64_t>(embedded.size()), [this](int64_t i) {
         embed(*embedded[static_cast<size_t>(i)]);
     });
+    model->backend().spread(static_cast<int64_t>(scoring.size()), [this](int64_t i) {
+        const auto [sequence, row, rows, token] = scoring[static_cast<size_t>(i)];
+        sequence->score(logits.subspan(row * n_vocab, static_cast<size_t>(rows) * n_vocab), rows, token);
+    });
+    for (const Scoring &scored : scoring)
+        if (scored.sequence->finish != Finish::running) embedded.push_back(scored.sequence);
     for (Sequence *sequence : embedded) {
         scheduler.remove(*sequence);
         speakers.push_back(sequence);
@@ -392,6 +448,7 @@ void Engine::Core::sample() {
         Sequence &sequence = *drawn.sequence;
         const size_t slot = static_cast<size_t>(sequence.slot);
         if (sequence.undone) std::swap(states[slot], saved[slot]);
+        if (drawn.first) pass_on(sequence, &logits[drawn.row * n_vocab]);
         if (sequence.finish != Finish::error) {
             if (drawn.first && sequence.finish == Finish::running)
                 prompts_read.push_back(drawn);
@@ -416,15 +473,63 @@ bool Engine::Core::resume(Sequence &sequence) {
     if (!known.state) return false;
     if (!sequence.decoding()) return true;
     // All of it: the first token is drawn at once, and told with that of the step to come.
-    std::vector<float> row(known.logits, known.logits + n_vocab);
-    sequence.draw(row, 1, *vocab);
+    pass_on(sequence, known.logits);
+    draw_first(sequence, {known.logits, n_vocab});
+    return true;
+}
+
+// Of a sequence whose prompt has been read; `row` are the logits behind it.
+void Engine::Core::draw_first(Sequence &sequence, std::span<const float> row) {
+    std::vector<float> logits_row(row.begin(), row.end());
+    sequence.ask_mask(n_vocab);
+    if (sequence.finish == Finish::running) sequence.draw(logits_row, 1, *vocab);
     done.completion_tokens += sequence.completion;
     if (sequence.finish != Finish::error)
         keeper.keep_answer(sequence, state_of(sequence), before_of(sequence));
-    if (sequence.finish == Finish::running) return true;
+    if (sequence.finish == Finish::running) return;
     scheduler.remove(sequence);
     speakers.push_back(&sequence);
-    return true;
+}
+
+// Goes on from a prompt that another request has read.
+void Engine::Core::go_on(Sequence &sequence) {
+    const auto fork = std::exchange(sequence.fork, nullptr);
+    model->write_state(states[static_cast<size_t>(sequence.slot)].data, fork->state);
+    sequence.request.cache = fork->cache;
+    sequence.prefilled = sequence.cached = sequence.saved = static_cast<int64_t>(sequence.request.prompt.size());
+    ++done.forked;
+    draw_first(sequence, fork->logits);
+}
+
+// To those who wait for the prompt that has just been read, and is followed by these logits.
+void Engine::Core::pass_on(const Sequence &sequence, const float *row) {
+    const auto found = followers.find(sequence.id);
+    if (found == followers.end()) return;
+    std::vector<Sequence *> ready;
+    for (const uint64_t id : found->second)
+        if (const auto one = sequences.find(id); one != sequences.end()) ready.push_back(one->second.get());
+    followers.erase(found);
+    std::exception_ptr failed;
+    std::shared_ptr<Fork> fork;
+    try {
+        fork = std::make_shared<Fork>();
+        fork->state.resize(model->state_floats());
+        fork->logits.assign(row, row + n_vocab);
+        fork->cache = sequence.request.cache;
+        model->read_state(fork->state, state_of(sequence));
+    } catch (const std::bad_alloc &) {
+        fork = nullptr;
+    }
+    for (Sequence *one : ready) {
+        one->follows = 0, --following;
+        one->fork = fork;
+        if (fork) {
+            scheduler.add(*one);
+        } else {
+            one->fail(std::bad_alloc());
+            speakers.push_back(one);
+        }
+    }
 }
 
 float *Engine::Core::state_of(const Sequence &sequence) const {
@@ -529,6 +634,7 @@ void Engine::Core::ring_if_told(std::unique_lock<std::mutex> lock) noexcept {
 void Engine::Core::end_all(const std::exception &error) noexcept {
     scheduler = Scheduler(options.max_batch, options.prefill_chunk);
     prompts_read.clear(), drawing.clear(), embedded.clear(), shares.clear(), speakers.clear();
+    scoring.clear(), followers.clear(), following = 0;
     new_cancelled.clear();
     const auto end = [&](Sequence &sequence) {
         if (sequence.finish == Finish::running) sequence.fail(error);
@@ -552,7 +658,7 @@ void Engine::Core::end_all(const std::exception &error) noexcept {
 void Engine::Core::show_stats() {
     done.submitted = stats.submitted;
     stats = done;
-    stats.waiting = static_cast<int64_t>(inbox.size()) + scheduler.waiting();
+    stats.waiting = static_cast<int64_t>(inbox.size()) + scheduler.waiting() + following;
     stats.prefilling = scheduler.prefilling();
     stats.running = scheduler.running();
     cache_stats = keeper.stats();
@@ -612,26 +718,40 @@ uint64_t Engine::submit(Request request) {
     Core &core = *core_;
     check(request, core.n_vocab, core.model->state_floats());
     if (request.speculate < 0) request.speculate = core.options.speculate;
-    if (request.dimensions > 0) request.speculate = 0;
+    if (request.dimensions > 0 || request.score || request.mask.call) request.speculate = 0;
     core.refuse_speculation(request.speculate);
+    if (request.keep_state && core.model->info().version == "7b")
+        throw unsupported("keep_state needs a state that is all of the past, and RWKV-7b also keeps its whole text");
     core.forbid_undecodable(request);
     core.hold_ends(request);
-    auto sequence = std::make_unique<Sequence>(std::move(request));
+    std::vector<std::unique_ptr<Sequence>> answers;
+    const int64_t n = request.n;
+    for (int64_t i = 1; i < n; ++i) {
+        answers.push_back(std::make_unique<Sequence>(request));
+        ++request.sampling.seed;
+    }
+    answers.push_back(std::make_unique<Sequence>(std::move(request)));
     std::unique_lock lock(core.mutex);
     if (core.stopping) throw Error(RWKV_STOPPED, "the engine has stopped");
     // Those who will find a slot before the next step do not wait for one.
     const EngineStats &now = core.stats;
     const int64_t free =
         std::max<int64_t>(core.options.max_batch - now.prefilling - now.running, 0);
-    if (now.waiting - free >= core.options.max_queue)
+    if (now.waiting - free + n > core.options.max_queue)
         throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(now.waiting) +
                                    " requests are waiting");
-    keep_room(core.outbox, 3 * (core.alive + 1));
-    const uint64_t id = sequence->id = ++core.last_id;
-    core.inbox.push_back(std::move(sequence));
-    ++core.alive;
-    ++core.stats.waiting;
-    ++core.stats.submitted;
+    keep_room(core.outbox, 3 * (core.alive + answers.size()));
+    if (core.inbox.capacity() - core.inbox.size() < answers.size())
+        core.inbox.reserve(2 * (core.inbox.size() + answers.size()));
+    const uint64_t id = core.last_id + 1;
+    for (auto &sequence : answers) {
+        sequence->id = ++core.last_id;
+        sequence->follows = sequence->id == id ? 0 : id;
+        core.inbox.push_back(std::move(sequence));
+    }
+    core.alive += answers.size();
+    core.stats.waiting += n;
+    core.stats.submitted += n;
     lock.unlock();
     core.work.notify_one();
     return id;

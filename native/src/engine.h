@@ -36,6 +36,7 @@ struct EngineStats {
     int64_t completion_tokens = 0;  // tokens drawn that count
     int64_t guessed_tokens = 0;     // guesses that went through the model
     int64_t accepted_tokens = 0;    // of these: were then drawn
+    int64_t forked = 0;             // states copied for further answers to a prompt
 };
 
 class Engine {
@@ -43,7 +44,9 @@ public:
     Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
     ~Engine();  // ends the thread after the step in progress; unfinished requests vanish
 
-    uint64_t submit(Request request);  // throws Error: RWKV_INVALID, RWKV_BUSY, RWKV_STOPPED
+    // The id of the first of Request::n answers; the others have the following ids. Throws Error: RWKV_INVALID,
+    // RWKV_BUSY, RWKV_STOPPED.
+    uint64_t submit(Request request);
     // Takes effect before the next step; the request then says Finish::cancel as its last word.
     // Ids that are unknown or have ended are ignored.
     void cancel(uint64_t id);

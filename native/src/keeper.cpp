@@ -61,7 +61,8 @@ void Keeper::keep_prompt(Sequence &sequence, const float *state, const float *lo
 // Of the states at hand it is the one that has read most of what is shown: an answer that ends before a
 // stop string goes on from there, whatever tokens the rest becomes in the next prompt.
 void Keeper::keep_answer(Sequence &sequence, const float *state, const float *before) noexcept {
-    if (cache_.limit() == 0) return;
+    const bool wanted = sequence.request.keep_state;
+    if (cache_.limit() == 0 && !wanted) return;
     const bool running = sequence.finish == Finish::running;
     if (running && sequence.held_from < 0) {
         sequence.aside_read = -1;
@@ -75,10 +76,12 @@ void Keeper::keep_answer(Sequence &sequence, const float *state, const float *be
         best = state, read = sequence.read;
     else if (sequence.verified > 0 && better(sequence.read_before))
         best = before, read = sequence.read_before;
+    if (!best && read >= 0) best = aside_of(sequence);
+    if (!running && wanted) hand_out(sequence, read, best);
     try {
-        if (!running && read > sequence.saved)
-            keep(sequence, read, best ? best : aside_of(sequence), nullptr);
-        else if (running && best)
+        if (!running && read > sequence.saved && cache_.limit() > 0)
+            keep(sequence, read, best, nullptr);
+        else if (running && read > sequence.aside_read)
             set_aside(sequence, read, best);
     } catch (const std::exception &) {
         cache_.clear();
@@ -90,6 +93,19 @@ void Keeper::keep(Sequence &sequence, int64_t read, const float *state, const fl
     if (room.state) model_.read_state({room.state, model_.state_floats()}, state);
     if (room.logits) std::copy_n(logits, model_.info().vocab, room.logits);
     sequence.saved = read;
+}
+
+void Keeper::hand_out(Sequence &sequence, int64_t read, const float *state) noexcept {
+    try {
+        if (!state) throw std::bad_alloc();  // there was none to set it aside
+        auto kept = std::make_shared<KeptState>();
+        kept->unread = sequence.unread(read);
+        kept->state = model_.backend().floats(model_.state_floats());
+        model_.copy_state(kept->state.data, state);
+        sequence.event.kept = std::move(kept);
+    } catch (const std::exception &error) {
+        sequence.fail(error);
+    }
 }
 
 void Keeper::set_aside(Sequence &sequence, int64_t read, const float *state) {

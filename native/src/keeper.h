@@ -36,12 +36,14 @@ public:
     // After a step of the prompt: keeps its state at the end, with the logits, and where the request asks
     // for it, unless a few tokens before one is kept: those are read again sooner than a state is copied.
     void keep_prompt(Sequence &sequence, const float *state, const float *logits) noexcept;
-    // After a draw: keeps the state of an answer that has ended, or sets one aside while text is held back.
-    // `before` is the state before the last step, where the step had guesses.
+    // After a draw: keeps the state of an answer that has ended, and hands it out where the request wants
+    // that, or sets one aside while text is held back. Only where one to be handed out finds no memory the
+    // sequence ends with the error. `before` is the state before the last step, where the step had guesses.
     void keep_answer(Sequence &sequence, const float *state, const float *before) noexcept;
 
 private:
     void keep(Sequence &sequence, int64_t read, const float *state, const float *logits);
+    void hand_out(Sequence &sequence, int64_t read, const float *state) noexcept;
     void set_aside(Sequence &sequence, int64_t read, const float *state);
     float *aside_of(const Sequence &sequence) const;
 

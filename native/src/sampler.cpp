@@ -245,7 +245,7 @@ bool Sampler::early() const {
 }
 
 bool Sampler::adjusts() const {
-    return !options_.bias.empty() || !options_.forbidden.empty() || repeats() || early() ||
+    return !options_.bias.empty() || !options_.forbidden.empty() || !mask_.empty() || repeats() || early() ||
            (step_ > 0 && !(occurrences_.empty() && options_.slopes.empty()));
 }
 
@@ -271,6 +271,11 @@ void Sampler::adjust(Adjusted &row) const {
     }
     if (repeats()) {
         row.forbid(last_);
+    }
+    for (size_t i = 0; i < mask_.size(); ++i) {
+        for (uint64_t out = ~mask_[i]; out != 0; out &= out - 1) {
+            row.forbid(static_cast<int32_t>(64 * i) + std::countr_zero(out));
+        }
     }
 }
 

@@ -60,6 +60,9 @@ public:
     // The same without a copy: bias, penalties and bans change the row, which is as it was again
     // when this returns or throws.
     Drawn draw_in_place(std::span<float> logits);
+    // Ids whose bit is not set are not drawn next: [(vocab + 63) / 64] words, which must stay as they are
+    // until then. Empty: all may be.
+    void set_mask(std::span<const uint64_t> mask) { mask_ = mask; }
     // The exact distribution that draw() would use now, float64 [vocab].
     void probabilities(std::span<double> out, std::span<const float> logits) const;
     // Counts a token as drawn without drawing (replaying a history).
@@ -85,6 +88,7 @@ private:
     double penalty_of(const Occurrence &occurrence) const;
 
     SamplingOptions options_;
+    std::span<const uint64_t> mask_;
     std::vector<Occurrence> occurrences_;
     std::unordered_map<int32_t, size_t> index_;  // token -> place in occurrences_
     double scale_ = 1;  // decay^(tokens counted), pulled back before it underflows

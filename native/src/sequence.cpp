@@ -2,6 +2,7 @@
 // the engine; never knows about batches, threads or slots.
 #include "sequence.h"
 
+#include "distribution.h"
 #include "error.h"
 
 #include <algorithm>
@@ -46,6 +47,19 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
                       std::to_string(most_speculation) + "]");
     if (request.dimensions > 0 && !request.save_at.empty())
         throw invalid("save_at has no meaning for an embedding, whose state is not a text's");
+    if (request.n < 1 || request.n > most_answers)
+        throw invalid("n is " + std::to_string(request.n) + ", outside [1, " +
+                      std::to_string(most_answers) + "]");
+    if (request.dimensions > 0 || request.score) {
+        const char *const what = request.score ? "scores of a prompt" : "an embedding";
+        const auto refuse = [&](bool given, const char *field) {
+            if (given) throw invalid(std::string(field) + " has no meaning for " + what);
+        };
+        refuse(request.n > 1, "n");
+        refuse(request.keep_state, "keep_state");
+        refuse(request.mask.call, "mask");
+        refuse(request.score && request.dimensions > 0, "dimensions");
+    }
     int64_t last = 0;
     for (const int64_t at : request.save_at) {
         if (at <= last || static_cast<size_t>(at) > request.prompt.size())
@@ -76,6 +90,7 @@ void Event::append(const Event &later) {
     logprobs.insert(logprobs.end(), later.logprobs.begin(), later.logprobs.end());
     logprob_width = std::max(logprob_width, later.logprob_width);
     embedding = std::move(vector);
+    kept = later.kept;
     completion_tokens = later.completion_tokens;
     cached_tokens = later.cached_tokens;
 }
@@ -91,7 +106,7 @@ int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
     const auto mark =
         std::lower_bound(marks.begin(), marks.end(), std::max(prefilled + 1, saved + least_apart));
     const int64_t end = mark == marks.end() ? prompt_size() : *mark;
-    const int64_t reach = prefilled + most;
+    const int64_t reach = prefilled + (request.score ? std::min(most, most_scores) : most);
     const int64_t cut = reach >= end ? end : reach / grain * grain;
     return static_cast<int32_t>(std::max<int64_t>(cut - prefilled, 0));
 }
@@ -109,6 +124,46 @@ std::span<const int32_t> Sequence::first(int64_t tokens, std::vector<int32_t> &s
     const auto more = std::span(answer).first(n - n_prompt);
     scratch.insert(scratch.end(), more.begin(), more.end());
     return scratch;
+}
+
+std::vector<int32_t> Sequence::unread(int64_t state_read) const {
+    const auto begin = answer.begin() + (state_read - prompt_size());
+    return {begin, begin + (shown() - state_read)};
+}
+
+void Sequence::score(std::span<const float> logits, int32_t rows, int64_t token) noexcept {
+    const size_t n = logits.size() / static_cast<size_t>(std::max(rows, 1));
+    const auto most = static_cast<size_t>(std::max(request.sampling.logprobs, 0));
+    try {
+        event.logprob_width = most + 1;
+        for (int32_t i = 0; i < rows; ++i) {
+            const int32_t id = request.prompt[static_cast<size_t>(token + i)];
+            const auto found = log_softmax(logits.subspan(static_cast<size_t>(i) * n, n), id, most);
+            event.tokens.push_back(id);
+            for (const auto &[other, logprob] : found) {
+                event.logprob_ids.push_back(other);
+                event.logprobs.push_back(logprob);
+            }
+        }
+        if (decoding()) finish = Finish::stop;
+    } catch (const std::exception &error) {
+        fail(error);
+    }
+}
+
+void Sequence::ask_mask(size_t vocab) noexcept {
+    if (!request.mask.call || request.max_tokens == 0) return;
+    try {
+        mask.assign((vocab + 63) / 64, ~uint64_t{0});
+        if (request.mask.call(request.mask.payload, mask.data(), answer.data(), answer.size()) != 0)
+            throw invalid("the mask failed");
+        if (vocab % 64 > 0) mask.back() &= (uint64_t{1} << vocab % 64) - 1;
+        if (std::all_of(mask.begin(), mask.end(), [](uint64_t bits) { return bits == 0; }))
+            throw invalid("the mask allows no token");
+        sampler.set_mask(mask);
+    } catch (const std::exception &error) {
+        fail(error);
+    }
 }
 
 void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) noexcept {
@@ -182,13 +237,16 @@ void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
     const bool may_stop = completion >= request.sampling.min_tokens;
     if (!stop_id && output.add(bytes, event.text, may_stop)) {
         finish = Finish::stop;
+        if (held_from < 0) held_from = completion - 1;
         return;
     }
     if (stop_id || completion == request.max_tokens) {
         output.finish(event.text);
         finish = stop_id ? Finish::stop : Finish::length;
     }
-    if (output.held() == 0)
+    if (stop_id)
+        held_from = completion - 1;
+    else if (output.held() == 0)
         held_from = -1;
     else if (held_from < 0 || output.held() <= bytes.size())
         held_from = completion - 1;

@@ -18,6 +18,12 @@
 
 namespace rwkv {
 
+// Says which ids may come next: rwkv_request.mask. Null: all.
+struct MaskCall {
+    int32_t (*call)(void *payload, uint64_t *bits, const int32_t *tokens, size_t n) = nullptr;
+    void *payload = nullptr;
+};
+
 // What a caller asks for: the C++ form of rwkv_request.
 struct Request {
     std::vector<int32_t> prompt;
@@ -36,6 +42,22 @@ struct Request {
     // Whose turn it is; see scheduler.h. Requests of one client that came together have one number.
     uint64_t client = 0;
     uint64_t group = 0;        // 0: this request alone
+    int32_t n = 1;             // answers
+    bool keep_state = false;   // the state after an answer is part of its last event
+    bool score = false;        // the log-probabilities of the prompt are wanted, and no token
+    MaskCall mask;
+};
+
+// The state after an answer, and the tokens of its text that it has not read.
+struct KeptState {
+    Buffer state;
+    std::vector<int32_t> unread;
+};
+
+// The end of a prompt, for those who go on from it: its state and the logits that follow.
+struct Fork {
+    std::vector<float> state, logits;
+    TextCache cache;
 };
 
 // A state so few tokens after one that is kept is not worth its copy: these are read again sooner.
@@ -44,6 +66,10 @@ constexpr int64_t least_apart = 16;
 constexpr int32_t most_speculation = 64;
 // And Request::dimensions.
 constexpr int32_t most_dimensions = 4096;
+// And Request::n.
+constexpr int32_t most_answers = 1024;
+// Rows of a prompt in one step whose logits are all wanted: so many of 65536 take 16 MB.
+constexpr int32_t most_scores = 64;
 
 // Throws Error (RWKV_INVALID) naming the field. Stop strings are checked by Output.
 void check(const Request &request, size_t vocab, size_t state_floats);
@@ -63,6 +89,7 @@ struct Event {
     std::vector<float> embedding;      // of the last event, where one is wanted
     int64_t prompt_tokens = 0, completion_tokens = 0;
     int64_t cached_tokens = 0;         // of the prompt: were not computed
+    std::shared_ptr<KeptState> kept;   // of the last event, where it is wanted
 
     // Becomes this event followed by a later one of the same request. Where memory runs out it stays as it is.
     void append(const Event &later);
@@ -73,6 +100,7 @@ struct Sequence {
     explicit Sequence(Request request);
 
     uint64_t id = 0;
+    uint64_t follows = 0;      // the request that reads the prompt for it, too, until it has; 0: none
     Request request;
     Sampler sampler;
     Output output;
@@ -101,6 +129,9 @@ struct Sequence {
     uint64_t told_in = 0;      // the poll period in which it last spoke ...
     size_t told_at = 0;        // ... and the place of its event in that period's outbox
 
+    std::shared_ptr<const Fork> fork;  // the end of its prompt, where another has read it
+    std::vector<uint64_t> mask;        // of the next draw
+
     bool embeds() const { return request.dimensions > 0; }
     bool decoding() const { return prefilled == prompt_size(); }
     // At most `most` rows up to the prompt's end, the next of `save_at` that is worth a state or a multiple of
@@ -114,6 +145,7 @@ struct Sequence {
     // How many of the last of them need logits, because a token may be drawn there.
     int32_t draws_after(int32_t rows) const {
         if (decoding()) return rows - known + 1;
+        if (request.score) return rows - ends_with(rows);
         return !embeds() && ends_with(rows);
     }
     // The first tokens of prompt and answer, in place where they can be.
@@ -122,10 +154,18 @@ struct Sequence {
     int64_t shown() const { return prompt_size() + (held_from < 0 ? completion : held_from); }
     int32_t guesses() const { return static_cast<int32_t>(ahead.size()) - known; }
 
+    // The tokens of what is shown that its state, which has read so many, has not.
+    std::vector<int32_t> unread(int64_t state_read) const;
+
     // Draws from logits [draws, vocab], row after row while the guesses come true, decides what each
     // token means, and guesses again. Never throws: a failure ends this sequence with Finish::error.
     // Touches nothing but this sequence, and the logits only while it runs.
     void draw(std::span<float> logits, int32_t draws, const Vocab &vocab) noexcept;
+    // Adds the log-probabilities of the prompt's tokens number `token` and following to the event, by the
+    // logits [rows, vocab] before each.
+    void score(std::span<const float> logits, int32_t rows, int64_t token) noexcept;
+    // Asks for the mask of the next draw. A failure ends this sequence.
+    void ask_mask(size_t vocab) noexcept;
     // Text that was held back as a possible stop is dropped.
     void cancel() { finish = Finish::cancel; }
     void fail(const std::exception &error) noexcept;

@@ -27,6 +27,7 @@ from . import statistics
 from .events import Event
 from .generation import Generation
 from .inbox import Inbox
+from .masks import Mask
 from .native_engine import NativeEngine
 from .requests import MOST_DIMENSIONS, MOST_GUESSES, Prompt, Request, prompt_ids
 from .statistics import CacheStats, EngineStats
@@ -82,7 +83,7 @@ class Engine:
         self._end_ids = id_array("end_ids", tokenizer.end_ids)
         self._groups = itertools.count(1 << 63)  # of embed(): far from what a caller would count up
         self._native = NativeEngine(model, tokenizer, options)
-        self._inbox = Inbox(self._native)
+        self._inbox = Inbox(self._native, model)
 
     # -- requests
 
@@ -100,6 +101,9 @@ class Engine:
         speculate: int | None = None,
         save_at: Iterable[int] = (),
         stream: bool = True,
+        n: int = 1,
+        keep_state: bool = False,
+        mask: Mask | None = None,
         client: int = 0,
         group: int = 0,
         **options: Any,
@@ -118,13 +122,28 @@ class Engine:
         such as the end of what many begin with: an engine that keeps states keeps one there, too.
         stream: False brings one event with the first token and one at the end, and wakes nobody in
         between.
+        n: answers, 1 to 1024. The prompt is read once, and its state copied for each further one.
+        They are `id` to `id + n - 1`, each with its own events, end and cancel(), and draw with the
+        seeds `seed` to `seed + n - 1`: each is what a request with its seed alone would be told.
+        keep_state: the last event of an answer has the state after it (Event.state). Not for
+        RWKV-7b.
+        mask: called before each draw with the ids drawn so far; returns which may come next: bool
+        [vocab], or a bit per id, the lowest first, as uint8 or uint64; None: all. This is the
+        simple form: it runs on the engine's thread, with Python's lock, while all requests of the
+        step wait for it. It must be quick, and must not call the engine. What it raises ends the
+        request with that error. Nothing is guessed beside it.
         client, group: numbers below 2^64 that say whose turn it is. Slots and prompts go round by
         client, and for each client by group: requests that came together. So many of them, or many
         of one client, do not hold up the others. group 0: this request alone.
         Raises QueueFull, ValueError that names the field, or TypeError for an unknown option.
         """
-        request = self._request(prompt, sampling, options, state, speculate, save_at, client, group)
+        if n != 1 and group == 0:
+            group = next(self._groups)  # they came together
+        request = self._request(
+            prompt, sampling, options, state, speculate, save_at, keep_state, mask, client, group
+        )
         request.c.quiet = not stream
+        request.answers(n)
         return self._inbox.submit(request)
 
     def submit_embedding(
@@ -138,12 +157,11 @@ class Engine:
     ) -> int:
         """Queues a text to be embedded and returns its id at once; its last event has the vector.
 
-        prompt: as of submit(). dimensions: 1 to 4096; None: the model's width, if
-        that is no more. fast: take the first
-        layer's memory, which costs a fraction and finds less; such vectors are compared with their
-        like only. The vector is a function of the tokens, the model and these; docs/embeddings.md
-        says which. client, group: as of submit(); texts hold at most half of the slots while chats
-        wait. Raises QueueFull, or ValueError that names the field.
+        prompt: as of submit(). dimensions: 1 to 4096; None: the model's width, if that is no more.
+        fast: take the first layer's memory, which costs a fraction and finds less; such vectors are
+        compared with their like only. The vector is a function of the tokens, the model and these;
+        docs/embeddings.md says which. client, group: as of submit(); texts hold at most half of the
+        slots while chats wait. Raises QueueFull, or ValueError that names the field.
         """
         return self._inbox.submit(self._text(prompt, dimensions, fast, client, group))
 
@@ -183,6 +201,48 @@ class Engine:
                 taken += 1
         return vectors
 
+    def submit_score(
+        self,
+        prompt: Prompt,
+        *,
+        state: State | None = None,
+        top: int = 0,
+        client: int = 0,
+        group: int = 0,
+    ) -> int:
+        """Queues a text whose tokens are to be scored and returns its id at once.
+
+        Its one event has the prompt's token_ids from the second on, and their logprobs: the token's
+        own, then the `top` (20 at most) most likely in its place. prompt, state, client, group and
+        errors: as of submit().
+        """
+        return self._inbox.submit(self._score(prompt, state, top, client, group))
+
+    def score(self, prompt: Prompt, *, state: State | None = None) -> np.ndarray:
+        """float32 [tokens]: the natural logarithm of each token's probability after those before
+        it, by the model's own distribution; NaN for the first. Waits for it.
+
+        Their sum, from the second on, is how likely the text is; exp(-mean) is its perplexity.
+        prompt, state and errors: as of submit().
+        """
+        request = self._score(prompt, state, 0, 0, 0)
+        scores = np.full(request.c.n_tokens, np.nan, np.float32)
+        with self._start(request) as reader:
+            for event in reader:
+                if event.finish_reason == "stop" and event.logprobs is not None:
+                    scores[1:] = [row[0][1] for row in event.logprobs]
+                    return scores
+                _raise(event)
+        raise Stopped("the request was closed")
+
+    def _score(
+        self, prompt: Prompt, state: State | None, top: int, client: int, group: int
+    ) -> Request:
+        request = Request(self._ids(prompt), client, group)
+        request.score(top)
+        request.start_at(state)
+        return request
+
     def _text(
         self, prompt: Prompt, dimensions: int | None, fast: bool, client: int, group: int
     ) -> Request:
@@ -207,6 +267,8 @@ class Engine:
         state: State | None,
         speculate: int | None,
         save_at: Iterable[int],
+        keep_state: bool,
+        mask: Mask | None,
         client: int,
         group: int,
     ) -> Request:
@@ -220,6 +282,8 @@ class Engine:
         request.start_at(state)
         request.guess(speculate)
         request.keep_states(save_at)
+        request.allow(mask, form.vocab)
+        request.c.keep_state = bool(keep_state)
         return request
 
     def cancel(self, id: int) -> None:
@@ -243,6 +307,8 @@ class Engine:
         state: State | None = None,
         speculate: int | None = None,
         save_at: Iterable[int] = (),
+        keep_state: bool = False,
+        mask: Mask | None = None,
         client: int = 0,
         group: int = 0,
         **options: Any,
@@ -252,10 +318,13 @@ class Engine:
         `async for` waits without holding up the other tasks of an asyncio loop. Ending the
         iteration early (close(), `with`, or dropping it) cancels the request. Several
         iterators and poll() may be in use at once, from any threads; poll() does not see the
-        events of iterators. Arguments and errors as of submit().
+        events of iterators. keep_state: see Generation.state. Arguments and errors as of submit().
         """
         return self._start(
-            self._request(prompt, sampling, options, state, speculate, save_at, client, group)
+            self._request(
+                *(prompt, sampling, options, state, speculate, save_at, keep_state, mask),
+                *(client, group),
+            )
         )
 
     def _start(self, request: Request) -> Generation:
@@ -330,7 +399,12 @@ def _vector(reader: Generation) -> np.ndarray:
     for event in reader:
         if event.embedding is not None:
             return event.embedding
-        if event.finish_reason == "cancelled":
-            raise Stopped("the request was cancelled")
-        raise InternalError(event.error or "there is no embedding")
+        _raise(event)
     raise Stopped("the request was closed")
+
+
+def _raise(event: Event) -> None:
+    """For whoever waits for a result that an event without one has ended."""
+    if event.finish_reason == "cancelled":
+        raise Stopped("the request was cancelled")
+    raise InternalError(event.error or "there is no result")

@@ -5,12 +5,14 @@ Called by inbox.py. Never waits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from .._ffi import ffi, lib
+from ..model import Model
+from ..state import State
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
@@ -46,10 +48,16 @@ class Event:
     """The message where finish_reason is "error"."""
     embedding: np.ndarray | None = None
     """float32 [dimensions], of length 1: in the last event of Engine.submit_embedding."""
+    state: State | None = None
+    """After the answer, in its last event, where submit() was asked to keep it. It has read the
+    prompt and the tokens that are whole in the text, but for `unread`; nothing of a stop text."""
+    unread: list[int] = field(default_factory=list)
+    """The last tokens of the text that `state` has not read, as a rule one: the next prompt begins
+    with them."""
 
 
-def event_of(c: Any) -> Event:
-    """Copies a rwkv_event, which lives until the next poll."""
+def event_of(c: Any, model: Model) -> Event:
+    """Copies a rwkv_event, which lives until the next poll; its state is ours from now on."""
     finish = _REASONS[c.finish]
     n = c.n_tokens
     said = ffi.unpack(c.text, c.n_text).decode("utf-8", "replace") if c.n_text else ""
@@ -67,6 +75,8 @@ def event_of(c: Any) -> Event:
         np.frombuffer(ffi.buffer(c.embedding, 4 * c.n_embedding), np.float32).copy()
         if c.n_embedding
         else None,
+        State._adopt(c.state, model) if c.state else None,
+        ffi.unpack(c.unread, c.n_unread) if c.n_unread else [],
     )
 
 

@@ -17,7 +17,9 @@ from typing import Any
 
 from .._ffi import check, ffi, lib
 from ..errors import Error, InvalidError, Stopped
+from ..model import Model
 from .events import Event, event_of
+from .masks import MaskCall
 from .native_engine import NativeEngine
 from .requests import Request
 
@@ -25,13 +27,15 @@ from .requests import Request
 class Inbox:
     """The events of one engine. Its end is that of the native thread."""
 
-    def __init__(self, native: NativeEngine) -> None:
+    def __init__(self, native: NativeEngine, model: Model) -> None:
         self.native = native
+        self.model = model
         # All under the lock of the native engine.
         self._owned: dict[int, deque[Event]] = {}  # of readers, by request
         self._abandoned: set[int] = set()  # dropped readers whose last event is still to come
         self._loose: list[Event] = []  # for poll()
         self._draining = False
+        self._masks: dict[int, MaskCall] = {}  # which C calls, by request
         # Tasks of asyncio that wait for an event, by request; and what a thread that waits for them
         # is told when one has been woken.
         self._sleepers: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = {}
@@ -43,21 +47,29 @@ class Inbox:
 
     def submit(self, request: Request) -> int:
         """Queues a request whose events poll() brings; returns its id."""
-        with self.native as handle:
-            return _submit(handle, request)
+        return self._submit(request, None)
 
     def submit_read(self, request: Request) -> tuple[int, deque[Event]]:
         """Queues a request with a reader of its own: (its id, the queue for wait())."""
+        events: deque[Event] = deque()
+        return self._submit(request, events), events
+
+    def _submit(self, request: Request, events: deque[Event] | None) -> int:
         with self.native as handle:
             outer, self._draining = self._draining, True
             try:
-                id = _submit(handle, request)
+                out = ffi.new("uint64_t *")
+                check(lib.rwkv_engine_submit(out, handle, request.c))
                 # Nobody can take the first event before its reader is known: no other thread,
                 # because of the lock, and no signal handler, which is told that we drain.
-                events = self._owned[id] = deque()
+                if events is not None:
+                    self._owned[out[0]] = events
+                if request.mask is not None:
+                    answers = range(out[0], out[0] + request.c.n)
+                    self._masks |= dict.fromkeys(answers, request.mask)
+                return out[0]
             finally:
                 self._draining = outer
-        return id, events
 
     def done(self, id: int) -> None:
         """The last event of a reader has been read."""
@@ -103,7 +115,11 @@ class Inbox:
 
     def _route(self, c: Any) -> bool:
         """Gives an event to its reader. True if it has one."""
-        event = event_of(c)
+        event = event_of(c, self.model)
+        if event.finish_reason is not None and self._masks:
+            mask = self._masks.pop(event.id, None)
+            if mask is not None and mask.failure is not None and event.error is not None:
+                event.error = f"the mask raised {mask.failure!r:.500}"
         queue = self._owned.get(event.id)
         if queue is not None:
             queue.append(event)
@@ -217,12 +233,6 @@ def _wake_tasks(inbox: Inbox) -> None:
             inbox._has_waker = False
             for id in list(inbox._sleepers):
                 inbox._wake(id)  # they meet the same, as a rule that it is closed
-
-
-def _submit(handle: Any, request: Request) -> int:
-    out = ffi.new("uint64_t *")
-    check(lib.rwkv_engine_submit(out, handle, request.c))
-    return out[0]
 
 
 def _clear(fd: int) -> None:

@@ -17,29 +17,38 @@ from ..errors import InvalidError
 from ..sampling import PreparedSampling, seed_of
 from ..state import State
 from ..tokenizers import Tokenizer
+from .masks import Mask, MaskCall
 
 Prompt = str | Sequence[int] | np.ndarray
 MOST_DIMENSIONS = 4096  # of an embedding
 MOST_GUESSES = 64
+MOST_ANSWERS = 1024
 
 
 class Request:
     """A rwkv_request, and what it points to: C copies both when it is submitted."""
 
-    __slots__ = ("_keep", "c")
+    __slots__ = ("_keep", "c", "mask")
 
     def __init__(self, ids: Any, client: int, group: int) -> None:
         self.c = ffi.new("rwkv_request *")
         lib.rwkv_request_init(self.c)
         self.c.tokens, self.c.n_tokens = ids, len(ids)
+        self.c.n = 1
         self.c.client = whole_number("client", client, 0, (1 << 64) - 1)
         self.c.group = whole_number("group", group, 0, (1 << 64) - 1)
+        self.mask: MaskCall | None = None
         self._keep: list[Any] = [ids]
 
     def embed(self, dimensions: int, fast: bool) -> None:
         """Asks for an embedding and no answer."""
         self.c.dimensions = dimensions
         self.c.quick = bool(fast)
+
+    def score(self, top: int) -> None:
+        """Asks for the log-probabilities of the prompt's tokens, and no answer."""
+        self.c.score = 1
+        self.c.sampling.logprobs = whole_number("top", top, 0, 20)
 
     def draw(self, form: PreparedSampling) -> None:
         """How the answer is drawn, and what ends it."""
@@ -56,6 +65,16 @@ class Request:
             c.stops, c.stop_sizes, c.n_stops = pointers, sizes, len(texts)
         c.stop_ids, c.n_stop_ids = form.stop_ids, len(form.stop_ids)
         c.end_ids, c.n_end_ids = form.end_ids, len(form.end_ids)
+
+    def answers(self, n: int) -> None:
+        """How many."""
+        self.c.n = whole_number("n", n, 1, MOST_ANSWERS)
+
+    def allow(self, mask: Mask | None, vocab: int) -> None:
+        """What may be drawn next."""
+        if mask is not None:
+            self.mask = MaskCall(mask, vocab)
+            self.c.mask, self.c.mask_payload = lib.rn_mask, self.mask.handle
 
     def start_at(self, state: State | None) -> None:
         """What the prompt goes on from."""

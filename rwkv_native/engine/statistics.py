@@ -26,6 +26,8 @@ class EngineStats:
     completion_tokens: int
     guessed_tokens: int
     accepted_tokens: int
+    forked: int = 0
+    """States copied for further answers to a prompt."""
 
 
 @dataclass(frozen=True, slots=True)

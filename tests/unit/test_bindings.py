@@ -358,16 +358,18 @@ def test_every_public_name_is_documented_and_annotated(name: str, thing: object)
             rn.Engine.submit,
             [
                 *("self", "prompt", "sampling", "state", "speculate", "save_at", "stream"),
-                *("client", "group", "options"),
+                *("n", "keep_state", "mask", "client", "group", "options"),
             ],
         ),
         (
             rn.Engine.generate,
             [
                 *("self", "prompt", "sampling", "state", "speculate", "save_at"),
-                *("client", "group", "options"),
+                *("keep_state", "mask", "client", "group", "options"),
             ],
         ),
+        (rn.Engine.score, ["self", "prompt", "state"]),
+        (rn.Engine.submit_score, ["self", "prompt", "state", "top", "client", "group"]),
         (rn.Engine.poll, ["self"]),
         (rn.Engine.fileno, ["self"]),
         (rn.Engine.cancel, ["self", "id"]),

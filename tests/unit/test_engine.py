@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine_events import wait
 
 import rwkv_native as rn
 
@@ -36,21 +37,6 @@ def saying(text: str | bytes, **options: object) -> rn.Sampling:
     bias[0] = 4000.0 - 10 * len(raw)
     options = {"temperature": 0, "presence_penalty": 2000, "logit_bias": bias} | options
     return rn.Sampling(**options)
-
-
-def wait(engine: rn.Engine, ids: Iterable[int], seconds: float = 60) -> dict[int, list[rn.Event]]:
-    """Polls, sleeping on the descriptor, until every request has ended."""
-    found: dict[int, list[rn.Event]] = {id: [] for id in ids}
-    left = set(found)
-    end = time.monotonic() + seconds
-    while left:
-        ready, _, _ = select.select([engine.fileno()], [], [], max(0, end - time.monotonic()))
-        assert ready, f"no event for {left}"
-        for event in engine.poll():
-            found[event.id].append(event)
-            if event.finish_reason is not None:
-                left.discard(event.id)
-    return found
 
 
 def text_of(events: Iterable[rn.Event]) -> str:

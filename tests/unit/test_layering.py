@@ -48,7 +48,7 @@ INCLUDES: dict[str, set[str]] = {
     "load": {"model", "quant", "strategy"},
     "draft": set(),
     "embedding": {"backend", "model"},
-    "sequence": {"backend", "draft", "output", "sampler", "vocab"},
+    "sequence": {"backend", "distribution", "draft", "output", "sampler", "vocab"},
     "forerunner": set(),
     "slab": {"forerunner"},
     "state_cache": {"slab", "vocab"},
