@@ -10,10 +10,10 @@ import pytest
 from serving import Server, serving
 from test_metrics import Change, scraped
 
-from web.chat.prompts.formats import talk_of
+from web.chat.messages import Message
+from web.chat.prompts.formats import rendered
 from web.chat.prompts.parts import Names
 from web.engine.families import WORLD
-from web.schemas.chat import Message
 
 GREEDY = {"temperature": 0, "max_tokens": 40}
 SYSTEM = {"role": "system", "content": "You answer as shortly as anybody could ever wish."}
@@ -53,7 +53,7 @@ def test_a_turn_costs_its_new_tokens_only(fresh: Server) -> None:
             follows = len(messages) > 1
             messages.append(said("user", question))
             text, usage = chat(fresh, messages)
-            prompt = talk_of(WORLD, [Message(**one) for one in messages], NAMES).text
+            prompt = rendered(WORLD, [Message(**one) for one in messages], NAMES).text
             assert usage["prompt_tokens"] == len(prompt)  # a token is a byte
             plain_text, plain_usage = chat(plain, messages)
             assert text == plain_text and known(plain_usage) == 0

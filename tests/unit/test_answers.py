@@ -8,10 +8,9 @@ from itertools import pairwise
 import pytest
 
 from web.chat.answers import ChatAnswer, Trimmer
+from web.chat.messages import Call, Function, Message
 from web.chat.tool_calls import CallFinder
 from web.schemas.answers import ToolCall
-from web.schemas.chat import Message
-from web.schemas.tools import Call, Function
 
 TEXTS = [
     " 2 + 3 = 5.\n\n",

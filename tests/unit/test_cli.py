@@ -425,11 +425,11 @@ def test_chat_on_a_terminal_tells_the_speed_and_keeps_what_was_typed(tmp_path: P
 
 
 def test_the_conversation_is_what_the_server_would_render() -> None:
-    from web.chat.prompts.formats import talk_of
+    from web.chat.messages import Message
+    from web.chat.prompts.formats import rendered
     from web.chat.prompts.parts import Names
     from web.cli.chat import Conversation
     from web.engine.families import persona_for
-    from web.schemas.chat import Message
 
     model = rn.Model.open(rn.demo_model())
     tokenizer = rn.Tokenizer.for_model(model)
@@ -444,7 +444,7 @@ def test_the_conversation_is_what_the_server_would_render() -> None:
             pieces = list(talk.answer(f" {turn}\n\n", sampling))
             now, answer = engine.cache_stats(), "".join(pieces)
             history.append(Message("user", turn))
-            prompt = talk_of(persona, history, names).text
+            prompt = rendered(persona, history, names).text
             alone = "".join(event.text for event in engine.generate(prompt, sampling))
             assert answer == alone.strip()
             new = (now.asked_tokens - before.asked_tokens) - (

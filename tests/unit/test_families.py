@@ -13,8 +13,9 @@ from rwkv_native.sampling import probe
 from web.engine.families import ABC, FAMILIES, G1, MIDI, RAVEN, REMI, WORLD, Persona, effective
 from web.engine.families import persona_for as choose
 from web.engine.generation import sampling_for
+from web.engine.requests import SamplingOptions
 from web.schemas.fields import Fields
-from web.schemas.sampling import SamplingFields, sampling_of
+from web.schemas.sampling import sampling_of
 
 
 def persona_for(
@@ -144,7 +145,7 @@ def test_names(persona: Persona, names: str) -> None:
     ],
 )
 def test_defaults(family: str, max_tokens: int, top_p: float, top_k: int) -> None:
-    use = effective(SamplingFields(), FAMILIES[family])
+    use = effective(SamplingOptions(), FAMILIES[family])
     assert (use.max_tokens, use.temperature, use.top_p, use.top_k) == (max_tokens, 1, top_p, top_k)
     assert use.min_p == 0 and use.global_penalty is False
     if FAMILIES[family].chats:
@@ -152,10 +153,10 @@ def test_defaults(family: str, max_tokens: int, top_p: float, top_k: int) -> Non
 
 
 def test_what_a_request_changes() -> None:
-    use = effective(SamplingFields(temperature=0.05, top_p=0.0, max_tokens=3), WORLD)
+    use = effective(SamplingOptions(temperature=0.05, top_p=0.0, max_tokens=3), WORLD)
     assert (use.temperature, use.top_p, use.max_tokens) == (0.1, 0, 3)
-    assert effective(SamplingFields(temperature=0.0), WORLD).temperature == 0
-    use = effective(SamplingFields(presence_penalty=0.4, penalty_decay=0.99), RAVEN)
+    assert effective(SamplingOptions(temperature=0.0), WORLD).temperature == 0
+    use = effective(SamplingOptions(presence_penalty=0.4, penalty_decay=0.99), RAVEN)
     assert (use.presence_penalty, use.penalty_decay) == (0.4, 0.99)
 
 
@@ -170,7 +171,7 @@ def test_penalties_of_music_are_its_own(family: str) -> None:
     persona = FAMILIES[family]
     fields = sampling_of(Fields({**asked, "top_p": 0.5, "top_k": 3, "temperature": 0.7}))
     use = effective(fields, persona)
-    plain = effective(SamplingFields(), persona)
+    plain = effective(SamplingOptions(), persona)
     for name in asked:
         assert getattr(use, name) == getattr(plain, name)
     assert (use.top_p, use.top_k, use.temperature) == (0.5, 3, 0.7)
@@ -215,7 +216,7 @@ def test_no_penalties(persona: Persona) -> None:
 
 def test_ends() -> None:
     def ends(persona: Persona) -> Any:
-        return sampling_for(persona, SamplingFields()).end_token_ids
+        return sampling_for(persona, SamplingOptions()).end_token_ids
 
     assert ends(MIDI) == (0, 2)
     # The tokenizer's own.

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 import rwkv_native as rn
-from web.chat.prompts.formats import Conversation, answer_text, conversation
+from web.chat.messages import Message
+from web.chat.prompts.formats import ChatPrompt, answer_text, chat_prompt
 from web.engine.families import G1, WORLD, Persona
 from web.engine.known_answers import KnownAnswers
-from web.schemas.chat import Message, chat_request
+from web.schemas.chat import chat_request
 from web.schemas.fields import Fields
 
 TOKENIZER = rn.Tokenizer.named("world")
@@ -24,15 +25,16 @@ def ids_of(*texts: str) -> list[int]:
     return ids
 
 
-def talk_of(*messages: dict[str, Any], persona: Persona = WORLD, **options: Any) -> Conversation:
-    return conversation(persona, chat_request(Fields({"messages": list(messages), **options})))
+def talk_of(*messages: dict[str, Any], persona: Persona = WORLD, **options: Any) -> ChatPrompt:
+    request = chat_request(Fields({"messages": list(messages), **options}))
+    return chat_prompt(persona, request.conversation)
 
 
 def said(content: str) -> dict[str, Any]:
     return {"role": "assistant", "content": content}
 
 
-def shown(known: KnownAnswers, talk: Conversation) -> list[str]:
+def shown(known: KnownAnswers, talk: ChatPrompt) -> list[str]:
     """The tokens of a prompt, which print its text."""
     fed = known.encode(talk)
     assert TOKENIZER.decode_bytes(fed.ids) == talk.text.encode()
@@ -40,7 +42,7 @@ def shown(known: KnownAnswers, talk: Conversation) -> list[str]:
 
 
 def keep(
-    known: KnownAnswers, talk: Conversation, text: str, drawn: list[int], begun: str = ""
+    known: KnownAnswers, talk: ChatPrompt, text: str, drawn: list[int], begun: str = ""
 ) -> str:
     """What the server does at the end of an answer; returns what the client has got."""
     content = begun + (text.rstrip() if begun else text.strip())

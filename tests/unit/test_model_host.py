@@ -22,9 +22,10 @@ from web.config import Config
 from web.engine import model_host as module
 from web.engine.model_host import LOADING, OFFLINE, WORKING, Busy, Runtime
 from web.engine.model_loading import Choice
+from web.engine.requests import SamplingOptions
 from web.errors import Refusal
 from web.schemas.fields import Fields
-from web.schemas.sampling import SamplingFields, defaults_of
+from web.schemas.sampling import defaults_of
 
 
 class Loading:
@@ -319,7 +320,7 @@ def test_304_during_a_load(scripted: Scripted) -> None:
 
 def test_settings_are_the_defaults_of_requests() -> None:
     runtime = Runtime(Config(temperature=0.5, top_k=-1, penalty_decay=0.9, state="x.pth"))
-    assert runtime._stored.defaults == SamplingFields(temperature=0.5, top_k=0, penalty_decay=0.9)
+    assert runtime._stored.defaults == SamplingOptions(temperature=0.5, top_k=0, penalty_decay=0.9)
     assert runtime._stored.state == Path("x.pth")
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from web.chat.prompts import world
-from web.chat.prompts.formats import Conversation, conversation, ending_of
-from web.chat.prompts.formats import talk_of as talk_of_parts
+from web.chat.prompts.formats import ChatPrompt, chat_prompt, ending_of, rendered
 from web.chat.prompts.parts import Names, names_for
 from web.chat.prompts.stops import chat_stops
 from web.engine.families import G1, RAVEN, WORLD, Persona
@@ -38,8 +37,9 @@ DIFFERENT = {
 }
 
 
-def talk_of(messages: list[dict[str, Any]], persona: Persona, **options: Any) -> Conversation:
-    return conversation(persona, chat_request(Fields({"messages": messages, **options})))
+def talk_of(messages: list[dict[str, Any]], persona: Persona, **options: Any) -> ChatPrompt:
+    request = chat_request(Fields({"messages": messages, **options}))
+    return chat_prompt(persona, request.conversation)
 
 
 def prompt_of(messages: list[dict[str, Any]], persona: Persona = WORLD, **options: Any) -> str:
@@ -384,12 +384,12 @@ TOLD = "Bob: hi\n\nAlice: yo"
 
 
 def version4_of(messages: list[dict[str, Any]], raven: bool = True, **options: Any) -> str:
-    request = chat_request(Fields({"messages": messages, **options}))
+    told = chat_request(Fields({"messages": messages, **options})).conversation
     persona = RAVEN if raven else WORLD
-    names = names_for(persona, request)
+    names = names_for(persona, told)
     persona = replace(persona, prompt="version 4")
-    ending = ending_of(persona, request) if messages else "label"
-    return talk_of_parts(persona, request.messages, names, request.presystem, ending).text
+    ending = ending_of(persona, told) if messages else "label"
+    return rendered(persona, told.messages, names, told.presystem, ending).text
 
 
 def s(content: str, **more: Any) -> dict[str, Any]:
@@ -526,7 +526,7 @@ def test_answers_are_where_they_are_said_to_be(
 def marked(messages: list[dict[str, Any]], persona: Persona = WORLD, **options: Any) -> list[str]:
     """A prompt, cut at its marks."""
     request = chat_request(Fields({"messages": messages, **options}))
-    talk = conversation(persona, request)
+    talk = chat_prompt(persona, request.conversation)
     text, ends = talk.text, [0, *talk.marks, len(talk.text)]
     return [text[i:j] for i, j in pairwise(ends)]
 

@@ -285,7 +285,7 @@ F, G = ({"type": "function", "function": {"name": name}} for name in "fg")
 
 def offered(choice: Any, *tools: Any) -> list[str]:
     body = {"messages": [], "tools": list(tools or (F, G)), "tool_choice": choice}
-    return [function.name for function in chat_request(Fields(body)).tools.functions]
+    return [function.name for function in chat_request(Fields(body)).conversation.tools.functions]
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from web.chat.messages import Call, Function
 from web.chat.prompts.tools import _written
 from web.chat.tool_arguments import arguments_of
 from web.chat.tool_calls import CallFinder, RememberedTools
 from web.schemas.answers import ToolCall
-from web.schemas.tools import Call, Function
 
 WEATHER = Function(
     "get_weather",

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from web.chat.messages import Call, Message
 from web.chat.tool_calls import CallFinder
 from web.schemas.answers import ToolCall
-from web.schemas.chat import Message
-from web.schemas.tools import Call
 
 
 class Trimmer:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from web.schemas.tools import is_deep
+from web.chat.messages import is_deep
 
 FENCE = "```"
 _LONGEST_KEY = 256  # characters; so far is looked ahead of each quote

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from web.chat.messages import Function
 from web.chat.tool_arguments import FENCE, ArgumentReader
 from web.schemas.answers import CalledFunction, ToolCall
-from web.schemas.tools import Function
 
 _ID = string.ascii_letters + string.digits
 _ID_LENGTH = 24

@@ -29,9 +29,9 @@ from web.config import MODEL
 
 if TYPE_CHECKING:
     import rwkv_native as rn
+    from web.chat.messages import Message
     from web.chat.prompts.parts import Names
     from web.engine.families import Persona
-    from web.schemas.chat import Message
 
 # Kept by the engine: those of the last two turns, each with the beginnings that may be shared.
 _STATES = 8
@@ -178,7 +178,7 @@ class Conversation:
         self.forget()
 
     def forget(self) -> None:
-        from web.schemas.chat import Message
+        from web.chat.messages import Message
 
         self.messages: list[Message] = [Message("system", self._system)] if self._system else []
 
@@ -186,11 +186,11 @@ class Conversation:
         """The pieces of the answer to one turn. What has been yielded counts as said, also when the
         caller stops early."""
         from web.chat.answers import ChatAnswer
-        from web.chat.prompts.formats import answer_text, talk_of
-        from web.schemas.chat import Message
+        from web.chat.messages import Message
+        from web.chat.prompts.formats import answer_text, rendered
 
         self.messages.append(Message("user", text))
-        fed = self._known.encode(talk_of(self._persona, self.messages, self._names))
+        fed = self._known.encode(rendered(self._persona, self.messages, self._names))
         answer, ids, self.drawn = ChatAnswer(), array("i"), 0
         try:
             with self._engine.generate(

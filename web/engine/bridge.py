@@ -21,8 +21,7 @@ from gevent.event import Event as Flag
 
 import rwkv_native as rn
 from web.engine.metrics import Meter, ModelMetrics
-from web.schemas.completions import Prompt
-from web.schemas.embeddings import EmbeddingFields
+from web.engine.requests import EmbeddingOptions, Prompt
 
 log = logging.getLogger("gunicorn.error")
 
@@ -95,7 +94,7 @@ class Bridge:
     def submit(
         self,
         prompt: Prompt,
-        wanted: rn.Sampling | rn.PreparedSampling | EmbeddingFields,
+        wanted: rn.Sampling | rn.PreparedSampling | EmbeddingOptions,
         mailbox: Mailbox,
         state: rn.State | None = None,
         stream: bool = True,
@@ -107,10 +106,8 @@ class Bridge:
         # here.
         meter = Meter(self._metrics)
         turn = {"client": mailbox.client, "group": mailbox.group}
-        if isinstance(wanted, EmbeddingFields):
-            id = self._engine.submit_embedding(
-                prompt, wanted.dimensions, fast=bool(wanted.fast_mode), **turn
-            )
+        if isinstance(wanted, EmbeddingOptions):
+            id = self._engine.submit_embedding(prompt, wanted.dimensions, fast=wanted.fast, **turn)
         else:
             id = self._engine.submit(
                 prompt, wanted, state=state, stream=stream, save_at=save_at, **turn

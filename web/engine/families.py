@@ -17,7 +17,7 @@ from typing import Literal
 
 import rwkv_native as rn
 from rwkv_native.formats import folder
-from web.schemas.sampling import SamplingFields
+from web.engine.requests import SamplingOptions
 
 WORLD_ROWS = 65536
 MAX_TOKENS = 102400  # of one answer, whoever asks: RWKV Runner's limit
@@ -236,7 +236,7 @@ def _within(persona: Persona, rows: int) -> Persona:
     )
 
 
-def configured(persona: Persona, given: SamplingFields) -> Persona:
+def configured(persona: Persona, given: SamplingOptions) -> Persona:
     """The persona with other defaults, where something is given that its requests may set."""
     names = Defaults.__dataclass_fields__.keys() - set(persona.fixed)
     values = {name: value for name in names if (value := getattr(given, name)) is not None}
@@ -250,7 +250,7 @@ class Lengths:
     most: int = MAX_TOKENS
     unset: int = 4096  # where a request does not say: a chat ends by itself, or is cut here
 
-    def of(self, asked: SamplingFields, persona: Persona, chat: bool) -> int:
+    def of(self, asked: SamplingOptions, persona: Persona, chat: bool) -> int:
         """What a request asks for, else what /update-config has set, else the default of its kind;
         no less than it must have at least, and never above the limit."""
         length = asked.max_tokens
@@ -264,7 +264,7 @@ _LENGTHS = Lengths()
 
 
 def effective(
-    asked: SamplingFields, persona: Persona, lengths: Lengths = _LENGTHS, chat: bool = False
+    asked: SamplingOptions, persona: Persona, lengths: Lengths = _LENGTHS, chat: bool = False
 ) -> Defaults:
     """The request's values over the persona's defaults; `max_tokens` is always said. A temperature
     below 0.1 acts as 0.1, as in RWKV Runner, except 0, which is greedy."""

@@ -23,10 +23,8 @@ from web.admission import Admission
 from web.engine.bridge import Bridge, Mailbox
 from web.engine.families import Lengths, Persona, effective
 from web.engine.known_answers import KnownAnswers
+from web.engine.requests import EmbeddingOptions, Prompt, SamplingOptions
 from web.engine.tuned_states import TunedStates
-from web.schemas.completions import Prompt
-from web.schemas.embeddings import EmbeddingFields
-from web.schemas.sampling import SamplingFields
 from web.threadpool import breathe, in_thread
 from web.transport.disconnects import Hangups
 
@@ -98,7 +96,7 @@ class Piece:
 
 def sampling_for(
     persona: Persona,
-    asked: SamplingFields,
+    asked: SamplingOptions,
     stops: Sequence[str] | None = None,
     *,
     lengths: Lengths | None = None,
@@ -141,7 +139,7 @@ class Generation:
         self,
         serving: Serving,
         prompts: Sequence[Prompt],
-        wanted: rn.Sampling | EmbeddingFields,
+        wanted: rn.Sampling | EmbeddingOptions,
         sock: Any,
         state: rn.State | None = None,
         field: str = "prompt",
@@ -164,7 +162,7 @@ class Generation:
         self._begun = time.monotonic()
         self._first: float | None = None  # seconds to the first token
         self._index: dict[int, int] = {}  # engine id -> index of the prompt, of those at work
-        self._wanted: rn.PreparedSampling | EmbeddingFields
+        self._wanted: rn.PreparedSampling | EmbeddingOptions
         if isinstance(wanted, rn.Sampling):
             self._wanted = _prepared(serving, wanted, field)
         else:
@@ -353,7 +351,7 @@ def _encode(serving: Serving, prompt: Prompt, field: str) -> Prompt:
     return prompt
 
 
-def _size(prompts: Sequence[Prompt], wanted: rn.Sampling | EmbeddingFields, window: int) -> int:
+def _size(prompts: Sequence[Prompt], wanted: rn.Sampling | EmbeddingOptions, window: int) -> int:
     """Bytes that a request will hold, about."""
     tokens = sum(map(len, prompts))
     options = 8 * len(wanted.logit_bias) if isinstance(wanted, rn.Sampling) else 0

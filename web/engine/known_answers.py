@@ -20,8 +20,7 @@ import numpy as np
 from cachetools import LRUCache
 
 import rwkv_native as rn
-from web.chat.prompts.formats import Conversation
-from web.chat.prompts.parts import BEGUN
+from web.engine.requests import MarkedText
 from web.threadpool import in_thread
 
 _MOST_BYTES = 16 << 20  # of ids: some four million
@@ -57,18 +56,18 @@ class KnownAnswers:
     def bytes(self) -> int:
         return int(self._kept.currsize)
 
-    def encode(self, talk: Conversation, client: int = 0) -> Fed:
+    def encode(self, prompt: MarkedText, client: int = 0) -> Fed:
         """The ids of a conversation, those of known answers as they were drawn. The ids of a prompt
         begin those of the next one in the same conversation. Raises ValueError for a text that
         cannot be encoded. `client`: who asks, see `web/transport/caller.py`. Its own answers are
         known only: others' ids would tell what they have been answered, and a bias on tokens makes
         a model write a text in ids that serve nobody."""
-        if len(talk.text) <= _LONG and len(talk.answers) <= _MANY:
-            keys, place = _keys(talk, client)
-            return _encoded(self._tokenizer, talk, [self._kept.get(key) for key in keys], place)
-        keys, place = in_thread(_keys, talk, client)
+        if len(prompt.text) <= _LONG and len(prompt.answers) <= _MANY:
+            keys, place = _keys(prompt, client)
+            return _encoded(self._tokenizer, prompt, [self._kept.get(key) for key in keys], place)
+        keys, place = in_thread(_keys, prompt, client)
         known = [self._kept.get(key) for key in keys]
-        return in_thread(_encoded, self._tokenizer, talk, known, place)
+        return in_thread(_encoded, self._tokenizer, prompt, known, place)
 
     def keep(self, fed: Fed, text: str, drawn: Sequence[int]) -> None:
         """The answer to `fed` will be `text` in later prompts, and `drawn` are its ids, which may
@@ -87,37 +86,37 @@ def _key(place: Any, text: str) -> bytes:
     return key.digest()
 
 
-def _keys(talk: Conversation, client: int) -> tuple[list[bytes], Any]:
+def _keys(prompt: MarkedText, client: int) -> tuple[list[bytes], Any]:
     """The keys of all answers, also of one that is to be continued, and the hash of what is before
     the answer to come."""
     place = hashlib.blake2b(digest_size=16, key=client.to_bytes(8, "big"))
     keys, at = [], 0
-    for start, end in talk.answers:
-        place.update(talk.text[at:start].encode())
+    for start, end in prompt.answers:
+        place.update(prompt.text[at:start].encode())
         at = start
-        keys.append(_key(place, talk.text[start:end]))
-    if talk.ending not in BEGUN:
-        place.update(talk.text[at:].encode())
+        keys.append(_key(place, prompt.text[start:end]))
+    if not prompt.goes_on:
+        place.update(prompt.text[at:].encode())
     return keys, place
 
 
 def _encoded(
-    tokenizer: rn.Tokenizer, talk: Conversation, known: Sequence[np.ndarray | None], place: Any
+    tokenizer: rn.Tokenizer, prompt: MarkedText, known: Sequence[np.ndarray | None], place: Any
 ) -> Fed:
-    text, pieces, at, begun = talk.text, [], 0, 0
-    for number, ((start, end), ids) in enumerate(zip(talk.answers, known, strict=True), 1):
+    text, pieces, at, begun = prompt.text, [], 0, 0
+    for number, ((start, end), ids) in enumerate(zip(prompt.answers, known, strict=True), 1):
         # Cut behind every label, where the prompt of that answer ended.
         pieces.append(tokenizer.encode_array(text[at:start]))
         begun, at = len(pieces), start
         if ids is not None:
-            open_end = number == len(known) and talk.ending in BEGUN
+            open_end = number == len(known) and prompt.goes_on
             count, characters = tokenizer.fitting(ids, text[start : end if open_end else end + 2])
             pieces.append(ids[:count])
             at += characters
     pieces.append(tokenizer.encode_array(text[at:]))
     ids = np.concatenate(pieces).astype(np.int32, copy=False)
     if tokenizer.decode_bytes(ids) == text.encode():
-        own = np.concatenate(pieces[begun:]) if talk.ending in BEGUN else ids[:0]
+        own = np.concatenate(pieces[begun:]) if prompt.goes_on else ids[:0]
     else:  # one that changes texts, and each piece for itself
         ids, own = tokenizer.encode_array(text), np.empty(0, np.int32)
-    return Fed(ids, tokenizer.marked(ids, text, talk.marks), own, place)
+    return Fed(ids, tokenizer.marked(ids, text, prompt.marks), own, place)

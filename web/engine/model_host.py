@@ -32,10 +32,9 @@ from web.engine.generation import Limits, Serving
 from web.engine.known_answers import KnownAnswers
 from web.engine.metrics import Metrics
 from web.engine.model_loading import Choice
+from web.engine.requests import CONFIGURABLE, SamplingOptions
 from web.engine.tuned_states import TunedStates
 from web.process import inherited_settings
-from web.schemas.fields import Fields
-from web.schemas.sampling import DEFAULTS, SamplingFields, defaults_of, over
 from web.threadpool import at_disk, in_thread
 from web.transport.disconnects import Hangups
 
@@ -85,15 +84,16 @@ class Counts:
 class Stored:
     """What the settings or /update-config have set; it holds for every model to come."""
 
-    defaults: SamplingFields = field(default_factory=SamplingFields)
+    defaults: SamplingOptions = field(default_factory=SamplingOptions)
     state: Path | None = None  # of a tuned state's file
 
 
 def _at_start(config: Config) -> Stored:
-    names = {name for name in DEFAULTS if name not in ("state", "max_tokens")}
+    names = [name for name in CONFIGURABLE if name not in ("state", "max_tokens")]
     given = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    given["top_k"] = 0 if given["top_k"] == -1 else given["top_k"]
     state = None if config.state is None else Path(config.state)
-    return Stored(defaults_of(Fields(given)), state)
+    return Stored(SamplingOptions(**given), state)
 
 
 class Runtime:
@@ -303,7 +303,7 @@ class Runtime:
 
     def configure(
         self,
-        given: SamplingFields,
+        given: SamplingOptions,
         state: Path | EllipsisType | None = ...,
         taken_back: Collection[str] = (),
     ) -> None:
@@ -319,7 +319,7 @@ class Runtime:
             if self._serving is serving and self._stored is stored:
                 break  # else the model was replaced meanwhile, or somebody else was quicker
         kept = msgspec.structs.replace(stored.defaults, **dict.fromkeys(taken_back))
-        defaults = over(given, kept)
+        defaults = given.over(kept)
         self._stored = Stored(defaults, path)
         if serving is not None:
             self._serving = replace(

@@ -18,7 +18,7 @@ from web.threadpool import in_thread
 
 if TYPE_CHECKING:
     from web.engine.generation import Serving
-    from web.schemas.completions import Prompt
+    from web.engine.requests import Prompt
 
 
 _LONG = 20_000  # characters of a prompt above which a thread looks at its words

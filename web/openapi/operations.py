@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from web.engine.requests import CONFIGURABLE
 from web.midi.sound import DEFAULT_FONT
 from web.openapi.document import JSON, ErrorAnswer, Operation, Schema, Shapes
 from web.resources.openai.billing import CREDIT_GRANTS, SUBSCRIPTION
 from web.schemas.answers import ChatCompletion, Completion, Model, Models, Status, TokenizerInfo
-from web.schemas.chat import ChatRequest
+from web.schemas.chat import ConversationFields
 from web.schemas.completions import FORMS, PROMPT
 from web.schemas.embeddings import INPUT, EmbeddingFields, Embeddings
 from web.schemas.fields import TOKEN_ID
 from web.schemas.midi import MusicFilesRequest, MusicRequest, Score
-from web.schemas.sampling import DEFAULTS, SamplingFields
+from web.schemas.sampling import SamplingFields
 from web.schemas.sound import MidiToWavRequest, TextToWavRequest
 from web.schemas.switch_model import SwitchRequest
 from web.schemas.tokenize import TEXTS, Text, Tokens
@@ -137,7 +138,7 @@ def shapes() -> Shapes:
     """The schemas of all requests and answers."""
     made = Shapes(
         (
-            *(ChatRequest, SwitchRequest, SamplingFields, EmbeddingFields, Embeddings),
+            *(ConversationFields, SwitchRequest, SamplingFields, EmbeddingFields, Embeddings),
             *(
                 ChatCompletion,
                 Completion,
@@ -155,16 +156,12 @@ def shapes() -> Shapes:
     sampling = made.properties(SamplingFields)
     longest = {"max_completion_tokens": sampling["max_tokens"]}
     generation = {**sampling, **longest, **_STREAM, **_MODEL}
-    chat = {
-        name: field
-        for name, field in made.properties(ChatRequest).items()
-        if name not in ("sampling", "stream")
-    } | CHOICES
+    chat = made.properties(ConversationFields) | CHOICES
     switch = made.properties(SwitchRequest)
     wire = {
         "ChatRequest": ({**chat, **generation}, ["messages"]),
         "CompletionRequest": ({"prompt": PROMPT, **_ECHO, **_FORM, **generation}, ["prompt"]),
-        "ConfigRequest": (made.properties(SamplingFields, *DEFAULTS), []),
+        "ConfigRequest": (made.properties(SamplingFields, *CONFIGURABLE), []),
         "SwitchRequest": ({**switch, **_CUSTOM_CUDA}, ["model"]),
         "TokenizeRequest": ({**dict.fromkeys(TEXTS, _TEXT), **chat, **generation}, []),
         "DetokenizeRequest": ({"tokens": _TOKENS}, ["tokens"]),
@@ -173,7 +170,10 @@ def shapes() -> Shapes:
             ["input"],
         ),
     }
-    parts = ("SamplingFields", "EmbeddingFields", "StreamFields", "ToolFields", "Function", "Call")
+    parts = (
+        *("SamplingFields", "EmbeddingFields", "ConversationFields"),
+        *("Tools", "Function", "Call"),
+    )
     for unused in parts:
         del made.components[unused]
     for name, (properties, required) in wire.items():

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from web.engine.model_loading import Choice
-from web.schemas.sampling import SamplingFields
+from web.engine.requests import SamplingOptions
 
 log = logging.getLogger("gunicorn.error")
 
@@ -29,7 +29,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     switched: bool
     choice: Choice | None
-    defaults: SamplingFields
+    defaults: SamplingOptions
     state: str | None
     deploy: bool
 

@@ -9,9 +9,12 @@ import msgspec
 from msgspec import Meta
 
 from web import errors
+from web.chat import messages
+from web.chat.messages import Call, Conversation
+from web.engine.requests import SamplingOptions
 from web.schemas.fields import WIRE, Fields
-from web.schemas.sampling import SamplingFields, StreamFields, sampling_of, stream_of
-from web.schemas.tools import CallId, Calls, Tools, call_id_of, calls_of, tools_of
+from web.schemas.sampling import StreamFields, sampling_of, stream_of
+from web.schemas.tools import CallId, CallList, ToolList, call_id_of, calls_of, tools_of
 
 _ROLES = {
     "system": "system",
@@ -72,10 +75,11 @@ Content = Annotated[
 
 
 class Message(msgspec.Struct, frozen=True):
+    """The shape of a message on the wire, for /openapi.json."""
+
     role: Annotated[
         str, Meta(description="Who speaks. 说话的角色。", extra_json_schema={"enum": list(_ROLES)})
     ]
-    # None only for an assistant that said nothing.
     content: Content
     prefix: Annotated[
         bool | None,
@@ -90,7 +94,7 @@ class Message(msgspec.Struct, frozen=True):
         bool,
         Meta(description="The text stays as it is: white space, blank lines. 保持文本原样。"),
     ] = False
-    calls: Calls = msgspec.field(name="tool_calls", default=())
+    calls: CallList = msgspec.field(name="tool_calls", default=())
     call_id: CallId | None = msgspec.field(name="tool_call_id", default=None)
     name: Annotated[
         str | None,
@@ -101,7 +105,9 @@ class Message(msgspec.Struct, frozen=True):
     ] = None
 
 
-class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ConversationFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The shape of a Conversation on the wire."""
+
     messages: Annotated[
         list[Message], Meta(description="The conversation so far, oldest first. 到目前为止的对话。")
     ]
@@ -133,8 +139,12 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         ]
         | None
     )
-    tools: Tools
-    sampling: SamplingFields
+    tools: ToolList
+
+
+class ChatRequest(msgspec.Struct, frozen=True):
+    conversation: Conversation
+    sampling: SamplingOptions
     stream: StreamFields
 
 
@@ -144,27 +154,27 @@ def chat_request(fields: Fields) -> ChatRequest:
     fields.text("model")
     if not fields.has("messages"):
         raise fields.wrong("messages", "is required")
-    request = ChatRequest(
+    conversation = Conversation(
         messages=[
             _message(value, f"{fields.name('messages')}[{i}]")
             for i, value in enumerate(fields.items("messages") or ())
         ],
-        **fields.plain(ChatRequest, "user_name", "assistant_name", "system_name"),
+        **fields.plain(ConversationFields, "user_name", "assistant_name", "system_name"),
         presystem=bool(fields.boolean("presystem")),
-        **fields.plain(ChatRequest, "continue_final_message", "add_generation_prompt"),
+        continues=fields.boolean("continue_final_message"),
+        labelled=fields.boolean("add_generation_prompt"),
         tools=tools_of(fields),
-        sampling=sampling_of(fields),
-        stream=stream_of(fields),
     )
-    _refuse_contradictions(fields, request)
+    request = ChatRequest(conversation, sampling_of(fields), stream_of(fields))
+    _refuse_contradictions(fields, conversation)
     return request
 
 
-def _refuse_contradictions(fields: Fields, request: ChatRequest) -> None:
+def _refuse_contradictions(fields: Fields, conversation: Conversation) -> None:
     """A message cannot both go on and have ended."""
-    last = request.messages[-1] if request.messages else None
+    last = conversation.messages[-1] if conversation.messages else None
     begun = last is not None and last.role == "assistant"
-    continued = request.continue_final_message
+    continued = conversation.continues
     if continued and last is not None and not begun:
         raise fields.wrong(
             "continue_final_message", "must not be true unless the last message is the assistant's"
@@ -174,7 +184,7 @@ def _refuse_contradictions(fields: Fields, request: ChatRequest) -> None:
         raise fields.wrong(
             "continue_final_message", "must not contradict the prefix of the last message"
         )
-    if request.add_generation_prompt and (prefix or continued):
+    if conversation.labelled and (prefix or continued):
         raise fields.wrong(
             "add_generation_prompt", "must not be true if the last message is continued"
         )
@@ -197,7 +207,7 @@ def _refuse_what_changes_answers(fields: Fields) -> None:
             raise fields.refuse(name)
 
 
-def _message(value: Any, path: str) -> Message:
+def _message(value: Any, path: str) -> messages.Message:
     if not isinstance(value, dict):
         raise errors.invalid(path, "must be an object")
     fields = Fields(value, path)
@@ -205,7 +215,7 @@ def _message(value: Any, path: str) -> Message:
     role = _ROLES.get(given or "")
     if role is None:
         raise fields.wrong("role", f"must be one of {', '.join(_ROLES)}")
-    calls: Calls = ()
+    calls: tuple[Call, ...] = ()
     if role == "assistant":
         calls = calls_of(fields)
         for name in ("function_call", "audio"):
@@ -219,7 +229,7 @@ def _message(value: Any, path: str) -> Message:
             raise fields.wrong("content", "must be a string or an array of text parts")
         content = ""
     prefix, raw = fields.boolean("prefix"), fields.boolean("raw")
-    return Message(
+    return messages.Message(
         role,
         content,
         prefix if role == "assistant" else None,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from web.engine.requests import Prompt, SamplingOptions
 from web.schemas.fields import TOKEN_ID, Fields
-from web.schemas.sampling import SamplingFields, StreamFields, form_of, sampling_of, stream_of
-
-Prompt = str | Sequence[int] | np.ndarray  # text, or ids, of which many are an int32 array
+from web.schemas.sampling import StreamFields, form_of, sampling_of, stream_of
 
 # Its shape, for /openapi.json.
 PROMPT = {
@@ -37,7 +35,7 @@ FORMS = ("text", "midi", "wav")
 
 class CompletionRequest(msgspec.Struct, frozen=True):
     prompts: list[Prompt]
-    sampling: SamplingFields
+    sampling: SamplingOptions
     stream: StreamFields
     echo: bool = False  # the answer begins with its prompt
     form: str = "text"  # one of FORMS

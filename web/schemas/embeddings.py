@@ -8,7 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from web import errors
-from web.schemas.completions import Prompt, check_count, token_ids
+from web.engine.requests import EmbeddingOptions, Prompt
+from web.schemas.completions import check_count, token_ids
 from web.schemas.fields import TOKEN_ID, Fields
 from web.schemas.sampling import refuse_truncation
 
@@ -52,7 +53,7 @@ FastMode = Annotated[
 
 
 class EmbeddingFields(msgspec.Struct, frozen=True):
-    """What is asked of every text of a request."""
+    """What is asked of every text of a request, as it is on the wire."""
 
     encoding_format: EncodingFormat | None = None
     dimensions: Dimensions | None = None
@@ -61,7 +62,8 @@ class EmbeddingFields(msgspec.Struct, frozen=True):
 
 class EmbeddingRequest(msgspec.Struct, frozen=True):
     inputs: list[Prompt]
-    fields: EmbeddingFields
+    options: EmbeddingOptions
+    packed: bool  # as base64
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,8 @@ def embedding_request(fields: Fields) -> EmbeddingRequest:
     given = fields.plain(EmbeddingFields, "encoding_format", "dimensions", "fast_mode")
     if given["encoding_format"] not in (None, "float", "base64"):
         raise fields.wrong("encoding_format", "must be float or base64")
-    return EmbeddingRequest(_inputs(fields), EmbeddingFields(**given))
+    options = EmbeddingOptions(given["dimensions"], bool(given["fast_mode"]))
+    return EmbeddingRequest(_inputs(fields), options, given["encoding_format"] == "base64")
 
 
 def _inputs(fields: Fields) -> list[Prompt]:

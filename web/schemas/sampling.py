@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from web.engine.requests import CONFIGURABLE, SamplingOptions
 from web.files.allowed_paths import LONGEST
 from web.schemas.fields import TOKEN_ID, WIRE, Fields, as_integer, as_number
 
@@ -24,13 +25,6 @@ _MOST_STOPS = 128
 _LONGEST_STOP = 4096
 _MOST_STOP_IDS = 1024
 _MOST_BIASES = 65536  # as many as World has rows
-
-
-# What /update-config sets.
-DEFAULTS = (
-    *("max_tokens", "temperature", "top_p", "top_k", "min_p", "presence_penalty"),
-    *("frequency_penalty", "penalty_decay", "global_penalty", "state"),
-)
 
 
 MaxTokens = Annotated[
@@ -187,7 +181,7 @@ LogitBias = Annotated[
 
 
 class SamplingFields(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request says about sampling; None: it says nothing, so the model's default holds."""
+    """The shape of SamplingOptions on the wire: by it numbers, booleans and texts are read."""
 
     max_tokens: MaxTokens | None = None
     min_tokens: MinTokens | None = None
@@ -212,7 +206,7 @@ class StreamFields(msgspec.Struct, frozen=True):
     include_usage: bool
 
 
-def defaults_of(fields: Fields) -> SamplingFields:
+def defaults_of(fields: Fields) -> SamplingOptions:
     """The fields that /update-config sets, and that a request may replace."""
     given = _shared(fields)
     if given.max_tokens == 0:
@@ -220,25 +214,17 @@ def defaults_of(fields: Fields) -> SamplingFields:
     return given
 
 
-def _shared(fields: Fields) -> SamplingFields:
+def _shared(fields: Fields) -> SamplingOptions:
     """The same of a request. What others mean by -1 is "not said" of a length, "off" of a cut."""
-    given = fields.plain(SamplingFields, *DEFAULTS)
+    given = fields.plain(SamplingFields, *CONFIGURABLE)
     if given["max_tokens"] == -1:
         given["max_tokens"] = None
     if given["top_k"] == -1:
         given["top_k"] = 0
-    return SamplingFields(**given)
+    return SamplingOptions(**given)
 
 
-def over(given: SamplingFields, below: SamplingFields) -> SamplingFields:
-    """`below`, replaced by what is given."""
-    values = msgspec.structs.asdict(given)
-    return msgspec.structs.replace(
-        below, **{name: value for name, value in values.items() if value is not None}
-    )
-
-
-def sampling_of(fields: Fields, forms: Sequence[str] = ("text",)) -> SamplingFields:
+def sampling_of(fields: Fields, forms: Sequence[str] = ("text",)) -> SamplingOptions:
     """`forms` are those that `response_format` may ask for."""
     _refuse_what_changes_answers(fields)
     form_of(fields, forms)

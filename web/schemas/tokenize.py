@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import msgspec
 
-from web.schemas.chat import ChatRequest, chat_request
+from web.chat.messages import Conversation
+from web.schemas.chat import chat_request
 from web.schemas.completions import EMPTY, token_ids
 from web.schemas.fields import Fields
 
@@ -25,13 +26,13 @@ class Text(msgspec.Struct, frozen=True):
     prompt: str
 
 
-def tokenize_request(fields: Fields) -> str | ChatRequest:
+def tokenize_request(fields: Fields) -> str | Conversation:
     """The text of `prompt`, or a conversation with all that /chat/completions takes."""
     given = [name for name in ("messages", *TEXTS) if fields.has(name)]
     if len(given) > 1:
         raise fields.wrong(given[1], f"must not be combined with {given[0]}")
     if given == ["messages"]:
-        return chat_request(fields)
+        return chat_request(fields).conversation
     prompt = fields.text(given[0]) if given else None
     if prompt is None:
         raise fields.wrong(given[0] if given else "prompt", "is required, or messages")

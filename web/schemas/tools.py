@@ -12,34 +12,13 @@ import msgspec
 from msgspec import Meta
 
 from web import errors
+from web.chat.messages import DEEPEST, Call, Function, Tools, is_deep
 from web.schemas.fields import WIRE, Fields
 
 _MOST_TOOLS = 128
 _LONGEST_NAME = 64
 _LONGEST_ID = 256
 _LONGEST_TOOLS = 128 << 10  # characters of all of them as JSON
-_DEEPEST = 32  # objects in objects
-
-
-class Function(msgspec.Struct, frozen=True):
-    """What the model may call; encoded in this order into the prompt."""
-
-    name: str
-    description: str | None
-    parameters: dict[str, Any] | None
-
-
-class Call(msgspec.Struct, frozen=True):
-    """A call that the assistant has made."""
-
-    name: str
-    arguments: dict[str, Any]
-
-
-class ToolFields(msgspec.Struct, frozen=True):
-    functions: tuple[Function, ...] = ()  # empty as well where `tool_choice` is "none"
-    description: str | None = None  # as prompts show them; None: there are none
-    parallel: bool = True  # more than one call in an answer
 
 
 _NAME = {"type": "string", "minLength": 1, "maxLength": _LONGEST_NAME}
@@ -59,8 +38,8 @@ def _functions(properties: dict[str, Any], *required: str) -> dict[str, Any]:
     }
 
 
-Tools = Annotated[
-    ToolFields,
+ToolList = Annotated[
+    Tools,
     Meta(
         description="Functions that the model may call. 模型可以调用的函数。",
         extra_json_schema={
@@ -75,7 +54,7 @@ Tools = Annotated[
         },
     ),
 ]
-Calls = Annotated[
+CallList = Annotated[
     tuple[Call, ...],
     Meta(
         description="The calls that the assistant has made. 助手已发起的函数调用。",
@@ -140,7 +119,7 @@ CHOICES: dict[str, Any] = {
 }
 
 
-def tools_of(fields: Fields) -> ToolFields:
+def tools_of(fields: Fields) -> Tools:
     """What a request offers: those tools that its choice leaves. That the model must call one acts
     as that it may, as in RWKV Runner."""
     functions = tuple(
@@ -150,22 +129,13 @@ def tools_of(fields: Fields) -> ToolFields:
     parallel = fields.boolean("parallel_tool_calls") is not False
     functions = _chosen(fields, functions)
     if not functions:
-        return ToolFields(parallel=parallel)
+        return Tools(parallel=parallel)
     values = [msgspec.structs.asdict(function) for function in functions]
     if is_deep(values):
-        raise fields.wrong("tools", f"must be nested at most {_DEEPEST} deep")
+        raise fields.wrong("tools", f"must be nested at most {DEEPEST} deep")
     if len(json.dumps(values)) > _LONGEST_TOOLS:
         raise fields.wrong("tools", f"must have at most {_LONGEST_TOOLS} characters as JSON")
-    return ToolFields(functions, json.dumps(values, indent=2), parallel)
-
-
-def is_deep(value: Any, levels: int = _DEEPEST) -> bool:
-    """Whether arrays and objects stand in each other more than so many levels deep. What is deeper
-    is read, but cannot be written everywhere: that takes as much of Python's stack."""
-    if not isinstance(value, (dict, list, tuple)):
-        return False
-    inner = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(is_deep(one, levels - 1) for one in inner)
+    return Tools(functions, json.dumps(values, indent=2), parallel)
 
 
 def calls_of(fields: Fields) -> tuple[Call, ...]:
@@ -202,7 +172,7 @@ def _call(value: Any, path: str) -> Call:
     if not isinstance(given, dict):
         raise inner.wrong("arguments", "must be a JSON object, as a string")
     if is_deep(given):
-        raise inner.wrong("arguments", f"must be nested at most {_DEEPEST} deep")
+        raise inner.wrong("arguments", f"must be nested at most {DEEPEST} deep")
     return Call(_name(inner), given)
 
 

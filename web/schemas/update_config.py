@@ -5,12 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from web import errors
+from web.engine.requests import CONFIGURABLE, SamplingOptions
 from web.schemas.fields import Fields
-from web.schemas.sampling import DEFAULTS, SamplingFields, defaults_of
+from web.schemas.sampling import defaults_of
 
 
 class Update(msgspec.Struct, frozen=True, kw_only=True):
-    given: SamplingFields  # None: not named, or taken back
+    given: SamplingOptions  # None: not named, or taken back
     taken_back: frozenset[str]  # fields that are null: the model's own values hold again
 
 
@@ -20,10 +21,10 @@ def update_of(fields: Fields) -> Update:
     given = defaults_of(fields)
     named = dict(fields.pairs())
     for name in named:
-        if name not in DEFAULTS:
+        if name not in CONFIGURABLE:
             raise errors.invalid(
                 errors.clip(name),
-                f"is not a field of /update-config; these are: {', '.join(DEFAULTS)}",
+                f"is not a field of /update-config; these are: {', '.join(CONFIGURABLE)}",
             )
     return Update(
         given=given,

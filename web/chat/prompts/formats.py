@@ -21,11 +21,11 @@ from typing import NamedTuple
 import msgspec
 
 from web import errors
+from web.chat.messages import Conversation, Message
 from web.chat.prompts import version4, world
 from web.chat.prompts.parts import BEGUN, Ending, Names, Part, names_for
 from web.chat.prompts.tools import preamble, spoken
 from web.engine.families import Persona
-from web.schemas.chat import ChatRequest, Message
 
 # Of a conversation's boundaries those are marked that another request may well share: what it
 # begins with (functions, an opening, the system's words), and the ends of its last messages.
@@ -34,8 +34,8 @@ _FIRST_MARKS, _LAST_MARKS = 3, 4
 _LINE_FEEDS = re.compile(r"\n+")
 
 
-class Conversation(NamedTuple):
-    """What a model is fed."""
+class ChatPrompt(NamedTuple):
+    """What a model is fed; an engine's MarkedText."""
 
     text: str
     names: Names
@@ -47,32 +47,38 @@ class Conversation(NamedTuple):
     there may be nothing yet, or a beginning."""
     ending: Ending
 
+    @property
+    def goes_on(self) -> bool:
+        return self.ending in BEGUN
 
-def conversation(persona: Persona, request: ChatRequest, tools: str | None = None) -> Conversation:
-    """What a request's conversation is to this model. `tools` says what it may call if the request
-    does not. Raises 400 for one without messages, and for a model that does not talk."""
-    if not request.messages:
+
+def chat_prompt(
+    persona: Persona, conversation: Conversation, tools: str | None = None
+) -> ChatPrompt:
+    """What a conversation is to this model. `tools` says what it may call if the conversation does
+    not. Raises Refusal for one without messages, and for a model that does not talk."""
+    if not conversation.messages:
         raise errors.no_messages()
     if not persona.chats:
         raise errors.no_chat(persona.family)
-    return talk_of(
+    return rendered(
         persona,
-        request.messages,
-        names_for(persona, request),
-        request.presystem,
-        ending_of(persona, request),
-        request.tools.description or tools,
+        conversation.messages,
+        names_for(persona, conversation),
+        conversation.presystem,
+        ending_of(persona, conversation),
+        conversation.tools.description or tools,
     )
 
 
-def talk_of(
+def rendered(
     persona: Persona,
     messages: Sequence[Message],
     names: Names,
     presystem: bool = False,
     ending: Ending = "label",
     tools: str | None = None,
-) -> Conversation:
+) -> ChatPrompt:
     """The same of its parts; `messages` may be empty."""
     parts = _parts(persona, messages, names, presystem, ending)
     if tools is not None:
@@ -90,22 +96,22 @@ def talk_of(
     ]
     if ending in BEGUN:  # what it ends with is its own
         answers[-1] = (answers[-1][0], len(text))
-    return Conversation(text, names, tuple(marks), tuple(answers), ending)
+    return ChatPrompt(text, names, tuple(marks), tuple(answers), ending)
 
 
-def ending_of(persona: Persona, request: ChatRequest) -> Ending:
+def ending_of(persona: Persona, conversation: Conversation) -> Ending:
     """Whether the model continues the last message. It does so unasked with a message of the
     assistant, as other servers do, unless that is a call, or the form is RWKV Runner's."""
-    last = request.messages[-1]
-    asked = request.continue_final_message
+    last = conversation.messages[-1]
+    asked = conversation.continues
     if asked is None:
         asked = last.prefix
     if asked and (last.content is not None or last.calls):
         return "verbatim"
     goes_on = asked is None and last.role == "assistant" and last.content is not None
-    if goes_on and not (last.calls or persona.verbatim or request.add_generation_prompt):
+    if goes_on and not (last.calls or persona.verbatim or conversation.labelled):
         return "begun"
-    return "nothing" if request.add_generation_prompt is False else "label"
+    return "nothing" if conversation.labelled is False else "label"
 
 
 def answer_text(persona: Persona, names: Names, answer: Message) -> str | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from web.chat.messages import Conversation
 from web.engine.families import Persona
-from web.schemas.chat import ChatRequest
 
 # How a prompt ends: with the label of an answer, inside an answer that the model goes on with
 # (cleaned as others are, or verbatim), or behind its last message.
@@ -34,11 +34,11 @@ class Names:
     tool: str
 
 
-def names_for(persona: Persona, request: ChatRequest) -> Names:
-    """The persona's names, replaced by those that the request brings."""
+def names_for(persona: Persona, conversation: Conversation) -> Names:
+    """The persona's names, replaced by those that the conversation brings."""
     return Names(
-        user=request.user_name or persona.user,
-        assistant=request.assistant_name or persona.assistant,
-        system=request.system_name or persona.system,
+        user=conversation.user_name or persona.user,
+        assistant=conversation.assistant_name or persona.assistant,
+        system=conversation.system_name or persona.system,
         tool=persona.tool,
     )

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from web.schemas.chat import Message
-from web.schemas.tools import Call
+from web.chat.messages import Call, Message
 
 
 def preamble(description: str) -> str:

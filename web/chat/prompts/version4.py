@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from web.chat.messages import Message
 from web.chat.prompts.parts import BEGUN, Ending, Names, Part
 from web.chat.prompts.world import opening as world_opening
-from web.schemas.chat import Message
 
 
 def parts(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from web.chat.messages import Message
 from web.chat.prompts.parts import BEGUN, Ending, Names, Part
-from web.schemas.chat import Message
 
 
 def opening(names: Names) -> str:

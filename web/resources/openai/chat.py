@@ -11,7 +11,8 @@ import msgspec
 
 from web import errors
 from web.chat.answers import ChatAnswer
-from web.chat.prompts.formats import Conversation, answer_text, conversation
+from web.chat.messages import Conversation, Message, Tools
+from web.chat.prompts.formats import ChatPrompt, answer_text, chat_prompt
 from web.chat.prompts.parts import BEGUN
 from web.chat.prompts.stops import chat_stops
 from web.chat.tool_calls import CallFinder, RememberedTools
@@ -22,8 +23,7 @@ from web.engine.model_host import Runtime
 from web.engine.tuned_states import StartStates
 from web.schemas import fields
 from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, usage
-from web.schemas.chat import ChatRequest, Message, chat_request
-from web.schemas.tools import ToolFields
+from web.schemas.chat import chat_request
 from web.threadpool import breathe, in_thread
 from web.transport.access_log import WORK
 from web.transport.request_body import read_body
@@ -43,12 +43,13 @@ class ChatCompletionsResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), chat_request)
         serving = self._runtime.serving()
-        answered = request.messages[-1].call_id if request.messages else None
+        conversation = request.conversation
+        answered = conversation.messages[-1].call_id if conversation.messages else None
         tools = self._remembered.of(answered)
-        if len(request.messages) > _MANY_MESSAGES:
-            talk = in_thread(conversation, serving.persona, request, tools)
+        if len(conversation.messages) > _MANY_MESSAGES:
+            talk = in_thread(chat_prompt, serving.persona, conversation, tools)
         else:
-            talk = conversation(serving.persona, request, tools)
+            talk = chat_prompt(serving.persona, conversation, tools)
         asked = request.sampling
         sampling = sampling_for(
             serving.persona,
@@ -83,9 +84,9 @@ class ChatCompletionsResource:
                 client=client,
             )
         except errors.Refusal as refusal:
-            raise _with_tools(refusal, serving, request.tools.description or tools) from None
+            raise _with_tools(refusal, serving, conversation.tools.description or tools) from None
         req.env[WORK] = generation
-        answer = self._answer(serving, request, talk, fed)
+        answer = self._answer(serving, conversation, talk, fed)
         if stream:
             frames = Frames(
                 chat=True,
@@ -117,7 +118,7 @@ class ChatCompletionsResource:
         )
 
     def _answer(
-        self, serving: Serving, request: ChatRequest, talk: Conversation, fed: Fed
+        self, serving: Serving, conversation: Conversation, talk: ChatPrompt, fed: Fed
     ) -> ChatAnswer:
         """What reads the answer, and keeps its ids for the next turn."""
 
@@ -126,10 +127,10 @@ class ChatCompletionsResource:
             if text is not None and talk.ending != "nothing":
                 serving.known.keep(fed, text, ids)
 
-        begun = (request.messages[-1].content or "") if talk.ending in BEGUN else None
-        return ChatAnswer(self._finder(request.tools), begun, noted)
+        begun = (conversation.messages[-1].content or "") if talk.ending in BEGUN else None
+        return ChatAnswer(self._finder(conversation.tools), begun, noted)
 
-    def _finder(self, tools: ToolFields) -> CallFinder | None:
+    def _finder(self, tools: Tools) -> CallFinder | None:
         """What looks for calls, where a request offers tools."""
         description = tools.description
         if description is None:

@@ -16,11 +16,12 @@ from web import errors
 from web.dialects.event_stream import EventStream, Frames, begin
 from web.engine.generation import Generation, Serving, fed_text, sampling_for
 from web.engine.model_host import Runtime
+from web.engine.requests import Prompt
 from web.engine.tuned_states import StartStates
 from web.midi.composition import Compositions
 from web.schemas import fields
 from web.schemas.answers import Completion, CompletionChoice, usage
-from web.schemas.completions import Prompt, completion_request
+from web.schemas.completions import completion_request
 from web.threadpool import in_thread
 from web.transport.access_log import WORK
 from web.transport.request_body import read_body

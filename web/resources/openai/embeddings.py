@@ -38,7 +38,7 @@ class EmbeddingsResource:
         generation = Generation(
             serving,
             request.inputs,
-            request.fields,
+            request.options,
             req.env.get("gunicorn.socket"),
             field="input",
             client=req.context.caller.number,
@@ -49,7 +49,7 @@ class EmbeddingsResource:
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(
             Embeddings(
-                data=_data(answers, request.fields.encoding_format == "base64"),
+                data=_data(answers, request.packed),
                 model=serving.name,
                 usage=EmbeddingUsage(tokens, tokens),
             )

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from web import errors
-from web.chat.prompts.formats import conversation
+from web.chat.prompts.formats import chat_prompt
 from web.engine.generation import Serving, fed_text
 from web.engine.model_host import Runtime
 from web.schemas import fields
@@ -36,7 +36,7 @@ class TokenizeResource:
         serving = self._runtime.serving()
         resp.content_type = falcon.MEDIA_JSON
         if not isinstance(request, str):
-            talk = conversation(serving.persona, request)
+            talk = chat_prompt(serving.persona, request)
             with _encoding("messages"):
                 ids = serving.known.encode(talk, req.context.caller.number).ids
             resp.data = _told(talk.text, ids, "messages")
