@@ -2,7 +2,7 @@
 
 Owns the spellings of peft (LoRA, DoRA, MiSS, Bone) and of RWKV-PEFT (LoRA, PiSSA, Bone, DiSHA), and
 what must be known beside a file to merge it. Called by model.py, convert.py and the command line.
-Never computes: the engine changes rows as it reads them (native/src/change.h), convert.py by the
+Never computes: the engine changes rows as it reads them (native/src/weights/change.h), convert.py by the
 same function.
 """
 

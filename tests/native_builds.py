@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests" / "native"
 FUZZ = ROOT / "tests" / "fuzz"
 # Tests of code that several threads run at once; the others would only make the build longer.
-THREADED = re.compile(r"test_(engine|pool|scheduler|state_cache|api)")
+THREADED = re.compile(r"test_(engine|pool|scheduler|state_trie)")
 # Tests of what differs between instruction sets.
 KERNELS = re.compile(r"test_(isa|cpu_(blocks|identity|numbers|products|recurrence))")
 # The package's own build of the engine, where a build folder has one.

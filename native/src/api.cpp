@@ -1,14 +1,14 @@
 // The C ABI over the C++ engine: argument checks, and the one place where exceptions become codes.
 // Nothing is computed here.
 #include "backend.h"
-#include "change.h"
-#include "engine.h"
+#include "weights/change.h"
+#include "engine/engine.h"
 #include "error.h"
-#include "load.h"
-#include "model.h"
-#include "quant.h"
-#include "sampler.h"
-#include "vocab.h"
+#include "model/load.h"
+#include "model/model.h"
+#include "weights/quant.h"
+#include "sampling/sampler.h"
+#include "text/vocab.h"
 
 #include <rwkv.h>
 

@@ -8,7 +8,7 @@
 // never changes what is computed.
 #pragma once
 
-#include "tensor.h"
+#include "weights/tensor.h"
 
 #include <cstdint>
 #include <functional>

@@ -1,6 +1,6 @@
 #include "state_layout.h"
 
-#include "half.h"
+#include "weights/half.h"
 
 #include <algorithm>
 #include <cstring>

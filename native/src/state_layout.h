@@ -2,7 +2,7 @@
 // read by model.cpp and, through it, by the API.
 #pragma once
 
-#include "tensor.h"
+#include "weights/tensor.h"
 
 #include <cstdint>
 #include <string>

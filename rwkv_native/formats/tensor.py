@@ -156,7 +156,7 @@ def nbytes_of(dtype: str, count: int) -> int:
 
 
 def packed_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a packed matrix [out, in]: panels of 16 outputs (native/src/quant.h)."""
+    """Bytes of a packed matrix [out, in]: panels of 16 outputs (native/src/weights/quant.h)."""
     out, columns = shape
     elements, size = PACKED[dtype]
     if elements == 1:

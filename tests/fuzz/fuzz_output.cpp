@@ -3,7 +3,7 @@
 #include "fuzz.h"
 
 #include "error.h"
-#include "output.h"
+#include "text/output.h"
 
 #include <algorithm>
 #include <string_view>

@@ -3,7 +3,7 @@
 #include "fuzz.h"
 
 #include "error.h"
-#include "strategy.h"
+#include "model/strategy.h"
 
 using namespace rwkv;
 

@@ -3,7 +3,7 @@
 #include "fuzz.h"
 
 #include "error.h"
-#include "vocab.h"
+#include "text/vocab.h"
 
 #include <algorithm>
 #include <map>

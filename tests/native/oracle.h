@@ -5,7 +5,7 @@
 
 #include "backend.h"
 #include "check.h"
-#include "half.h"
+#include "weights/half.h"
 
 #include <algorithm>
 #include <cmath>

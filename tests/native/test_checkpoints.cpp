@@ -3,8 +3,8 @@
 // Run under AddressSanitizer, too. RWKV_TEST_SCALE multiplies the rounds.
 #include "check.h"
 #include "error.h"
-#include "load.h"
-#include "model.h"
+#include "model/load.h"
+#include "model/model.h"
 #include "tiny_model.h"
 
 #include <sys/stat.h>

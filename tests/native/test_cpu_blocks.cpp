@@ -2,7 +2,7 @@
 // odd sizes, what follows a product, and the same bits for every blocking and number of threads.
 #include "cpu/isa.h"
 #include "oracle.h"
-#include "quant.h"
+#include "weights/quant.h"
 
 using namespace rwkv;
 using namespace oracle;

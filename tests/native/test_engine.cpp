@@ -2,7 +2,7 @@
 // limits, finish reasons, the ring, errors. Counts are asserted, not times. RWKV_TEST_SCALE
 // multiplies the random rounds: slow builds use less, the soak test more.
 #include "check.h"
-#include "engine.h"
+#include "engine/engine.h"
 #include "error.h"
 #include "tiny_model.h"
 

@@ -1,7 +1,7 @@
 // The engine with kept states: what a follow-up reads, where an answer's state is kept, that answers are
 // those of an engine without, under eviction, speculation, cancelling and from several threads.
 #include "check.h"
-#include "engine.h"
+#include "engine/engine.h"
 #include "error.h"
 #include "tiny_model.h"
 

@@ -1,8 +1,8 @@
 // The engine where memory runs out: whoever waits for an answer hears of it, once, and what was said before stays
 // said. `operator new` is told from which allocation on to fail, and on whose threads.
 #include "check.h"
-#include "engine.h"
-#include "state_cache.h"
+#include "engine/engine.h"
+#include "engine/state_trie.h"
 #include "tiny_model.h"
 
 #include <rwkv.h>

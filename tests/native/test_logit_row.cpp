@@ -1,7 +1,7 @@
 // The passes over a row of logits: every form that this machine has gives the bits of the
 // narrowest, and those are right.
 #include "check.h"
-#include "logit_row.h"
+#include "sampling/logit_row.h"
 #include "random_logits.h"
 
 #include <cfloat>

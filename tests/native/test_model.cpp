@@ -1,7 +1,7 @@
 // Every version through Model::forward: results depend on neither batch, neighbours, chunks,
 // threads nor on which logits are wanted, bit by bit; and how many barriers a layer takes.
 #include "check.h"
-#include "model.h"
+#include "model/model.h"
 #include "tiny_model.h"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // Hold-back and stop strings against a brute-force oracle that looks at whole answers, on random
 // bytes split at random places.
 #include "check.h"
-#include "output.h"
+#include "text/output.h"
 
 #include <algorithm>
 #include <random>

@@ -1,8 +1,8 @@
 // Matrices that a backend packs: every weight where quant.h has it, the same bytes whatever the threads, and
 // int8 where int4 would harm; those of a GGUF file exactly, where that can be. Packed ones used where they lie.
-#include "gguf_blocks.h"
+#include "weights/gguf_blocks.h"
 #include "oracle.h"
-#include "quant.h"
+#include "weights/quant.h"
 
 using namespace rwkv;
 using namespace oracle;

@@ -1,8 +1,8 @@
 // The block formats: what rounding leaves, the layout byte by byte, and the product of quantised rows.
 #include "check.h"
-#include "half.h"
+#include "weights/half.h"
 #include "oracle.h"
-#include "quant.h"
+#include "weights/quant.h"
 
 using namespace rwkv;
 using oracle::Floats;

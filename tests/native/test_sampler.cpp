@@ -1,9 +1,9 @@
 // The law of sampling against the vectors of the official path, against a plain float64 oracle that
 // sorts, and against statistics. RWKV_TEST_TIMES=1 prints how long a draw takes.
 #include "check.h"
-#include "distribution.h"
+#include "sampling/distribution.h"
 #include "random_logits.h"
-#include "sampler.h"
+#include "sampling/sampler.h"
 
 #include <algorithm>
 #include <chrono>

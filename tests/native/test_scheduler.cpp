@@ -1,8 +1,8 @@
 // The scheduler alone: cuts, budget, turns, admission, slots. No model and no thread takes part;
 // the tests play the engine's part by moving `prefilled` on.
 #include "check.h"
-#include "pace.h"
-#include "scheduler.h"
+#include "engine/step_time.h"
+#include "engine/scheduler.h"
 #include "tiny_model.h"
 
 #include <algorithm>

@@ -1,7 +1,7 @@
 // The grammar of strategies, and which layers they give to whom.
 #include "check.h"
 #include "error.h"
-#include "strategy.h"
+#include "model/strategy.h"
 #include "tiny_model.h"
 
 #include <cstring>

@@ -1,6 +1,6 @@
 // Calls on one model take turns: who asks again at once comes after those who wait.
 #include "check.h"
-#include "turns.h"
+#include "model/turns.h"
 
 #include <atomic>
 #include <mutex>

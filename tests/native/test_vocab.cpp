@@ -1,7 +1,7 @@
 // The vocabulary file format, and the trie against a map that tries every length. With
 // RWKV_WORLD_VOCAB set to the path of rwkv_vocab_v20230424.txt, known ids of that one as well.
 #include "check.h"
-#include "vocab.h"
+#include "text/vocab.h"
 
 #include <chrono>
 #include <fstream>

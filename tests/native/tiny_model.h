@@ -3,8 +3,8 @@
 // everything.
 #pragma once
 
-#include "model.h"
-#include "vocab.h"
+#include "model/model.h"
+#include "text/vocab.h"
 
 #include <cmath>
 #include <cstddef>

@@ -21,59 +21,95 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "native" / "src"
 
 # Leaves: plain values without behaviour of their own. Every unit above them may include them.
-LEAVES = {"change", "error", "gguf_blocks", "half", "state_layout", "tensor"}
-# unit -> the units that it may include besides itself and the leaves. A unit is a file's stem, or
-# the folder for arch/, cpu/ and cuda/.
+LEAVES = {
+    "error",
+    "state_layout",
+    "weights/change",
+    "weights/gguf_blocks",
+    "weights/half",
+    "weights/tensor",
+}
+# unit -> the units that it may include besides itself and the leaves. A unit is a file without its
+# suffix, or the folder for arch/, cpu/ and cuda/.
 INCLUDES: dict[str, set[str]] = {
-    "change": set(),
     "error": set(),
-    "gguf_blocks": set(),
-    "half": set(),
     "state_layout": set(),
-    "tensor": set(),
-    "vocab": set(),
-    "quant": set(),
-    "backend": {"quant", "cpu"},  # open_backend() alone names the machines
-    "cpu": {"backend", "quant", "slab"},
-    "cuda": {"backend", "quant"},
-    "tensor_table": set(),
-    "strategy": set(),
-    "arch": {"backend", "tensor_table"},
-    "turns": set(),
-    "model": {"arch", "backend", "quant", "strategy", "tensor_table", "turns"},
-    "logit_row": {"backend"},  # for the instruction set, which is chosen once
-    "distribution": {"logit_row"},
-    "sampler": {"distribution"},
-    "output": set(),
-    "load": {"model", "quant", "strategy"},
-    "draft": set(),
-    "embedding": {"backend", "model"},
-    "sequence": {"backend", "distribution", "draft", "output", "sampler", "vocab"},
-    "forerunner": set(),
-    "slab": {"forerunner"},
-    "state_cache": {"slab", "vocab"},
-    "pace": set(),
-    "waiting": {"sequence"},
-    "scheduler": {"sequence", "waiting"},
-    "keeper": {"backend", "model", "sequence", "state_cache", "vocab"},
-    "engine": {
+    "weights/change": set(),
+    "weights/gguf_blocks": set(),
+    "weights/half": set(),
+    "weights/tensor": set(),
+    "weights/tensor_table": set(),
+    "weights/quant": set(),
+    "text/vocab": set(),
+    "text/output": set(),
+    "memory/prefault": set(),
+    "memory/slab": {"memory/prefault"},
+    "backend": {"weights/quant", "cpu"},  # open_backend() alone names the machines
+    "cpu": {"backend", "memory/slab", "weights/quant"},
+    "cuda": {"backend", "weights/quant"},
+    "arch": {"backend", "weights/tensor_table"},
+    "model/turns": set(),
+    "model/strategy": set(),
+    "model/model": {
+        "arch",
         "backend",
-        "embedding",
-        "keeper",
-        "model",
-        "output",
-        "pace",
-        "sampler",
-        "scheduler",
-        "sequence",
-        "slab",
-        "vocab",
+        "model/strategy",
+        "model/turns",
+        "weights/quant",
+        "weights/tensor_table",
     },
-    "api": {"backend", "engine", "load", "model", "quant", "sampler", "sequence", "vocab"},
+    "model/load": {"model/model", "model/strategy", "weights/quant"},
+    "model/embedding": {"backend", "model/model"},
+    "sampling/logit_row": {"backend"},  # for the instruction set, which is chosen once
+    "sampling/distribution": {"sampling/logit_row"},
+    "sampling/sampler": {"sampling/distribution"},
+    "engine/prompt_lookup": set(),
+    "engine/step_time": set(),
+    "engine/sequence": {
+        "backend",
+        "engine/prompt_lookup",
+        "sampling/distribution",
+        "sampling/sampler",
+        "text/output",
+        "text/vocab",
+    },
+    "engine/state_trie": {"memory/slab", "text/vocab"},
+    "engine/prefix_cache": {
+        "backend",
+        "engine/sequence",
+        "engine/state_trie",
+        "model/model",
+        "text/vocab",
+    },
+    "engine/fair_queue": {"engine/sequence"},
+    "engine/scheduler": {"engine/fair_queue", "engine/sequence"},
+    "engine/engine": {
+        "backend",
+        "engine/prefix_cache",
+        "engine/scheduler",
+        "engine/sequence",
+        "engine/step_time",
+        "memory/slab",
+        "model/embedding",
+        "model/model",
+        "sampling/sampler",
+        "text/output",
+        "text/vocab",
+    },
+    "api": {
+        "backend",
+        "engine/engine",
+        "engine/sequence",
+        "model/load",
+        "model/model",
+        "sampling/sampler",
+        "text/vocab",
+        "weights/quant",
+    },
 }
 # Only these know the C interface: error.h for the status codes, load.h for the rows of an index,
 # api.cpp for everything.
-KNOWS_C_INTERFACE = {"error", "load", "api"}
+KNOWS_C_INTERFACE = {"error", "model/load", "api"}
 
 FORBIDDEN_NAMES = {"util", "utils", "common", "helper", "helpers", "manager", "base", "misc"}
 
@@ -140,9 +176,10 @@ IMPORTS: dict[str, set[str]] = {
 
 
 def unit_of(path: Path) -> str:
-    """native/src/cpu/x.cpp -> cpu, native/src/engine.cpp -> engine."""
+    """native/src/cpu/x.cpp -> cpu, native/src/engine/sequence.cpp -> engine/sequence."""
     relative = path.relative_to(SRC)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+    folder = relative.parts[0]
+    return folder if folder in {"arch", "cpu", "cuda"} else str(relative.with_suffix(""))
 
 
 def native_files() -> list[Path]:

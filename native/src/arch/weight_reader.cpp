@@ -1,7 +1,7 @@
 #include "arch/weight_reader.h"
 
 #include "error.h"
-#include "gguf_blocks.h"
+#include "weights/gguf_blocks.h"
 
 namespace rwkv {
 

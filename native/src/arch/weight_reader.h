@@ -4,7 +4,7 @@
 #pragma once
 
 #include "backend.h"
-#include "tensor_table.h"
+#include "weights/tensor_table.h"
 
 #include <functional>
 #include <string>

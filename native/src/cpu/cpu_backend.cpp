@@ -2,7 +2,7 @@
 #include "cpu/cpu_backend.h"
 
 #include "cpu/pack.h"
-#include "gguf_blocks.h"
+#include "weights/gguf_blocks.h"
 
 #include <algorithm>
 #include <cstring>

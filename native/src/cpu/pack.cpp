@@ -4,8 +4,8 @@
 #include "cpu/pack_blocks.h"
 #include "cpu/rows.h"
 #include "error.h"
-#include "half.h"
-#include "quant.h"
+#include "weights/half.h"
+#include "weights/quant.h"
 
 #include <algorithm>
 #include <cstring>

@@ -3,9 +3,9 @@
 
 #include "cpu/kernels.h"
 #include "cpu/rows.h"
-#include "gguf_blocks.h"
-#include "half.h"
-#include "quant.h"
+#include "weights/gguf_blocks.h"
+#include "weights/half.h"
+#include "weights/quant.h"
 
 #include <algorithm>
 #include <cstring>

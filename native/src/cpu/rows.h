@@ -2,7 +2,7 @@
 // cache, and interleaved, 16 of them to a panel of kernels.h. Called by pack.cpp and pack_blocks.cpp.
 #pragma once
 
-#include "tensor.h"
+#include "weights/tensor.h"
 
 #include <cstddef>
 #include <cstdint>

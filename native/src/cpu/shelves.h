@@ -3,7 +3,7 @@
 // places of. Called by cpu_backend.cpp. Never for packed weights: see arena.h.
 #pragma once
 
-#include "slab.h"
+#include "memory/slab.h"
 
 #include <cstddef>
 #include <map>

@@ -1,0 +1,70 @@
+// One thread: admit -> plan -> step -> sample -> emit -> ring. The only user of the scheduler; the
+// only place where requests of different callers meet. Never knows about HTTP, Python or chat.
+#pragma once
+
+#include "engine/prefix_cache.h"
+#include "model/model.h"
+#include "engine/sequence.h"
+#include "text/vocab.h"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace rwkv {
+
+struct EngineOptions {
+    int32_t max_batch = 64;       // slots
+    int32_t prefill_chunk = 256;  // prompt rows of one step at most
+    int32_t max_queue = 1024;     // requests beyond the free slots
+    int32_t speculate = 0;        // of requests that do not say: tokens to guess ahead at most
+    double step_ms = 20;          // of a step beside running streams; see step_time.h
+    int64_t cache_bytes = 0;      // of states that are kept for texts to come; see prefix_cache.h
+    void (*ring)(void *payload) = nullptr;
+    void *payload = nullptr;
+};
+
+// Every submitted request is waiting, has a slot (prefilling, running), or has ended (finished by
+// stop, length or error; cancelled).
+struct EngineStats {
+    int64_t waiting = 0, prefilling = 0, running = 0;
+    int64_t submitted = 0, finished = 0, cancelled = 0;
+    int64_t steps = 0;              // forwards
+    int64_t prompt_tokens = 0;      // prompt rows that went through the model
+    int64_t completion_tokens = 0;  // tokens drawn that count
+    int64_t guessed_tokens = 0;     // guesses that went through the model
+    int64_t accepted_tokens = 0;    // of these: were then drawn
+    int64_t forked = 0;             // states copied for further answers to a prompt
+};
+
+class Engine {
+public:
+    Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
+    ~Engine();  // ends the thread after the step in progress; unfinished requests vanish
+
+    // The id of the first of Request::n answers; the others have the following ids. Throws Error: RWKV_INVALID,
+    // RWKV_BUSY, RWKV_STOPPED.
+    uint64_t submit(Request request);
+    // Takes effect before the next step; the request then says Finish::cancel as its last word.
+    // Ids that are unknown or have ended are ignored.
+    void cancel(uint64_t id);
+    // Every event since the last poll, merged per request; valid until the next poll. One thread at
+    // a time. A poll falls before a step's events and their ring or after both. Where memory runs out it
+    // throws std::bad_alloc, and nothing is lost.
+    std::span<const Event> poll();
+    EngineStats stats() const;
+    // Both take effect before the next step. What requests at work have found stays theirs, and what they
+    // save comes after. 0 bytes: off, and everything kept is freed. RWKV-7b never keeps anything: its past
+    // is more than a state.
+    void resize_cache(int64_t bytes);
+    void clear_cache();
+    CacheStats cache_stats() const;
+
+private:
+    struct Core;
+    std::unique_ptr<Core> core_;
+};
+
+}  // namespace rwkv

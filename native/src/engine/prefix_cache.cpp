@@ -1,0 +1,123 @@
+// When a state is worth keeping. Only memory can run out here, and what is kept can be done without: it is
+// then dropped, and the requests go on.
+#include "engine/prefix_cache.h"
+
+#include <algorithm>
+#include <exception>
+
+namespace rwkv {
+
+Keeper::Keeper(const Model &model)
+    : model_(model), cache_(model.state_floats(), static_cast<size_t>(model.info().vocab)) {}
+
+void Keeper::set_limit(size_t bytes) {
+    if (bytes == 0) cache_.clear();
+    cache_.set_limit(bytes);
+}
+
+CacheStats Keeper::stats() const {
+    CacheStats now = asked_;
+    now.limit = static_cast<int64_t>(cache_.limit());
+    now.bytes = static_cast<int64_t>(cache_.bytes());
+    now.entries = static_cast<int64_t>(cache_.entries());
+    now.saved = cache_.saved();
+    now.evicted = cache_.evicted();
+    return now;
+}
+
+StateCache::Found Keeper::resume(Sequence &sequence, float *state, const Vocab &vocab) {
+    if (cache_.limit() == 0) {
+        sequence.request.save_at.clear();  // no need to cut there
+        return {};
+    }
+    const std::span<const int32_t> prompt = sequence.request.prompt;
+    const auto known = cache_.find(sequence.request.state, prompt);
+    ++(known.state ? asked_.hits : asked_.misses);
+    asked_.asked_tokens += static_cast<int64_t>(prompt.size());
+    asked_.cached_tokens += static_cast<int64_t>(known.tokens);
+    asked_.reworded += known.tokens < prompt.size() &&
+                       cache_.rewords(sequence.request.state, prompt, vocab);
+    if (known.state) {
+        model_.write_state(state, {known.state, model_.state_floats()});
+        sequence.prefilled = sequence.cached = sequence.saved = static_cast<int64_t>(known.tokens);
+    }
+    return known;
+}
+
+void Keeper::keep_prompt(Sequence &sequence, const float *state, const float *logits) noexcept {
+    if (sequence.embeds()) return;  // the layers above the last that it needed have read nothing
+    const int64_t at = sequence.prefilled;
+    const auto &marks = sequence.request.save_at;
+    if (!logits && (at - sequence.saved < least_apart ||
+                    !std::binary_search(marks.begin(), marks.end(), at)))
+        return;
+    try {
+        keep(sequence, at, state, logits);
+    } catch (const std::exception &) {
+        cache_.clear();
+    }
+}
+
+// Of the states at hand it is the one that has read most of what is shown: an answer that ends before a
+// stop string goes on from there, whatever tokens the rest becomes in the next prompt.
+void Keeper::keep_answer(Sequence &sequence, const float *state, const float *before) noexcept {
+    const bool wanted = sequence.request.keep_state;
+    if (cache_.limit() == 0 && !wanted) return;
+    const bool running = sequence.finish == Finish::running;
+    if (running && sequence.held_from < 0) {
+        sequence.aside_read = -1;
+        return;
+    }
+    const int64_t shown = sequence.shown();
+    const auto better = [&](int64_t by) { return by <= shown && by > sequence.aside_read; };
+    const float *best = nullptr;
+    int64_t read = sequence.aside_read;
+    if (better(sequence.read))
+        best = state, read = sequence.read;
+    else if (sequence.verified > 0 && better(sequence.read_before))
+        best = before, read = sequence.read_before;
+    if (!best && read >= 0) best = aside_of(sequence);
+    if (!running && wanted) hand_out(sequence, read, best);
+    try {
+        if (!running && read > sequence.saved && cache_.limit() > 0)
+            keep(sequence, read, best, nullptr);
+        else if (running && read > sequence.aside_read)
+            set_aside(sequence, read, best);
+    } catch (const std::exception &) {
+        cache_.clear();
+    }
+}
+
+void Keeper::keep(Sequence &sequence, int64_t read, const float *state, const float *logits) {
+    const auto room = cache_.insert(sequence.request.state, sequence.first(read, path_), logits);
+    if (room.state) model_.read_state({room.state, model_.state_floats()}, state);
+    if (room.logits) std::copy_n(logits, model_.info().vocab, room.logits);
+    sequence.saved = read;
+}
+
+void Keeper::hand_out(Sequence &sequence, int64_t read, const float *state) noexcept {
+    try {
+        if (!state) throw std::bad_alloc();  // there was none to set it aside
+        auto kept = std::make_shared<KeptState>();
+        kept->unread = sequence.unread(read);
+        kept->state = model_.backend().floats(model_.state_floats());
+        model_.copy_state(kept->state.data, state);
+        sequence.event.kept = std::move(kept);
+    } catch (const std::exception &error) {
+        sequence.fail(error);
+    }
+}
+
+void Keeper::set_aside(Sequence &sequence, int64_t read, const float *state) {
+    const size_t slot = static_cast<size_t>(sequence.slot);
+    if (slot >= aside_.size()) aside_.resize(slot + 1);
+    if (!aside_[slot].data) aside_[slot] = model_.new_state();
+    model_.copy_state(aside_[slot].data, state);
+    sequence.aside_read = read;
+}
+
+float *Keeper::aside_of(const Sequence &sequence) const {
+    return aside_[static_cast<size_t>(sequence.slot)].data;
+}
+
+}  // namespace rwkv

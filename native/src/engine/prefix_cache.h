@@ -1,0 +1,57 @@
+// Which states of a sequence the cache keeps, and when: after the places that its request names, after its
+// prompt and after its answer. Called by the engine's thread, which moves the states, between two steps.
+#pragma once
+
+#include "model/model.h"
+#include "engine/sequence.h"
+#include "engine/state_trie.h"
+#include "text/vocab.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace rwkv {
+
+// Of the cache of states. A request that finds a part of its prompt there is a hit.
+struct CacheStats {
+    int64_t limit = 0, bytes = 0, entries = 0;  // now
+    int64_t hits = 0, misses = 0;
+    int64_t asked_tokens = 0, cached_tokens = 0;  // of their prompts: in all; not computed
+    int64_t saved = 0, evicted = 0;               // states
+    int64_t reworded = 0;  // requests that found less than the text of a state, for it was cut otherwise
+};
+
+class Keeper {
+public:
+    explicit Keeper(const Model &model);
+
+    // Bytes of what is kept; 0: off, and everything is freed.
+    void set_limit(size_t bytes);
+    void clear() noexcept { cache_.clear(); }
+    CacheStats stats() const;
+
+    // Puts a sequence that has just got its slot, with that slot's state, behind the part of its prompt
+    // that is known. Where that is all of it, these are the logits that follow, valid until the next call.
+    StateCache::Found resume(Sequence &sequence, float *state, const Vocab &vocab);
+    // After a step of the prompt: keeps its state at the end, with the logits, and where the request asks
+    // for it, unless a few tokens before one is kept: those are read again sooner than a state is copied.
+    void keep_prompt(Sequence &sequence, const float *state, const float *logits) noexcept;
+    // After a draw: keeps the state of an answer that has ended, and hands it out where the request wants
+    // that, or sets one aside while text is held back. Only where one to be handed out finds no memory the
+    // sequence ends with the error. `before` is the state before the last step, where the step had guesses.
+    void keep_answer(Sequence &sequence, const float *state, const float *before) noexcept;
+
+private:
+    void keep(Sequence &sequence, int64_t read, const float *state, const float *logits);
+    void hand_out(Sequence &sequence, int64_t read, const float *state) noexcept;
+    void set_aside(Sequence &sequence, int64_t read, const float *state);
+    float *aside_of(const Sequence &sequence) const;
+
+    const Model &model_;
+    StateCache cache_;
+    CacheStats asked_;           // counts of what it was asked
+    std::vector<Buffer> aside_;  // by slot: states before text that is held back
+    std::vector<int32_t> path_;  // scratch: the tokens of a state
+};
+
+}  // namespace rwkv

@@ -1,0 +1,311 @@
+// See state_trie.h. Everything that allocates comes before what it changes: where memory runs out the
+// trie stays whole.
+#include "engine/state_trie.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+namespace rwkv {
+
+struct StateCache::Node {
+    Node *parent = nullptr;  // null: a root
+    std::vector<int32_t> edge;
+    std::map<int32_t, std::unique_ptr<Node>> children;  // by the first token of their edges
+    float *state = nullptr, *logits = nullptr;  // blocks of the slabs
+    bool kept = false;       // has a state, or is about to get one
+    Used::iterator place;    // if kept
+};
+
+struct StateCache::Root {
+    Start start;
+    Node node;
+};
+
+StateCache::StateCache(size_t state_floats, size_t n_vocab)
+    : state_floats_(state_floats),
+      n_vocab_(n_vocab),
+      states_(state_bytes()),
+      logits_(logit_bytes()) {}
+
+StateCache::~StateCache() { clear(); }
+
+size_t StateCache::node_bytes() { return sizeof(Node) + 48; }
+
+static size_t bytes_of(const StateCache::Start &start) {
+    return start ? start->size() * sizeof(float) : 0;
+}
+
+StateCache::Root *StateCache::root_of(const Start &start) const {
+    const auto found = roots_.find(start.get());
+    return found == roots_.end() ? nullptr : found->second.get();
+}
+
+StateCache::Place StateCache::descend(Node &root, std::span<const int32_t> tokens) const {
+    Place place{&root, 0, 0};
+    while (place.rest == 0 && place.tokens < tokens.size()) {
+        const auto child = place.node->children.find(tokens[place.tokens]);
+        if (child == place.node->children.end()) break;
+        const auto &edge = child->second->edge;
+        const auto left = tokens.subspan(place.tokens);
+        const auto [mine, theirs] =
+            std::mismatch(edge.begin(), edge.end(), left.begin(), left.end());
+        place.node = child->second.get();
+        place.tokens += static_cast<size_t>(theirs - left.begin());
+        place.rest = static_cast<size_t>(edge.end() - mine);
+    }
+    return place;
+}
+
+StateCache::Found StateCache::find(const Start &start, std::span<const int32_t> tokens) {
+    Root *root = root_of(start);
+    if (!root) return {};
+    const Place place = descend(root->node, tokens);
+    size_t reached = place.tokens;
+    Node *node = place.node;
+    if (place.rest > 0) {
+        reached -= node->edge.size() - place.rest;
+        node = node->parent;
+    }
+    while (node->parent && (!node->kept || (reached == tokens.size() && !node->logits))) {
+        reached -= node->edge.size();
+        node = node->parent;
+    }
+    if (!node->parent) return {};
+    touch(*node);
+    return {reached, node->state, reached == tokens.size() ? node->logits : nullptr};
+}
+
+namespace {
+
+// A place in the text of some tokens.
+struct Reader {
+    std::span<const int32_t> tokens;
+    const Vocab *vocab;
+    std::string_view left{};  // of the token in front
+
+    // The next bytes, as many as there are up to `most`.
+    void peek(std::string &text, size_t most) const {
+        text.assign(left.substr(0, most));
+        for (size_t i = 0; i < tokens.size() && text.size() < most; ++i)
+            text += vocab->bytes(tokens[i]).substr(0, most - text.size());
+    }
+    // Moves over a piece of text, if that comes next.
+    bool read(std::string_view piece) {
+        while (!piece.empty()) {
+            while (left.empty()) {
+                if (tokens.empty()) return false;
+                left = vocab->bytes(tokens.front());
+                tokens = tokens.subspan(1);
+            }
+            const size_t n = std::min(left.size(), piece.size());
+            if (left.substr(0, n) != piece.substr(0, n)) return false;
+            left.remove_prefix(n);
+            piece.remove_prefix(n);
+        }
+        return true;
+    }
+};
+
+}  // namespace
+
+bool StateCache::rewords(const Start &start, std::span<const int32_t> tokens,
+                         const Vocab &vocab) const {
+    Root *root = root_of(start);
+    if (!root) return false;
+    const Place place = descend(root->node, tokens);
+    struct Branch {
+        const Node *node;
+        size_t rest;
+        Reader reader;
+    };
+    std::vector<Branch> branches;
+    const Reader here{tokens.subspan(place.tokens), &vocab};
+    // A node may have thousands of children: those are looked up that the text can go on with.
+    std::string text;
+    std::vector<int32_t> ids;
+    const auto add_children = [&](const Node &node, const Reader &reader) {
+        reader.peek(text, vocab.longest());
+        ids.clear();
+        vocab.beginnings(ids, text);
+        for (const int32_t token : ids) {
+            const auto child = node.children.find(token);
+            if (child == node.children.end()) continue;
+            Reader next = reader;
+            next.read(vocab.bytes(token));
+            branches.push_back({child->second.get(), child->second->edge.size() - 1, next});
+        }
+    };
+    if (place.rest > 0)
+        branches.push_back({place.node, place.rest, here});
+    else
+        add_children(*place.node, here);
+    while (!branches.empty()) {
+        Branch branch = branches.back();
+        branches.pop_back();
+        const auto ahead = std::span(branch.node->edge).last(branch.rest);
+        if (!std::all_of(ahead.begin(), ahead.end(), [&](int32_t token) {
+                return branch.reader.read(vocab.bytes(token));
+            }))
+            continue;
+        if (branch.node->kept) return true;
+        add_children(*branch.node, branch.reader);
+    }
+    return false;
+}
+
+StateCache::Room StateCache::insert(const Start &start, std::span<const int32_t> tokens,
+                                    bool logits) {
+    const size_t least = state_bytes() + (logits ? logit_bytes() : 0) + bytes_of(start) +
+                         tokens.size() * sizeof(int32_t) + node_bytes();
+    if (tokens.empty() || least > limit_) return {};
+    Root *root = root_of(start);
+    if (!root) {
+        auto made = std::make_unique<Root>();
+        made->start = start;
+        root = roots_.emplace(start.get(), std::move(made)).first->second.get();
+        bytes_ += bytes_of(start);
+    }
+    Room room;
+    Used place(1, nullptr);
+    Node &node = make_node(*root, tokens);
+    const bool is_new = !node.kept;
+    if (is_new) {
+        node.kept = true;
+        node.place = place.begin();
+        *node.place = &node;
+        used_.splice(used_.begin(), place);
+        bytes_ += state_bytes();
+    }
+    touch(node);
+    const bool adds_logits = logits && !node.logits;
+    if (adds_logits) bytes_ += logit_bytes();
+    try {
+        shrink(&node);  // first, so that its memory can be used again
+        if (adds_logits) node.logits = static_cast<float *>(logits_.take());
+        if (is_new) node.state = static_cast<float *>(states_.take());
+    } catch (...) {
+        if (adds_logits && !node.logits) bytes_ -= logit_bytes();
+        if (is_new) forget(node);
+        throw;
+    }
+    if (is_new) ++saved_, room.state = node.state;
+    if (adds_logits) room.logits = node.logits;
+    return room;
+}
+
+// The node after `tokens`, made if it is missing.
+StateCache::Node &StateCache::make_node(Root &root, std::span<const int32_t> tokens) {
+    const Place place = descend(root.node, tokens);
+    Node &node = place.rest > 0 ? split(place) : *place.node;
+    const auto left = tokens.subspan(place.tokens);
+    if (left.empty()) return node;
+    auto leaf = std::make_unique<Node>();
+    leaf->parent = &node;
+    leaf->edge.assign(left.begin(), left.end());
+    const auto made = node.children.emplace(left.front(), std::move(leaf)).first;
+    bytes_ += node_bytes() + left.size() * sizeof(int32_t);
+    return *made->second;
+}
+
+// Puts a node in the middle of an edge.
+StateCache::Node &StateCache::split(Place place) {
+    Node &below = *place.node;
+    auto middle = std::make_unique<Node>();
+    const auto cut = below.edge.end() - static_cast<std::ptrdiff_t>(place.rest);
+    middle->parent = below.parent;
+    middle->edge.assign(below.edge.begin(), cut);
+    std::vector<int32_t> rest(cut, below.edge.end());
+    auto &child = middle->children.emplace(rest.front(), nullptr).first->second;
+    auto &link = below.parent->children.at(middle->edge.front());
+    child = std::move(link);
+    below.parent = middle.get();
+    below.edge = std::move(rest);
+    link = std::move(middle);
+    bytes_ += node_bytes();
+    return *link;
+}
+
+void StateCache::touch(Node &node) { used_.splice(used_.begin(), used_, node.place); }
+
+// Forgets the least recently used until the rest fits.
+void StateCache::shrink(const Node *spared) {
+    while (bytes_ > limit_ && !used_.empty() && used_.back() != spared) {
+        forget(*used_.back());
+        ++evicted_;
+    }
+}
+
+void StateCache::forget(Node &node) {
+    bytes_ -= state_bytes() + (node.logits ? logit_bytes() : 0);
+    used_.erase(node.place);
+    node.kept = false;
+    if (float *state = std::exchange(node.state, nullptr)) states_.give(state);
+    if (float *logits = std::exchange(node.logits, nullptr)) logits_.give(logits);
+    prune(&node);
+}
+
+// Takes out what leads nowhere any more, and joins two edges where no branch is left between them.
+void StateCache::prune(Node *node) {
+    while (node->parent && !node->kept && node->children.empty()) {
+        Node *parent = node->parent;
+        bytes_ -= node_bytes() + node->edge.size() * sizeof(int32_t);
+        parent->children.erase(node->edge.front());
+        node = parent;
+    }
+    if (!node->parent) {
+        if (!node->children.empty()) return;
+        const auto root = std::find_if(roots_.begin(), roots_.end(),
+                                       [&](const auto &one) { return &one.second->node == node; });
+        bytes_ -= bytes_of(root->second->start);
+        roots_.erase(root);
+    } else if (!node->kept && node->children.size() == 1) {
+        auto &child = node->children.begin()->second;
+        std::vector<int32_t> joined;
+        joined.reserve(node->edge.size() + child->edge.size());
+        joined.insert(joined.end(), node->edge.begin(), node->edge.end());
+        joined.insert(joined.end(), child->edge.begin(), child->edge.end());
+        auto &link = node->parent->children.at(joined.front());
+        const std::unique_ptr<Node> old = std::move(link);
+        child->edge = std::move(joined);
+        child->parent = node->parent;
+        link = std::move(child);
+        bytes_ -= node_bytes();
+    }
+}
+
+// What a burst of some twenty requests wants of a model of 0.1B, for their prompts and their answers, and a small part
+// of the limit; none of states so small that their first writing costs nothing.
+constexpr size_t kStatesAhead = size_t{128} << 20, kLogitsAhead = size_t{8} << 20, kSmall = size_t{256} << 10;
+
+void StateCache::set_limit(size_t bytes) {
+    limit_ = bytes;
+    if (state_bytes() >= kSmall) {
+        states_.write_ahead(std::min(kStatesAhead, bytes / 16));
+        logits_.write_ahead(std::min(kLogitsAhead, bytes / 16));
+    }
+    shrink(nullptr);
+}
+
+// Not by recursion: a chain of a hundred thousand nodes is a long conversation. And without memory, of which
+// there may be none.
+void StateCache::clear() noexcept {
+    for (auto &[start, root] : roots_) {
+        Node *node = &root->node;
+        while (node->parent || !node->children.empty()) {
+            if (!node->children.empty()) {
+                node = node->children.begin()->second.get();
+            } else {
+                node = node->parent;
+                node->children.erase(node->children.begin());  // where it came from
+            }
+        }
+    }
+    roots_.clear();
+    used_.clear();
+    states_.clear();
+    logits_.clear();
+    bytes_ = 0;
+}
+
+}  // namespace rwkv

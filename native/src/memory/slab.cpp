@@ -1,0 +1,110 @@
+// See slab.h.
+#include "memory/slab.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <exception>
+#include <iterator>
+#include <new>
+#include <utility>
+
+namespace rwkv {
+
+namespace {
+
+constexpr size_t huge = size_t{2} << 20;
+// Address space only: a page costs memory once it is written to.
+constexpr size_t mapping_bytes = size_t{64} << 20;
+
+constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+}  // namespace
+
+Slab::Slab(size_t block_bytes, size_t blocks)
+    : block_(round_up(std::max<size_t>(block_bytes, 1), 64)),
+      blocks_(blocks ? blocks : std::max<size_t>(mapping_bytes / block_, 4)) {}
+
+void *Slab::take() {
+    for (auto &[base, mapping] : mappings_) {  // first what has been touched before
+        if (mapping.free.empty()) continue;
+        void *block = mapping.free.back();
+        mapping.free.pop_back();
+        return block;
+    }
+    void *block = forerunner_ ? forerunner_->take() : nullptr;
+    if (!block) block = cut();
+    send_ahead();
+    return block;
+}
+
+void Slab::write_ahead(size_t bytes) {
+    ahead_ = bytes / block_;
+    if (ahead_ > 0 && !forerunner_) forerunner_ = std::make_unique<Forerunner>(block_);
+    send_ahead();
+}
+
+// Only when half of the blocks are gone, so that most requests meet none of it. Without memory or a thread there is
+// nothing ahead.
+void Slab::send_ahead() noexcept {
+    if (!forerunner_ || forerunner_->out() > ahead_ / 2) return;
+    try {
+        while (forerunner_->out() < ahead_) {
+            void *block = cut();
+            try {
+                forerunner_->send(block);
+            } catch (...) {
+                give(block);
+                throw;
+            }
+        }
+    } catch (const std::exception &) {
+        ahead_ = 0;
+    }
+}
+
+// A block that nobody has written to.
+void *Slab::cut() {
+    for (auto &[base, mapping] : mappings_)
+        if (mapping.cut < blocks_) return base + block_ * mapping.cut++;
+    Mapping made;
+    made.free.reserve(blocks_);  // give() needs no memory
+    const size_t bytes = round_up(block_ * blocks_, huge);
+    void *address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (address == MAP_FAILED) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(address, bytes, MADV_HUGEPAGE);  // advice: without it everything works, more slowly
+#endif
+    auto *base = static_cast<std::byte *>(address);
+    made.cut = 1;
+    try {
+        mappings_.emplace(base, std::move(made));
+    } catch (...) {
+        munmap(address, bytes);
+        throw;
+    }
+    return base;
+}
+
+void Slab::give(void *block) {
+    const auto owner = std::prev(mappings_.upper_bound(static_cast<std::byte *>(block)));
+    Mapping &mapping = owner->second;
+    mapping.free.push_back(block);
+    if (mapping.free.size() < mapping.cut) return;
+    const auto has_room = [&](const auto &other) {
+        return other.first != owner->first &&
+               (!other.second.free.empty() || other.second.cut < blocks_);
+    };
+    if (std::none_of(mappings_.begin(), mappings_.end(), has_room)) return;
+    munmap(owner->first, round_up(block_ * blocks_, huge));
+    mappings_.erase(owner);
+}
+
+void Slab::clear() {
+    if (forerunner_) forerunner_->recall();
+    for (const auto &[base, mapping] : mappings_) munmap(base, round_up(block_ * blocks_, huge));
+    mappings_.clear();
+}
+
+}  // namespace rwkv
