@@ -2,8 +2,8 @@
 
 Owns the spellings of peft (LoRA, DoRA, MiSS, Bone) and of RWKV-PEFT (LoRA, PiSSA, Bone, DiSHA), and
 what must be known beside a file to merge it. Called by model.py, convert.py and the command line.
-Never computes: the engine changes rows as it reads them (native/src/weights/change.h), convert.py by the
-same function.
+Never computes: the engine changes rows as it reads them (native/src/weights/change.h), convert.py
+by the same function.
 """
 
 from __future__ import annotations

@@ -190,8 +190,8 @@ def native_edges() -> Iterator[tuple[Path, str]]:
     """(file, what it includes) of every #include that names a file of this project."""
     for path in native_files():
         for name in re.findall(r'^\s*#\s*include\s*["<]([^">]+)[">]', path.read_text(), re.M):
-            quoted = SRC / name if (SRC / name).exists() else path.parent / name
-            if name == "rwkv.h" or quoted.exists():
+            quoted = SRC / name if (SRC / name).is_file() else path.parent / name
+            if name == "rwkv.h" or quoted.is_file():
                 yield path, name
 
 
@@ -201,7 +201,7 @@ def test_native_units_include_only_what_their_row_names() -> None:
     for path, name in native_edges():
         if name == "rwkv.h":
             continue
-        target = SRC / name if (SRC / name).exists() else path.parent / name
+        target = SRC / name if (SRC / name).is_file() else path.parent / name
         above, below = unit_of(path), unit_of(target.resolve())
         edges += 1
         allowed = INCLUDES.get(above, set()) | LEAVES | {above}
