@@ -314,7 +314,7 @@ class Model:
         progress: called now and then with (done, total) bytes.
         state_type: "fp32", "fp16" or "bf16": how states keep the matrices of versions 5 to 7.
         Arithmetic stays fp32; 16 bits halve the memory that a state takes and that many
-        sequences move, and cost accuracy (README).
+        sequences move, and cost accuracy (docs/quantisation.md).
         adapter: a LoRA or its kin, merged in fp32 before the weights take the strategy's type: a
         path, or an Adapter with what the file does not say.
 

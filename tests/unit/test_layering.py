@@ -1,4 +1,4 @@
-"""The table of the house (README, "The tree"), read against every #include and import line.
+"""The table of docs/architecture.md, "The tree", read against every #include and import line.
 
 Dependencies point down only: web -> rwkv_native -> rwkv.h -> src, and inside src each unit may
 include what its row names. A new edge is a decision: it changes this table, in the same commit,
