@@ -5,7 +5,9 @@ call delays every stream by about 5 ms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import gevent
@@ -41,6 +43,19 @@ def at_disk(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
     if _disks is None:
         _disks = ThreadPool(_DISK_THREADS)
     return _apply(_disks, function, arguments, options)
+
+
+@contextlib.contextmanager
+def held_at_disk(manager: AbstractContextManager[T]) -> Iterator[T]:
+    """The same for a context manager: it is entered and left in these threads."""
+    value = at_disk(manager.__enter__)
+    try:
+        yield value
+    except BaseException as problem:
+        if not at_disk(manager.__exit__, type(problem), problem, problem.__traceback__):
+            raise
+    else:
+        at_disk(manager.__exit__, None, None, None)
 
 
 def _apply(

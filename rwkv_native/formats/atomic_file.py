@@ -18,18 +18,22 @@ from ..errors import FileError, InvalidError
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], durable: bool = False) -> Iterator[BinaryIO]:
+def replacing(
+    path: str | os.PathLike[str], *, durable: bool = False, through_links: bool = True
+) -> Iterator[BinaryIO]:
     """A file to write and read, which becomes `path` if the block ends well and is removed if not.
 
-    durable: have it on the disk before it takes the target's place. Several writers of one path do
-    not see each other; the last to end stays. Raises InvalidError for a path that is there and no
-    regular file, or an OSError that names `path`.
+    durable: have it on the disk before it takes the target's place. through_links: where `path` is
+    a link, write what it names, which must be a regular file if it is there; False replaces
+    whatever has the name, for a path that has been judged already. Several writers of one path do
+    not see each other; the last to end stays. Raises InvalidError, or an OSError that names `path`.
     """
     try:
-        # Beside the file that a link names, so that the link stays one.
-        target = Path(os.fsdecode(path)).resolve()
-        if target.exists() and not target.is_file():
-            raise InvalidError(f"{os.fsdecode(path)}: is no regular file; it stays as it is")
+        target = Path(os.fsdecode(path))
+        if through_links:  # beside the file that a link names, so that the link stays one
+            target = target.resolve()
+            if target.exists() and not target.is_file():
+                raise InvalidError(f"{os.fsdecode(path)}: is no regular file; it stays as it is")
     except (OSError, RuntimeError, TypeError) as error:  # RuntimeError: links in a circle
         raise FileError(f"{path!r}: {getattr(error, 'strerror', None) or error}") from None
     part = target.with_name(f".{uuid.uuid4().hex}.part")

@@ -160,6 +160,27 @@ def test_two_writers_of_one_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_link_becomes(tmp_path: Path) -> None:
+    """Its target is written, or it is replaced: one that was put there since the path was judged
+    leads nowhere."""
+    link, target = tmp_path / "link", tmp_path / "target"
+    for through, names in ((True, {link, target}), (False, {link})):
+        link.symlink_to(target)
+        with atomic_file.replacing(link, through_links=through) as file:
+            file.write(b"x")
+        assert link.is_symlink() == through and link.read_bytes() == b"x"
+        assert set(tmp_path.iterdir()) == names
+        for path in names:
+            path.unlink()
+    link.mkdir()
+    with (
+        pytest.raises(IsADirectoryError, match="link"),
+        atomic_file.replacing(link, through_links=False),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [link]
+
+
 def test_a_file_that_shrinks_is_an_error(golden: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     raw = (golden / SOURCE).read_bytes()

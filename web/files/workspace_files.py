@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-import uuid
 from pathlib import Path
 
+from rwkv_native.formats import atomic_file
 from web import errors
 
 
@@ -34,13 +34,9 @@ def contents(path: Path, field: str, most: int) -> bytes:
 
 def save(path: Path, field: str, data: bytes) -> None:
     """Makes a file, or replaces it, in a folder that exists or can be made. 400 if it cannot."""
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         path.parent.mkdir(exist_ok=True)
-        try:
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_file.replacing(path, through_links=False) as file:
+            file.write(data)
     except OSError as problem:
         raise errors.invalid(field, f"cannot be written: {problem.strerror}") from None

@@ -12,7 +12,6 @@ import importlib.util
 import os
 import socket
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,12 @@ import falcon
 import gevent
 from gevent.lock import BoundedSemaphore
 
+from rwkv_native.formats import atomic_file
 from web import errors
 from web.admission import Admission
 from web.errors import Kind
 from web.sandbox import process
-from web.threadpool import at_disk
+from web.threadpool import held_at_disk
 
 TYPE = "audio/wav"
 FONT = "sound_font_path"
@@ -126,14 +126,13 @@ class Sound:
     ) -> None:
         """The sound as a file of this path, which is whole from its first moment. `tell` gets the
         bytes so far and in the end, now and then. Raises as `file`, and OSError."""
-        part = path.with_name(f".{uuid.uuid4().hex}.part")
-        with self._places.enter():
-            try:
-                with at_disk(part.open, "xb+") as into, _telling(into.fileno(), tell):
-                    self._render(midi, font, into.fileno(), field, client)
-                at_disk(part.replace, path)
-            finally:
-                part.unlink(missing_ok=True)
+        whole = atomic_file.replacing(path, through_links=False)
+        with (
+            self._places.enter(),
+            held_at_disk(whole) as into,
+            _telling(into.fileno(), tell),
+        ):
+            self._render(midi, font, into.fileno(), field, client)
 
     def _render(
         self, midi: bytes, font: Path, into: int, field: str, client: process.Client | None
