@@ -125,18 +125,20 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 
 def test_the_tree_names_what_exists() -> None:
+    """Two more blanks: within the folder above; there, names of units without their ends."""
     (block,) = [text for _, text in SHELL if text.startswith("native/ ")]
-    folder = ROOT
+    folders = [ROOT]
     seen = 0
     for line in block.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
         names = re.split(r" {2,}", line.strip())[0].split()
-        if not line.startswith(" "):
-            folder = ROOT / names[0] if len(names) == 1 else ROOT
+        del folders[depth + 1 :]
         for name in names:
-            path = (ROOT if not line.startswith(" ") else folder) / name
             seen += 1
-            assert list(path.parent.glob(path.name.rstrip("/"))), f"{path} does not exist"
-    assert seen > 30
+            found = [*folders[depth].glob(name.rstrip("/")), *folders[depth].glob(f"{name}.*")]
+            assert found, f"{folders[depth] / name} does not exist"
+        folders.append(folders[depth] / names[0])
+    assert seen > 40
 
 
 def test_contributing_names_what_exists() -> None:
