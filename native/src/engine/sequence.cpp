@@ -2,8 +2,8 @@
 // the engine; never knows about batches, threads or slots.
 #include "engine/sequence.h"
 
-#include "distribution.h"
 #include "error.h"
+#include "sampling/distribution.h"
 
 #include <algorithm>
 #include <new>
@@ -137,11 +137,11 @@ void Sequence::score(std::span<const float> logits, int32_t rows, int64_t token)
     try {
         event.logprob_width = most + 1;
         for (int32_t i = 0; i < rows; ++i) {
-            const int32_t id = request.prompt[static_cast<size_t>(token + i)];
-            const auto found = log_softmax(logits.subspan(static_cast<size_t>(i) * n, n), id, most);
-            event.tokens.push_back(id);
-            for (const auto &[other, logprob] : found) {
-                event.logprob_ids.push_back(other);
+            const int32_t scored = request.prompt[static_cast<size_t>(token + i)];
+            const auto found = log_softmax(logits.subspan(static_cast<size_t>(i) * n, n), scored, most);
+            event.tokens.push_back(scored);
+            for (const auto &[likely, logprob] : found) {
+                event.logprob_ids.push_back(likely);
                 event.logprobs.push_back(logprob);
             }
         }
