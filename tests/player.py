@@ -15,9 +15,9 @@ from web.admission import Admission
 from web.app import Application, create_app
 from web.config import Config
 from web.engine.families import WORLD
-from web.engine.generation import Limits, Serving
 from web.engine.known_answers import KnownAnswers
 from web.engine.model_host import Runtime
+from web.engine.serving import Limits, Serving
 
 TOKENIZER = rn.Tokenizer.world_bytes()
 CALL = ' get_weather\n```python\ntool_call("location"="Paris", "days"="3")\n```'
@@ -57,6 +57,9 @@ class Player:
 
     def reject(self) -> None:
         pass
+
+    def prepare(self, sampling: rn.Sampling) -> rn.Sampling:
+        return sampling
 
 
 # Which prompt of a request says what, and why it ends if it does.
@@ -98,9 +101,8 @@ def application(player: Player, patch: pytest.MonkeyPatch) -> Application:
     runtime = Runtime(config)
     hangups = SimpleNamespace(watch=lambda *_: None, unwatch=lambda *_: None)
     parts: dict[str, Any] = dict.fromkeys(Serving.__dataclass_fields__)
-    parts |= {"name": "m", "persona": WORLD, "bridge": player, "hangups": hangups}
+    parts |= {"name": "m", "persona": WORLD, "engine": player, "hangups": hangups}
     parts |= {"tokenizer": TOKENIZER, "known": KnownAnswers(TOKENIZER)}
-    parts |= {"engine": SimpleNamespace(prepare=lambda sampling: sampling)}
     parts |= {"info": SimpleNamespace(strategy="", state_type="", isa="")}
     parts |= {"limits": Limits(1 << 20), "admission": Admission(64, 1 << 30), "window": 4}
     patch.setattr(runtime, "serving", lambda: Serving(**parts))

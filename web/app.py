@@ -19,7 +19,7 @@ from web import errors
 from web.config import Config
 from web.dialects import openai_errors
 from web.engine.model_host import Runtime
-from web.engine.tuned_states import StartStates
+from web.engine.states import StartStates
 from web.files.allowed_paths import Roots
 from web.files.documents import Documents, Limits
 from web.midi import sound
@@ -92,7 +92,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     app.set_error_serializer(answers.serialize)
 
     roots = Roots(config)
-    starts = StartStates(runtime, roots)
+    starts = StartStates(roots, lambda: runtime.deploy)
     chat = ChatCompletionsResource(runtime, starts)
     embeddings = EmbeddingsResource(runtime, config)
     models = ModelsResource(runtime, config)

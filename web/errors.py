@@ -360,6 +360,16 @@ def load_failed(message: str, detail: str, param: str | None) -> Refusal:
     )
 
 
+def state_gone() -> Refusal:
+    """400: a state is what it was named for, or it is not used."""
+    return Refusal(
+        Kind.INVALID,
+        "state file has changed since the request began",
+        param="state",
+        code="invalid_value",
+    )
+
+
 def generation_failed(problem: str | None) -> Refusal:
     text = f"generation failed: {problem}" if problem else "generation failed"
     return Refusal(Kind.FAULT, text, code="generation_failed")

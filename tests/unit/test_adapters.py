@@ -383,7 +383,8 @@ def test_only_the_configured_model_of_a_server_has_it(golden: Path, tmp_path: Pa
     runtime = Runtime(config)
     own = runtime.known(Path(SOURCE).stem)
     assert own is not None and own.adapted
-    tuned, plain = (runtime._load(c).result() for c in (own, Choice(source, SOURCE, "cpu fp32")))
+    loads = [runtime._loader.begin(c) for c in (own, Choice(source, SOURCE, "cpu fp32"))]
+    tuned, plain = (load._loading.result() for load in loads)
     wanted = logits(golden / SOURCE, adapter=rn.Adapter(file, 12))
     assert np.array_equal(tuned.forward(IDS, full=True)[0], wanted)
     assert np.array_equal(plain.forward(IDS, full=True)[0], logits(golden / SOURCE))

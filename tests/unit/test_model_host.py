@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +19,8 @@ from web import config
 from web.app import create_app
 from web.config import Config
 from web.engine import model_host as module
+from web.engine import retiring
+from web.engine.client import Counts
 from web.engine.model_host import LOADING, OFFLINE, WORKING, Busy, Runtime
 from web.engine.model_loading import Choice
 from web.engine.requests import SamplingOptions
@@ -47,10 +48,7 @@ class Loading:
 @pytest.fixture
 def loading(monkeypatch: pytest.MonkeyPatch) -> Loading:
     one = Loading()
-    fake = SimpleNamespace(
-        Model=SimpleNamespace(load=lambda path, **_: one), Error=module.rn.Error, Loading=Loading
-    )
-    monkeypatch.setattr(module, "rn", fake)
+    monkeypatch.setattr(module.InProcess, "begin", lambda loader, choice: one)
     monkeypatch.setattr(module.model_loading, "needed", lambda choice: 0)
     return one
 
@@ -150,8 +148,8 @@ class Scripted:
         self.free = 1 << 40
         self.wanted = size
         self.size = size
-        monkeypatch.setattr(module, "_QUIET", 0.05)
-        monkeypatch.setattr(module, "_DRAIN", 0.2)
+        monkeypatch.setattr(retiring, "_QUIET", 0.05)
+        monkeypatch.setattr(retiring, "_DRAIN", 0.2)
         monkeypatch.setattr(module.model_loading, "needed", lambda choice: self.wanted)
         monkeypatch.setattr(module.model_loading, "available", lambda: self.free)
         monkeypatch.setattr(Runtime, "_rehearse", lambda runtime, choice: None)
@@ -165,22 +163,19 @@ class Scripted:
         if self.fails and choice.name != "first":
             raise ValueError(f"{choice.path}: no good")
         self.opened.append(choice.name)
-        stats = SimpleNamespace(
-            prefilling=0, running=0, waiting=0, prompt_tokens=3, completion_tokens=4
-        )
         return SimpleNamespace(
             name=choice.name,
             created=1,
             info=SimpleNamespace(weight_bytes=self.size),
             engine=SimpleNamespace(
-                stats=lambda: stats,
-                cache_stats=lambda: rn.CacheStats(*[0] * 10),
+                busy=False,
+                failed=False,
+                counts=lambda: Counts(prompt_tokens=3, completion_tokens=4),
+                cache=lambda: rn.CacheStats(*[0] * 10),
                 clear_cache=lambda: self.cleared.append(choice.name),
-                close=lambda: self.freed.append(choice.name),
-            ),
-            tuned=SimpleNamespace(forget=lambda: None),
-            bridge=SimpleNamespace(
-                busy=False, failed=False, detach=lambda: None, close=lambda: None
+                states=SimpleNamespace(forget=lambda: None),
+                detach=lambda: None,
+                end=lambda: self.freed.append(choice.name),
             ),
         )
 
@@ -200,7 +195,7 @@ def test_both_models_fit(scripted: Scripted) -> None:
     """The first one waits aside, takes no requests, and goes when it is idle."""
     runtime = scripted.runtime
     first = runtime.serving()
-    first.bridge.busy = True
+    first.engine.busy = True
     scripted.gate.clear()
     switching = gevent.spawn(scripted.switch, "second")
     until(lambda: runtime.status == LOADING)
@@ -217,7 +212,7 @@ def test_both_models_fit(scripted: Scripted) -> None:
     gevent.sleep(0.2)
     assert (runtime.draining, scripted.freed) == (1, [])  # it still answers somebody
     assert scripted.cleared == []
-    first.bridge.busy = False
+    first.engine.busy = False
     until(lambda: runtime.draining == 0)
     assert scripted.freed == ["first"]
     assert runtime.counts().completion_tokens == 8
@@ -234,7 +229,7 @@ def test_too_little_memory_changes_nothing(scripted: Scripted) -> None:
 def test_only_one_model_fits(scripted: Scripted) -> None:
     """The first one goes before the second comes, whatever still runs."""
     runtime = scripted.runtime
-    runtime.serving().bridge.busy = True
+    runtime.serving().engine.busy = True
     scripted.free, scripted.wanted = 50, 120
     scripted.gate.clear()
     switching = gevent.spawn(scripted.switch, "second")
@@ -285,7 +280,7 @@ def test_memory_is_given_back_before_it_is_used(
         time.sleep(0.3)
         scripted.freed.append("first")
 
-    scripted.runtime.serving().engine.close = close
+    scripted.runtime.serving().engine.end = close
     monkeypatch.setattr(Runtime, "_open", open_)
     scripted.switch("second")
     assert seen == [["first"]]
@@ -320,8 +315,9 @@ def test_304_during_a_load(scripted: Scripted) -> None:
 
 def test_settings_are_the_defaults_of_requests() -> None:
     runtime = Runtime(Config(temperature=0.5, top_k=-1, penalty_decay=0.9, state="x.pth"))
-    assert runtime._stored.defaults == SamplingOptions(temperature=0.5, top_k=0, penalty_decay=0.9)
-    assert runtime._stored.state == Path("x.pth")
+    now = runtime._settings.now
+    assert now.defaults == SamplingOptions(temperature=0.5, top_k=0, penalty_decay=0.9)
+    assert now.state == "x.pth"
 
 
 def test_settings_have_the_ranges_of_the_fields() -> None:

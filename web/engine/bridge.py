@@ -2,64 +2,28 @@
 
 The engine writes an eventfd at most once between two polls; the hub sees it readable, and ONE
 poll() takes the events of all requests and puts each into the mailbox of its request. Made by
-`web/engine/model_host.py`, one per engine; used by `web/engine/generation.py`. Nothing here blocks:
+`web/engine/in_process.py`, one per engine; used by `web/engine/generation.py`. Nothing here blocks:
 `_drain` runs in the hub itself.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import gevent
-from gevent.event import Event as Flag
 
 import rwkv_native as rn
+from web.engine.client import Counts, StateRef
+from web.engine.mailbox import Mailbox
 from web.engine.metrics import Meter, ModelMetrics
 from web.engine.requests import EmbeddingOptions, Prompt
+from web.engine.states import LocalStates
 
 log = logging.getLogger("gunicorn.error")
-
-
-_groups = itertools.count(1)
-
-
-class Mailbox:
-    """The events of one HTTP request, which may be several engine requests. One greenlet reads."""
-
-    __slots__ = ("_events", "_flag", "client", "gone", "group")
-
-    def __init__(self, client: int = 0) -> None:
-        """`client`: whose turn it is, see `web/transport/caller.py`."""
-        self.client = client
-        self.group = next(_groups)  # what comes together takes turns as one
-        self._events: deque[rn.Event] = deque()
-        self._flag = Flag()
-        self.gone = False  # the client has hung up
-
-    def put(self, event: rn.Event) -> None:
-        self._events.append(event)
-        self._flag.set()
-
-    def hang_up(self) -> None:
-        self.gone = True
-        self._flag.set()
-
-    def take(self, timeout: float | None) -> list[rn.Event]:
-        """Everything that waits; waits for the first. Empty after `timeout` seconds, or if the
-        client has gone. Bounded by max_tokens however slowly the client reads."""
-        if not self._events and not self.gone:
-            self._flag.wait(timeout)
-        events = list(self._events)
-        self._events.clear()
-        if not self.gone:
-            self._flag.clear()
-        return events
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +35,21 @@ class _Route:
 
 
 class Bridge:
-    """Submits to one engine, hands its events out, and has them counted."""
+    """The EngineClient (`web/engine/client.py`) of an engine in this process: submits to it, hands
+    its events out, and has them counted."""
 
-    def __init__(self, engine: rn.Engine, metrics: ModelMetrics) -> None:
+    def __init__(
+        self,
+        engine: rn.Engine,
+        states: LocalStates,
+        metrics: ModelMetrics,
+        cache_bytes: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """cache_bytes: how large a prefix cache shall be that is made now."""
         self._engine = engine
         self._metrics = metrics
+        self._cache_bytes = cache_bytes
+        self.states = states
         self._routes: dict[int, _Route] = {}
         self._failed = False
         self._watcher = gevent.get_hub().loop.io(engine.fileno(), 1)
@@ -83,12 +57,10 @@ class Bridge:
 
     @property
     def alive(self) -> bool:
-        """Whether events still come: not after close(), nor when the engine has failed."""
         return bool(self._watcher.active)
 
     @property
     def failed(self) -> bool:
-        """Whether the engine has; no request is ever answered then."""
         return self._failed
 
     def submit(
@@ -96,12 +68,11 @@ class Bridge:
         prompt: Prompt,
         wanted: rn.Sampling | rn.PreparedSampling | EmbeddingOptions,
         mailbox: Mailbox,
-        state: rn.State | None = None,
+        start: StateRef | None = None,
         stream: bool = True,
         save_at: Sequence[int] = (),
     ) -> int:
-        """Queues one prompt, to be continued or embedded, and returns its id. Raises what the
-        engine raises."""
+        state = None if start is None else self.states.resolve(start)
         # Events cannot arrive before the route is there: only the hub polls, and nothing switches
         # here.
         meter = Meter(self._metrics)
@@ -116,11 +87,9 @@ class Bridge:
         return id
 
     def reject(self) -> None:
-        """Counts a request for which there was no room."""
         self._metrics.rejected["queue_full"] += 1
 
     def cancel(self, id: int) -> None:
-        """Frees the slot of a request whose events nobody reads any more."""
         route = self._routes.pop(id, None)
         if route is not None:
             route.meter.abort()
@@ -128,17 +97,36 @@ class Bridge:
 
     @property
     def busy(self) -> bool:
-        """Whether any request is at work."""
         return bool(self._routes)
 
+    def prepare(self, sampling: rn.Sampling) -> rn.PreparedSampling:
+        return self._engine.prepare(sampling)
+
+    def counts(self) -> Counts:
+        stats = self._engine.stats()
+        return Counts(
+            running=stats.prefilling + stats.running,
+            waiting=stats.waiting,
+            # Together: who could tell them apart would learn what others have asked.
+            prompt_tokens=stats.prompt_tokens + self.cache().cached_tokens,
+            completion_tokens=stats.completion_tokens,
+        )
+
+    def cache(self) -> rn.CacheStats:
+        return self._engine.cache_stats()
+
+    def keep_states(self, on: bool) -> None:
+        self._engine.resize_cache(self._cache_bytes() if on else 0)
+        self._engine.clear_cache()
+
+    def clear_cache(self) -> None:
+        self._engine.clear_cache()
+
     def detach(self) -> None:
-        """Requests at work see an error; the engine can then be closed from any thread."""
         self._watcher.close()
         self._end_all("cancelled", None)
 
-    def close(self) -> None:
-        """Ends the engine, too."""
-        self.detach()
+    def end(self) -> None:
         self._engine.close()
 
     def _drain(self) -> None:

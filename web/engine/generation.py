@@ -1,8 +1,8 @@
 """One HTTP request's work in the engine: its prompts go in, its events come out, and whatever
 happens (an error, a full queue, a client that hangs up) its slots are freed.
 
-Called by the resources; sits on `web/engine/bridge.py` and `web/transport/disconnects.py`. Knows
-nothing of JSON.
+Called by the resources; sits on an engine's client (`web/engine/client.py`) and on
+`web/transport/disconnects.py`. Knows nothing of JSON.
 """
 
 from __future__ import annotations
@@ -12,63 +12,24 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 
 import rwkv_native as rn
 from web import errors
-from web.admission import Admission
-from web.engine.bridge import Bridge, Mailbox
+from web.engine.client import StateRef
 from web.engine.families import Lengths, Persona, effective
-from web.engine.known_answers import KnownAnswers
+from web.engine.mailbox import Mailbox
 from web.engine.requests import EmbeddingOptions, Prompt, SamplingOptions
-from web.engine.tuned_states import TunedStates
+from web.engine.serving import Serving
 from web.threadpool import breathe, in_thread
-from web.transport.disconnects import Hangups
 
 # Characters of a prompt above which encoding goes to a thread: some 10 ms of the hub.
 _LONG_PROMPT = 200_000
 _MOST_BYTES = 4  # of a character, or a token
 _MANY_BIASES = 4096  # above which their C form is made by a thread: a millisecond of the hub
 _OVERHEAD = 4096  # bytes of a prompt in the engine, beside its tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may cost."""
-
-    prompt_tokens: int
-    lengths: Lengths = field(default_factory=Lengths)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Serving:
-    """A loaded model with all that serves it. Replaced as a whole; requests keep theirs."""
-
-    name: str
-    info: rn.ModelInfo
-    created: int  # seconds since the epoch
-    persona: Persona
-    tokenizer: rn.Tokenizer
-    engine: rn.Engine
-    bridge: Bridge
-    hangups: Hangups
-    tuned: TunedStates
-    limits: Limits
-    admission: Admission
-    window: int  # prompts that one request has in the engine at one time
-    known: KnownAnswers
-    state: rn.State | None = None  # where answers start; None: the zero state
-
-    @property
-    def fingerprint(self) -> str:
-        """OpenAI's `system_fingerprint`: another one where the same request and seed may have other
-        answers, because model, types or version are others."""
-        info = self.info
-        parts = (rn.__version__, self.name, info.strategy, info.state_type, info.isa)
-        return f"fp_{sha256('/'.join(parts).encode()).hexdigest()[:10]}"
 
 
 @dataclass(slots=True)
@@ -141,7 +102,7 @@ class Generation:
         prompts: Sequence[Prompt],
         wanted: rn.Sampling | EmbeddingOptions,
         sock: Any,
-        state: rn.State | None = None,
+        start: StateRef | None = None,
         field: str = "prompt",
         stream: bool = True,
         save_at: Sequence[int] = (),
@@ -151,12 +112,12 @@ class Generation:
     ) -> None:
         """Lets the request in as a whole, or raises: 400 for what the engine refuses, 429 if there
         is no room. A window of its prompts is queued, the others as these end. `sock` is the
-        client's socket; `state` is where every prompt starts; `field` is what errors call a prompt;
+        client's socket; `start` is where every prompt starts; `field` is what errors call a prompt;
         without `stream` pieces come at the first token and the end only, for collect(); `save_at`
         are numbers of tokens of each prompt after which others may go on differently;
         `tells_cached`: whether usage() says how much was known; `keeps_ids`: whether answers have
         the ids that were drawn; `client`: whose turn it is, see `web/transport/caller.py`."""
-        self._bridge = serving.bridge
+        self._engine = serving.engine
         self._hangups = serving.hangups
         self._mailbox = Mailbox(client)
         self._begun = time.monotonic()
@@ -167,7 +128,7 @@ class Generation:
             self._wanted = _prepared(serving, wanted, field)
         else:
             self._wanted = wanted
-        self._state, self._stream = state, stream
+        self._start, self._stream = start, stream
         self._save_at = save_at
         self._window = serving.window
         self._pending: deque[tuple[int, Prompt]] = deque()  # with their indices
@@ -175,7 +136,7 @@ class Generation:
         try:
             self._stay = serving.admission.enter(_size(prompts, wanted, serving.window))
         except errors.Refusal:
-            serving.bridge.reject()
+            self._engine.reject()
             raise
         self._tells_cached = tells_cached
         self._keeps_ids = keeps_ids
@@ -206,8 +167,8 @@ class Generation:
         try:
             while self._pending and len(self._index) < self._window and not self._mailbox.gone:
                 index, ids = self._pending.popleft()
-                id = self._bridge.submit(
-                    ids, self._wanted, self._mailbox, self._state, self._stream, self._save_at
+                id = self._engine.submit(
+                    ids, self._wanted, self._mailbox, self._start, self._stream, self._save_at
                 )
                 self._index[id] = index
                 if self._pending:
@@ -306,7 +267,7 @@ class Generation:
         self._hangups.unwatch(self._watch, self._on_hang_up)
         self._watch = None
         for id in self._index:
-            self._bridge.cancel(id)
+            self._engine.cancel(id)
         self._index.clear()
         self._pending.clear()
         self._stay.leave()
@@ -314,7 +275,7 @@ class Generation:
     def _hang_up(self) -> None:
         """In the hub: the slots are free before the greenlet of the request wakes up."""
         for id in self._index:
-            self._bridge.cancel(id)
+            self._engine.cancel(id)
         self._pending.clear()
         self._stay.leave()
         self._mailbox.hang_up()

@@ -14,7 +14,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import EllipsisType
 
@@ -26,16 +26,17 @@ from web import errors
 from web.admission import Admission
 from web.config import Config
 from web.engine import model_loading
-from web.engine.bridge import Bridge
-from web.engine.families import Defaults, Lengths, Persona, configured, persona_for, tokenizer_for
-from web.engine.generation import Limits, Serving
+from web.engine.client import Counts, Load, Loader
+from web.engine.families import Defaults, Lengths, Persona, configured, persona_for
+from web.engine.in_process import InProcess
 from web.engine.known_answers import KnownAnswers
 from web.engine.metrics import Metrics
 from web.engine.model_loading import Choice
-from web.engine.requests import CONFIGURABLE, SamplingOptions
-from web.engine.tuned_states import TunedStates
-from web.process import inherited_settings
-from web.threadpool import at_disk, in_thread
+from web.engine.requests import SamplingOptions
+from web.engine.retiring import Retired
+from web.engine.serving import Limits, Serving
+from web.engine.settings_store import SettingsStore
+from web.threadpool import at_disk
 from web.transport.disconnects import Hangups
 
 log = logging.getLogger("gunicorn.error")
@@ -44,16 +45,12 @@ log = logging.getLogger("gunicorn.error")
 OFFLINE, LOADING, WORKING = 0, 2, 3
 
 _USUAL_PROMPT = Config().max_prompt_tokens
-_ENGINES_QUEUE = 2**31 - 1  # `web/admission.py` says who may wait
 # One request has so many times `max_batch` prompts in the engine: it never runs dry between two of
 # its events, and a thousand prompts with large options do not lie there all at once.
 _WINDOW = 2
 _LOOK_EVERY = 0.02  # seconds between two looks at a load
 _FORGETTING = 2.0  # seconds that a running step and those who save more may delay it
 _TELL_EVERY = 2.0  # seconds between two lines about it
-_QUIET = 1.0  # seconds without a request after which a model that has been replaced is freed
-# Seconds that running answers get to end where two models do not fit; a stop gives them as many.
-_DRAIN = 30.0
 
 Tell = Callable[[str], None]
 
@@ -62,62 +59,25 @@ class Busy(Exception):
     """A load is in progress."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """The engines' requests now, and their tokens so far."""
-
-    running: int = 0  # in a slot: prefilling or decoding
-    waiting: int = 0  # in the queue
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.running + other.running,
-            self.waiting + other.waiting,
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What the settings or /update-config have set; it holds for every model to come."""
-
-    defaults: SamplingOptions = field(default_factory=SamplingOptions)
-    state: Path | None = None  # of a tuned state's file
-
-
-def _at_start(config: Config) -> Stored:
-    names = [name for name in CONFIGURABLE if name not in ("state", "max_tokens")]
-    given = {name: getattr(config, name) for name in names if hasattr(config, name)}
-    given["top_k"] = 0 if given["top_k"] == -1 else given["top_k"]
-    state = None if config.state is None else Path(config.state)
-    return Stored(SamplingOptions(**given), state)
-
-
 class Runtime:
     """At most one model that takes requests, its engine, and the watch over clients."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, loader: Loader | None = None) -> None:
+        """`loader`: of engines elsewhere; by default they are in this process."""
         self._config = config
         self.metrics = Metrics()  # of all models that come and go
         self._hangups: Hangups | None = None
-        self._loading: rn.Loading | None = None
+        self._loader: Loader = loader or InProcess(config, self.metrics)
+        self._loading: Load | None = None
         self._load_greenlet: gevent.Greenlet | None = None
         self._serving: Serving | None = None
         self._choice: Choice | None = None  # what serves, or served until its successor loads
         self._known: dict[str, Choice] = {}  # every model that has served, by the name it had
-        self._switched = False  # by a request: it is not the configured model
         self._succeeds = False
         self._aside: Serving | None = None  # takes no requests while its successor loads
-        # Replaced, and at work for the last requests: in lists of one, empty while it is freed.
-        self._draining: list[list[Serving]] = []
-        self._ended = Counts()  # of engines that are gone
-        self._ended_caches: dict[str, Counter[str]] = {}  # by the model's name
+        self._retired = Retired()
         self._keeps_states = config.cache_mb != 0
-        self._stored = _at_start(config)
-        self._deploy = config.deploy
+        self._settings = SettingsStore(config)
         lengths = Lengths(config.max_tokens, min(config.default_max_tokens, config.max_tokens))
         self._limits = Limits(config.max_prompt_tokens, lengths)
         self._admission = Admission(config.max_batch + config.max_queue, config.queue_mb << 20)
@@ -133,12 +93,12 @@ class Runtime:
     @property
     def healthy(self) -> bool:
         """Whether a model answers."""
-        return self._serving is not None and self._serving.bridge.alive
+        return self._serving is not None and self._serving.engine.alive
 
     @property
     def failed(self) -> bool:
         """Whether an engine gives no answers any more: only another process can."""
-        return any(serving.bridge.failed for serving in self._engines())
+        return any(serving.engine.failed for serving in self._engines())
 
     @property
     def stopping(self) -> bool:
@@ -201,19 +161,19 @@ class Runtime:
         /update-config has set; without a model, the latter alone."""
         if self._serving is not None:
             return asdict(self._serving.persona.defaults)
-        stored = msgspec.structs.asdict(self._stored.defaults)
+        stored = msgspec.structs.asdict(self._settings.now.defaults)
         names = Defaults.__dataclass_fields__
         return {name: stored[name] for name in names if stored[name] is not None}
 
     @property
     def deploy(self) -> bool:
         """Whether requests may not change the server."""
-        return self._deploy
+        return self._settings.now.deploy
 
     @property
     def draining(self) -> int:
         """Models that have been replaced and still answer their last requests."""
-        return len(self._draining)
+        return len(self._retired)
 
     def known(self, name: str) -> Choice | None:
         """The model that this server has called so: one that it has served, the configured one, or
@@ -233,22 +193,22 @@ class Runtime:
         if self._stopping:
             raise errors.stopping()
         if self._serving is not None:
-            if self._serving.bridge.failed:
+            if self._serving.engine.failed:
                 raise errors.engine_failed()
             return self._serving
         raise errors.model_loading() if self._status == LOADING else errors.model_not_loaded()
 
     def counts(self) -> Counts:
-        total = self._ended
+        total = self._retired.counts
         for serving in self._engines():
-            total += _counts(serving)
+            total += serving.engine.counts()
         return replace(total, waiting=total.waiting + self._admission.pending)
 
     def caches(self) -> dict[str, Counter[str]]:
         """The fields of rn.CacheStats by the name of the model, over all times it was loaded."""
-        total = {name: Counter(ended) for name, ended in self._ended_caches.items()}
+        total = {name: Counter(ended) for name, ended in self._retired.caches.items()}
         for serving in self._engines():
-            total.setdefault(serving.name, Counter()).update(asdict(serving.engine.cache_stats()))
+            total.setdefault(serving.name, Counter()).update(asdict(serving.engine.cache()))
         return total
 
     @property
@@ -266,12 +226,7 @@ class Runtime:
         next one does as the server was told at its start."""
         self._keeps_states = on
         if self._serving is not None:
-            self._serving.engine.resize_cache(self._cache_bytes() if on else 0)
-            self._serving.engine.clear_cache()
-
-    def _cache_bytes(self) -> int:
-        given = self._config.cache_mb
-        return given << 20 if given > 0 else model_loading.available() // 4
+            self._serving.engine.keep_states(on)
 
     def switch(self, choice: Choice | None) -> None:
         """Loads another model, or with None unloads, and returns when that has ended.
@@ -287,8 +242,8 @@ class Runtime:
         if choice is None:
             self._put_aside(OFFLINE)
             self._retire()
-            self._choice, self._switched = None, True
-            self._leave()
+            self._choice = None
+            self._settings.change(switched=True, choice=None)
             return
         problem = self._begin(choice, log.info).get()  # goes on if this client leaves
         if isinstance(problem, gevent.GreenletExit):
@@ -298,8 +253,7 @@ class Runtime:
 
     def enter_deploy(self) -> None:
         """Until the process ends."""
-        self._deploy = True
-        self._leave()
+        self._settings.change(deploy=True)
 
     def configure(
         self,
@@ -311,36 +265,21 @@ class Runtime:
         another tuned state if one is given; None: none. Everything or, for a state that does not
         fit the model (400), nothing."""
         while True:
-            serving, stored = self._serving, self._stored
-            path, tuned = stored.state, None if serving is None else serving.state
+            serving, stored = self._serving, self._settings.now
+            path, start = stored.state, None if serving is None else serving.start
             if not isinstance(state, EllipsisType):
-                path = state
-                tuned = None if serving is None or path is None else serving.tuned.get(path)
-            if self._serving is serving and self._stored is stored:
+                path = None if state is None else os.fspath(state)
+                start = None
+                if serving is not None and state is not None:
+                    start = serving.engine.states.open(state)
+            if self._serving is serving and self._settings.now is stored:
                 break  # else the model was replaced meanwhile, or somebody else was quicker
         kept = msgspec.structs.replace(stored.defaults, **dict.fromkeys(taken_back))
         defaults = given.over(kept)
-        self._stored = Stored(defaults, path)
         if serving is not None:
-            self._serving = replace(
-                serving,
-                persona=configured(_own(serving), defaults),
-                state=tuned,
-            )
-        self._leave()
-
-    def _leave(self) -> None:
-        """Tells a worker to come what requests have set."""
-        state = None if self._stored.state is None else os.fspath(self._stored.state)
-        inherited_settings.leave(
-            inherited_settings.Kept(
-                switched=self._switched,
-                choice=self._choice if self._switched else None,
-                defaults=self._stored.defaults,
-                state=state,
-                deploy=self._deploy,
-            )
-        )
+            persona = configured(_own(serving), defaults)
+            self._serving = replace(serving, persona=persona, start=start)
+        self._settings.change(defaults=defaults, state=path)
 
     # What the worker's hooks do.
 
@@ -350,19 +289,13 @@ class Runtime:
         log."""
         if self._hangups is None:
             self._hangups = Hangups()
-        kept = inherited_settings.left()
-        if kept is not None:
-            path = None if kept.state is None else Path(kept.state)
-            self._stored = Stored(kept.defaults, path)
-            self._deploy = self._deploy or kept.deploy
-            self._switched = kept.switched
-            self._succeeds = True
-        configured = self._configured_choice()
-        choice = kept.choice if kept is not None and kept.switched else configured
+        self._succeeds = self._settings.take_over()
+        kept, configured = self._settings.now, self._configured_choice()
+        choice = kept.choice if kept.switched else configured
         if choice is not None:
             self._status = LOADING
-            instead = configured if self._switched else None
-            self._begin(choice, tell or log.info, self._switched, instead)
+            instead = configured if kept.switched else None
+            self._begin(choice, tell or log.info, kept.switched, instead)
 
     def _configured_choice(self) -> Choice | None:
         config = self._config
@@ -386,16 +319,17 @@ class Runtime:
             self._load_greenlet.kill()
             self._load_greenlet = None
         engines, self._serving, self._aside = self._engines(), None, None
-        self._draining.clear()
+        self._retired.clear()
         self._status = OFFLINE
         for serving in engines:
-            serving.bridge.close()
+            serving.engine.detach()
+            serving.engine.end()
         if self._hangups is not None:
             self._hangups.close()
             self._hangups = None
 
     def _engines(self) -> list[Serving]:
-        held = [self._serving, self._aside, *(box[0] for box in self._draining if box)]
+        held = [self._serving, self._aside, *self._retired.engines]
         return [serving for serving in held if serving is not None]
 
     # A load, in a greenlet of its own.
@@ -424,8 +358,7 @@ class Runtime:
             self._restore(tell)
             return failure
         self._take(serving, choice)
-        self._switched = switched
-        self._leave()
+        self._settings.change(switched=switched, choice=choice if switched else None)
         self._retire()
         return None
 
@@ -447,7 +380,7 @@ class Runtime:
         self._put_aside(LOADING)
         if tight:
             self._retire()
-            self._wait_for_drained()
+            self._retired.wait()
 
     def _put_aside(self, status: int) -> None:
         self._aside, self._serving = self._serving, None
@@ -477,34 +410,25 @@ class Runtime:
     def _configured(self, serving: Serving) -> Serving:
         """With what /update-config has set, as far as it suits this model."""
         while True:
-            stored, tuned = self._stored, None
+            stored, start = self._settings.now, None
             if stored.state is not None:
                 try:
-                    tuned = serving.tuned.get(stored.state)
+                    start = serving.engine.states.open(Path(stored.state))
                 except errors.Refusal as problem:
                     log.warning("%s: %s: no tuned state", stored.state, problem)
-            if self._stored is stored:
+            if self._settings.now is stored:
                 persona = configured(_own(serving), stored.defaults)
-                return replace(serving, persona=persona, state=tuned)
-
-    def _load(self, choice: Choice) -> rn.Loading:
-        return rn.Model.load(
-            choice.path,
-            strategy=choice.strategy,
-            threads=self._config.threads or None,
-            state_type=self._config.state_type,
-            adapter=model_loading.configured_adapter(self._config) if choice.adapted else None,
-        )
+                return replace(serving, persona=persona, start=start)
 
     def _rehearse(self, choice: Choice) -> None:
         """Raises what the strategy and the index alone make a load raise."""
-        self._load(choice).cancel()
+        self._loader.begin(choice).cancel()
 
     def _open(self, choice: Choice, tell: Tell) -> Serving:
         config, name = self._config, choice.name
         begun = time.monotonic()
         tell(f"loading {name} ({choice.strategy})")
-        self._loading = at_disk(self._load, choice)
+        self._loading = at_disk(self._loader.begin, choice)
         try:
             told = time.monotonic()
             while not self._loading.finished:
@@ -512,25 +436,14 @@ class Runtime:
                 if time.monotonic() - told >= _TELL_EVERY:
                     told = time.monotonic()
                     tell(f"loading {name}: {100 * (self.progress or 0.0):.0f} %")
-            model = self._loading.result()
+            loaded = self._loading.result()
         except BaseException:
             self._loading.cancel()
             raise
         finally:
             self._loading = None
-        tokenizer = at_disk(tokenizer_for, model, choice.tokenizer)
-        engine = rn.Engine(
-            model,
-            tokenizer,
-            max_batch=config.max_batch,
-            prefill_chunk=config.prefill_chunk,
-            max_queue=_ENGINES_QUEUE,
-            step_ms=config.step_ms,
-            speculate=config.speculate,
-            cache_bytes=self._cache_bytes() if config.cache_mb else 0,
-        )
         self._keeps_states = config.cache_mb != 0
-        info = model.info
+        info, tokenizer = loaded.info, loaded.tokenizer
         tell(
             f"{name}: RWKV-{info.version}, {info.layers} layers of {info.width}, "
             f"{info.weight_bytes / 1e6:,.0f} MB as {info.strategy}, states {info.state_type} "
@@ -545,54 +458,19 @@ class Runtime:
                 persona_for(info, tokenizer), verbatim=config.prompt_format == "runner"
             ),
             tokenizer=tokenizer,
-            engine=engine,
-            bridge=Bridge(engine, self.metrics.of(name)),
+            engine=loaded.engine,
             hangups=self._hangups,
-            tuned=TunedStates(model),
             limits=self._limits,
             admission=self._admission,
             window=_WINDOW * config.max_batch,
             known=KnownAnswers(tokenizer),
         )
 
-    # The end of a model that has been replaced.
-
     def _retire(self) -> None:
         """Lets go of the model put aside, once its last request has ended."""
         if self._aside is not None:
-            box, self._aside = [self._aside], None
-            self._draining.append(box)
-            gevent.spawn(self._drain, box)
-
-    def _drain(self, box: list[Serving]) -> None:
-        quiet_since = time.monotonic()
-        while box and time.monotonic() - quiet_since < _QUIET:
-            gevent.sleep(_LOOK_EVERY)
-            if box and box[0].bridge.busy:
-                quiet_since = time.monotonic()
-        self._free(box)
-
-    def _wait_for_drained(self) -> None:
-        end = time.monotonic() + _DRAIN
-        while any(self._draining) and time.monotonic() < end:
-            gevent.sleep(_LOOK_EVERY)
-        for box in list(self._draining):
-            self._free(box)
-        while self._draining:  # being freed
-            gevent.sleep(_LOOK_EVERY)
-
-    def _free(self, box: list[Serving]) -> None:
-        """Ends the engine and gives its memory back, in a thread: gigabytes take a while."""
-        if not box:
-            return
-        self._ended += replace(_counts(box[0]), running=0, waiting=0)
-        cache = asdict(box[0].engine.cache_stats()) | {"limit": 0, "bytes": 0, "entries": 0}
-        self._ended_caches.setdefault(box[0].name, Counter()).update(cache)
-        box[0].bridge.detach()
-        last = [box.pop()]
-        in_thread(_end, last)
-        if box in self._draining:
-            self._draining.remove(box)
+            self._retired.add(self._aside)
+            self._aside = None
 
 
 def _own(serving: Serving) -> Persona:
@@ -605,24 +483,9 @@ def _forget_states(engines: list[Serving]) -> None:
     """Gives back what can be done without, between two steps of each engine."""
     for serving in engines:
         serving.engine.clear_cache()
-        serving.tuned.forget()
+        serving.engine.states.forget()
     end = time.monotonic() + _FORGETTING
-    while any(serving.engine.cache_stats().bytes for serving in engines):
+    while any(serving.engine.cache().bytes for serving in engines):
         if time.monotonic() > end:
             return
         gevent.sleep(_LOOK_EVERY)
-
-
-def _end(last: list[Serving]) -> None:
-    last.pop().engine.close()
-
-
-def _counts(serving: Serving) -> Counts:
-    stats = serving.engine.stats()
-    return Counts(
-        running=stats.prefilling + stats.running,
-        waiting=stats.waiting,
-        # Together: who could tell them apart would learn what others have asked.
-        prompt_tokens=stats.prompt_tokens + serving.engine.cache_stats().cached_tokens,
-        completion_tokens=stats.completion_tokens,
-    )

@@ -17,8 +17,8 @@ from web.sandbox.process import Client
 from web.threadpool import in_thread
 
 if TYPE_CHECKING:
-    from web.engine.generation import Serving
     from web.engine.requests import Prompt
+    from web.engine.serving import Serving
 
 
 _LONG = 20_000  # characters of a prompt above which a thread looks at its words

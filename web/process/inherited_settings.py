@@ -9,29 +9,11 @@ nothing.
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from typing import Any
 
-import msgspec
-
-from web.engine.model_loading import Choice
-from web.engine.requests import SamplingOptions
-
-log = logging.getLogger("gunicorn.error")
-
 _file: Any = None  # of the master; survives the reload of the conf file
-
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """`switched`: whether `choice`, a model or none, is other than the configured one."""
-
-    switched: bool
-    choice: Choice | None
-    defaults: SamplingOptions
-    state: str | None
-    deploy: bool
 
 
 def prepare() -> None:
@@ -41,24 +23,18 @@ def prepare() -> None:
         _file = tempfile.TemporaryFile(prefix="rwkv-native-", buffering=0)  # noqa: SIM115
 
 
-def leave(kept: Kept) -> None:
+def leave(content: bytes) -> None:
+    """Takes the place of what was there; without line ends."""
     if _file is not None:
-        content = msgspec.json.encode(kept)
         # One call: a worker that is killed leaves the old content or the new one.
         os.pwrite(_file.fileno(), content + b"\n", 0)
         os.ftruncate(_file.fileno(), len(content) + 1)
 
 
-def left() -> Kept | None:
+def left() -> bytes | None:
     """What the last worker has left; None for the first one."""
     if _file is None:
         return None
     content = os.pread(_file.fileno(), os.fstat(_file.fileno()).st_size, 0)
-    if not content:
-        return None
-    try:
-        # A killed worker may have left the end of an older, longer content.
-        return msgspec.json.decode(content.partition(b"\n")[0], type=Kept)
-    except msgspec.MsgspecError as problem:  # of another version: the reload brought new code
-        log.warning("what the last worker was told is lost: %s", problem)
-        return None
+    # A killed worker may have left the end of an older, longer content.
+    return content.partition(b"\n")[0] or None

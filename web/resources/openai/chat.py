@@ -17,10 +17,11 @@ from web.chat.prompts.parts import BEGUN
 from web.chat.prompts.stops import chat_stops
 from web.chat.tool_calls import CallFinder, RememberedTools
 from web.dialects.event_stream import EventStream, Frames, begin
-from web.engine.generation import Generation, Serving, sampling_for
+from web.engine.generation import Generation, sampling_for
 from web.engine.known_answers import Fed
 from web.engine.model_host import Runtime
-from web.engine.tuned_states import StartStates
+from web.engine.serving import Serving
+from web.engine.states import StartStates
 from web.schemas import fields
 from web.schemas.answers import ChatChoice, ChatCompletion, ChatMessage, usage
 from web.schemas.chat import chat_request

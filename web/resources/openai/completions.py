@@ -14,10 +14,11 @@ import msgspec
 
 from web import errors
 from web.dialects.event_stream import EventStream, Frames, begin
-from web.engine.generation import Generation, Serving, fed_text, sampling_for
+from web.engine.generation import Generation, fed_text, sampling_for
 from web.engine.model_host import Runtime
 from web.engine.requests import Prompt
-from web.engine.tuned_states import StartStates
+from web.engine.serving import Serving
+from web.engine.states import StartStates
 from web.midi.composition import Compositions
 from web.schemas import fields
 from web.schemas.answers import Completion, CompletionChoice, usage

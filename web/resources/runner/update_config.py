@@ -5,7 +5,7 @@ from __future__ import annotations
 import falcon
 
 from web.engine.model_host import Runtime
-from web.engine.tuned_states import StartStates
+from web.engine.states import StartStates
 from web.schemas import fields
 from web.schemas.update_config import update_of
 from web.transport.request_body import read_body

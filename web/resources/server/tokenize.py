@@ -13,8 +13,9 @@ import numpy as np
 
 from web import errors
 from web.chat.prompts.formats import chat_prompt
-from web.engine.generation import Serving, fed_text
+from web.engine.generation import fed_text
 from web.engine.model_host import Runtime
+from web.engine.serving import Serving
 from web.schemas import fields
 from web.schemas.answers import TokenizerInfo
 from web.schemas.tokenize import Text, Tokens, detokenize_request, tokenize_request
