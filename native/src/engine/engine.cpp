@@ -45,6 +45,7 @@ struct Engine::Core {
     void draw_first(Sequence &sequence, std::span<const float> row);
     void pass_on(const Sequence &sequence, const float *row);
     void promote();
+    Sequence *at_work(uint64_t id) const;
     void keep_prompts() noexcept;
     float *state_of(const Sequence &sequence) const;
     const float *before_of(const Sequence &sequence) const;
@@ -248,6 +249,12 @@ void Engine::Core::drop_cancelled() {
     new_cancelled.clear();
 }
 
+// Null: it has ended, perhaps in this step.
+Sequence *Engine::Core::at_work(uint64_t id) const {
+    const auto found = sequences.find(id);
+    return found != sequences.end() && found->second->finish == Finish::running ? found->second.get() : nullptr;
+}
+
 // Those whose prompt nobody reads any more: the first of them does.
 void Engine::Core::promote() {
     for (auto it = followers.begin(); it != followers.end();) {
@@ -257,7 +264,7 @@ void Engine::Core::promote() {
         }
         std::vector<uint64_t> left = std::move(it->second);
         it = followers.erase(it);
-        std::erase_if(left, [this](uint64_t id) { return !sequences.contains(id); });
+        std::erase_if(left, [this](uint64_t id) { return !at_work(id); });
         if (left.empty()) continue;
         Sequence &first = *sequences.at(left.front());
         left.erase(left.begin());
@@ -507,9 +514,8 @@ void Engine::Core::pass_on(const Sequence &sequence, const float *row) {
     if (found == followers.end()) return;
     std::vector<Sequence *> ready;
     for (const uint64_t id : found->second)
-        if (const auto one = sequences.find(id); one != sequences.end()) ready.push_back(one->second.get());
+        if (Sequence *const one = at_work(id)) ready.push_back(one);
     followers.erase(found);
-    std::exception_ptr failed;
     std::shared_ptr<Fork> fork;
     try {
         fork = std::make_shared<Fork>();
