@@ -12,8 +12,8 @@ from typing import Any
 from web.engine.requests import CONFIGURABLE
 from web.midi.sound import DEFAULT_FONT
 from web.openapi.document import JSON, ErrorAnswer, Operation, Schema, Shapes
-from web.resources.openai.billing import CREDIT_GRANTS, SUBSCRIPTION
 from web.schemas.answers import ChatCompletion, Completion, Model, Models, Status, TokenizerInfo
+from web.schemas.billing import CREDIT_GRANTS, SUBSCRIPTION
 from web.schemas.chat import ConversationFields
 from web.schemas.completions import FORMS, PROMPT
 from web.schemas.embeddings import INPUT, EmbeddingFields, Embeddings
