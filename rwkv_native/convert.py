@@ -22,7 +22,7 @@ from ._ffi import check, ffi, float_pointer, lib
 from .adapters import Adapter
 from .errors import CheckpointError, InvalidError, MissingFileError, UnsupportedError
 from .formats import atomic_file, gguf, layouts, safetensors
-from .formats.tensor import DTYPES, Change, Refused, Tensor, packed_nbytes
+from .formats.tensor import DTYPES, PACKED, Change, Refused, Tensor, packed_nbytes
 from .tokenizers import Tokenizer
 
 NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -34,29 +34,12 @@ _KEPT = (
     *("rwkv.adapter", "rwkv.family", "rwkv.thinks", "rwkv.tokenizer", "general.name"),
 )
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}  # llama.cpp's numbers
-
-_PACKED = {
-    "I8": lib.RWKV_I8,
-    "I4": lib.RWKV_I4,
-    "PACKED_F32": lib.RWKV_PACKED_F32,
-    "PACKED_F16": lib.RWKV_PACKED_F16,
-    "PACKED_BF16": lib.RWKV_PACKED_BF16,
-}
 # The large matrices of every version, by official names.
 _MATRIX = re.compile(
     r"^head\.weight$|\.(att\.(receptance|key|value|gate|output)|ffn\.(key|value|receptance))\.weight$"
 )
 # Low-rank factors [in, out], which the engine takes whole (native/src/arch).
 _FACTOR = re.compile(r"\.(att\.([wavg][12]|time_decay_w[12])|ffn\.s[12]|qkv\.[kv][12])$")
-
-# By the words of rwkv.h.
-_CHANGES = {
-    "low_rank": lib.RWKV_LOW_RANK,
-    "shard": lib.RWKV_SHARD,
-    "bat_columns": lib.RWKV_BAT_COLUMNS,
-    "bat_rows": lib.RWKV_BAT_ROWS,
-    "magnitude": lib.RWKV_MAGNITUDE,
-}
 
 Progress = Callable[[int, int], None]
 Changes = tuple[Change, ...]
@@ -75,7 +58,7 @@ class _Row:
 
     @property
     def nbytes(self) -> int:
-        if self.dtype in _PACKED:
+        if self.dtype in PACKED:
             return packed_nbytes(self.dtype, self.shape[::-1] if self.turned else self.shape)
         return math.prod(self.shape) * DTYPES[self.dtype]
 
@@ -122,10 +105,10 @@ def to_safetensors(
     if "rwkv.tokenizer" not in metadata and (name := _vocabulary_name(found)):
         metadata["rwkv.tokenizer"] = name
     metadata |= safetensors.packed_entry(
-        {r.name: (r.dtype, r.shape, r.turned) for r in rows if r.dtype in _PACKED}
+        {r.name: (r.dtype, r.shape, r.turned) for r in rows if r.dtype in PACKED}
     )
     shown = [
-        (r.name, "U8", (r.nbytes,)) if r.dtype in _PACKED else (r.name, r.dtype, r.shape)
+        (r.name, "U8", (r.nbytes,)) if r.dtype in PACKED else (r.name, r.dtype, r.shape)
         for r in rows
     ]
     start = safetensors.header(shown, metadata)
@@ -141,9 +124,9 @@ def _row(tensor: Tensor, wanted: str | None, packed: bool, changes: Changes) -> 
     if matrix and quantise:
         # As a load does: what int4 would change too much becomes int8.
         kind = "I8" if wanted == "I4" and _harmed_by_int4(tensor, changes) else wanted
-    elif (matrix or factor) and (packed or quantise) and f"PACKED_{kind}" in _PACKED:
+    elif (matrix or factor) and (packed or quantise) and f"PACKED_{kind}" in PACKED:
         kind = f"PACKED_{kind}"
-    turned = factor and kind in _PACKED
+    turned = factor and kind in PACKED
     return _Row(tensor.name, kind, tensor.shape, (tensor,), turned, changes)
 
 
@@ -282,6 +265,11 @@ def _converted(values: np.ndarray, dtype: str, tensor: Tensor) -> np.ndarray:
     return stored
 
 
+def _number(name: str) -> int:
+    """How rwkv.h numbers a type or a kind of change."""
+    return getattr(lib, f"RWKV_{name}")
+
+
 def _packed(tensor: Tensor, dtype: str, values: np.ndarray) -> tuple[np.ndarray, float]:
     """Rows [n, in] in panels, and what that changes, relative to their root mean square."""
     numbers = dtype.removeprefix("PACKED_")
@@ -289,10 +277,10 @@ def _packed(tensor: Tensor, dtype: str, values: np.ndarray) -> tuple[np.ndarray,
         _converted(values, numbers, tensor)  # refuses what the type cannot hold
     rows = np.ascontiguousarray(_converted(values, "F32", tensor), "<f4")
     size, loss = ffi.new("size_t *"), ffi.new("double[2]")
-    check(lib.rwkv_packed_size(size, _PACKED[dtype], *rows.shape))
+    check(lib.rwkv_packed_size(size, _number(dtype), *rows.shape))
     out = np.empty(size[0], np.uint8)
     data = ffi.cast("uint8_t *", ffi.from_buffer(out))
-    check(lib.rwkv_pack(data, loss, _PACKED[dtype], float_pointer(rows), *rows.shape))
+    check(lib.rwkv_pack(data, loss, _number(dtype), float_pointer(rows), *rows.shape))
     return out, math.sqrt(loss[0] / loss[1]) if loss[1] else 0.0
 
 
@@ -313,7 +301,7 @@ def _changed(rows: np.ndarray, first: int, tensor: Tensor, changes: Changes) -> 
         if change.b is not None:
             b = np.ascontiguousarray(change.b.to_numpy(), np.float32)
         place = first, len(rows), *tensor.shape
-        how = _CHANGES[change.kind], change.rank, change.scale
+        how = _number(change.kind.upper()), change.rank, change.scale
         given = float_pointer(a), a.size, float_pointer(b), b.size
         check(lib.rwkv_change_rows(float_pointer(rows), *place, *how, *given))
     return rows
@@ -330,7 +318,7 @@ def _pieces(tensor: Tensor, dtype: str, turned: bool, changes: Changes) -> Itera
     if changes and not tensor.is_contiguous:  # a view of a trainer's
         yield _converted(_changed(tensor.to_numpy(), 0, tensor, changes), dtype, tensor)
         return
-    if changes and dtype not in _PACKED:
+    if changes and dtype not in PACKED:
         step = max(PIECE // 4 // tensor.shape[1], 1)
         for first in range(0, tensor.shape[0], step):
             rows = _rows_of(tensor, first, min(step, tensor.shape[0] - first), changes)
@@ -339,7 +327,7 @@ def _pieces(tensor: Tensor, dtype: str, turned: bool, changes: Changes) -> Itera
     if turned:  # a low-rank matrix; those are small
         yield _packed(tensor, dtype, tensor.to_numpy().T)[0]
         return
-    if dtype in _PACKED:
+    if dtype in PACKED:
         step = max(PIECE // 4 // tensor.shape[1] // 16, 1) * 16
         for first in range(0, tensor.shape[0], step):
             rows = _rows_of(tensor, first, min(step, tensor.shape[0] - first), changes)

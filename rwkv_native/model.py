@@ -23,26 +23,6 @@ from .errors import CheckpointError, InvalidError, Stopped, UnsupportedError
 from .model_info import ModelInfo, described, state_parts
 from .state import KIND, State, open_models, tuned_state
 
-_DTYPES = {
-    "F32": lib.RWKV_F32,
-    "F16": lib.RWKV_F16,
-    "BF16": lib.RWKV_BF16,
-    "F64": lib.RWKV_F64,
-    "I8": lib.RWKV_I8,
-    "I4": lib.RWKV_I4,
-    "PACKED_F32": lib.RWKV_PACKED_F32,
-    "PACKED_F16": lib.RWKV_PACKED_F16,
-    "PACKED_BF16": lib.RWKV_PACKED_BF16,
-    "Q4_0": lib.RWKV_Q4_0,
-    "Q4_1": lib.RWKV_Q4_1,
-    "Q5_0": lib.RWKV_Q5_0,
-    "Q5_1": lib.RWKV_Q5_1,
-    "Q8_0": lib.RWKV_Q8_0,
-    "Q4_K": lib.RWKV_Q4_K,
-    "Q5_K": lib.RWKV_Q5_K,
-    "Q6_K": lib.RWKV_Q6_K,
-}
-
 
 class Loading:
     """A load in progress on native threads; made by Model.load."""
@@ -179,7 +159,7 @@ def _rows(found: checkpoint.Checkpoint) -> tuple[Any, list[Any]]:
         row.name = name = ffi.new("char[]", key.encode())
         keep.append(name)
         row.path = paths[tensor.path]
-        row.dtype = _DTYPES[tensor.dtype]
+        row.dtype = getattr(lib, f"RWKV_{tensor.dtype}")
         row.rank = len(tensor.shape)
         row.shape = tensor.shape
         row.stride = tensor.strides

@@ -6,6 +6,7 @@ numbers in the row: transposing swaps strides, taking a part moves the offset; n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,10 +71,7 @@ class Tensor:
     @property
     def count(self) -> int:
         """Elements."""
-        count = 1
-        for n in self.shape:
-            count *= n
-        return count
+        return math.prod(self.shape)
 
     @property
     def kind(self) -> str:
@@ -113,10 +111,7 @@ class Tensor:
 
     def reshaped(self, *shape: int) -> Tensor:
         """The same elements in another shape."""
-        count = 1
-        for n in shape:
-            count *= n
-        if count != self.count or not self.is_contiguous:
+        if math.prod(shape) != self.count or not self.is_contiguous:
             raise Refused(
                 f"tensor {self.name!a} has {_dims(self)}, which is not {list(shape)} anew"
             )
