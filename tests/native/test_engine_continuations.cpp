@@ -7,6 +7,7 @@
 #include "tiny_model.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <thread>
@@ -100,9 +101,9 @@ void test_a_state_goes_on() {
     }
 }
 
-// Even ids only, and after the third token none but 8.
+// Even ids only, and after the third token none but 8. Several engines may call it at once.
 int32_t even(void *calls, uint64_t *bits, const int32_t *tokens, size_t n) {
-    ++*static_cast<int64_t *>(calls);
+    ++*static_cast<std::atomic<int64_t> *>(calls);
     for (size_t word = 0; word < (257 + 63) / 64; ++word) bits[word] &= 0x5555555555555555ull;
     if (n > 0 && tokens[n - 1] % 2 != 0) return 1;
     if (n >= 3) std::fill_n(bits, (257 + 63) / 64, uint64_t{0}), bits[0] = 1 << 8;
@@ -118,7 +119,7 @@ int32_t failing(void *, uint64_t *, const int32_t *, size_t n) { return n >= 2; 
 
 void test_masks() {
     Client client(4);
-    int64_t calls = 0;
+    std::atomic<int64_t> calls = 0;
     Request request = request_of(20, 6, 3);
     request.speculate = 8;
     request.mask = {even, &calls};
@@ -136,7 +137,8 @@ void test_masks() {
 void test_storm(uint64_t seed) {
     Random random{seed};
     Client client(static_cast<int32_t>(1 + random.below(5)), random.below(2) ? 1 << 20 : 0), alone(1);
-    int64_t calls = 0, expected_forks = 0;
+    std::atomic<int64_t> calls = 0;
+    int64_t expected_forks = 0;
     struct Asked {
         uint64_t id;
         Request request;
