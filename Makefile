@@ -32,7 +32,7 @@ test: build $(VENV)/.sound  ## run all tests with reduced counts (TESTS=tests/un
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 
 soak: build $(VENV)/.sound  ## run all tests with full counts
-	RWKV_SOAK=1 $(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)
+	RWKV_SOAK=1 $(BIN)/python -m pytest $(TESTS) $(ARGS)
 
 lint: build  ## check style and formatting; `make lint ARGS=--fix` repairs what it can
 	$(BIN)/ruff check $(ARGS) .
