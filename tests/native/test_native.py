@@ -26,7 +26,7 @@ def world_vocabulary() -> str:
     return str(Path(spec.submodule_search_locations[0]) / "rwkv_vocab_v20230424.txt")
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(7200 if SOAK else 1500)
 @pytest.mark.parametrize(
     "kind",
     [
