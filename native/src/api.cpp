@@ -1,14 +1,14 @@
 // The C ABI over the C++ engine: argument checks, and the one place where exceptions become codes.
 // Nothing is computed here.
 #include "backend.h"
-#include "weights/change.h"
 #include "engine/engine.h"
 #include "error.h"
 #include "model/load.h"
 #include "model/model.h"
-#include "weights/quant.h"
 #include "sampling/sampler.h"
 #include "text/vocab.h"
+#include "weights/change.h"
+#include "weights/quant.h"
 
 #include <rwkv.h>
 
@@ -38,7 +38,9 @@ struct rwkv_state {
     bool broken = false;  // a step has ended in the middle of it
 
     const rwkv_state &whole() const {
-        if (broken) throw rwkv::invalid("a call that failed has left this state half-way; go on from an earlier one");
+        if (broken)
+            throw rwkv::invalid(
+                "a call that failed has left this state half-way; go on from an earlier one");
         return *this;
     }
 
@@ -71,7 +73,7 @@ struct rwkv_engine {
     std::shared_ptr<rwkv::Model> model;
     std::unique_ptr<rwkv::Engine> engine;
     std::span<const rwkv::Event> polled{};
-    bool owed = false;                 // `polled` has not been handed out: there was no memory for `events`
+    bool owed = false;  // `polled` has not been handed out: there was no memory for `events`
     std::vector<rwkv_event> events{};  // of the last poll
 };
 
@@ -132,9 +134,8 @@ T sized(const T *given, const char *what) {
 template <class T>
 void fill(T *out, T value, const char *what) {
     const size_t size = required(out, what).size;
-    if (size < sizeof(size_t) || size > sizeof(T)) {
+    if (size < sizeof(size_t) || size > sizeof(T))
         throw invalid(std::string(what) + ".size is " + std::to_string(size));
-    }
     value.size = size;
     std::memcpy(out, &value, size);
 }
@@ -211,9 +212,8 @@ rwkv::Request request_of(const rwkv_request &r, const rwkv::Model *model) {
         required(r.stops, "stops");
         required(r.stop_sizes, "stop_sizes");
     }
-    for (size_t i = 0; i < r.n_stops; ++i) {
+    for (size_t i = 0; i < r.n_stops; ++i)
         request.stops.emplace_back(&required(r.stops[i], "stops"), r.stop_sizes[i]);
-    }
     if (r.state) {
         if (r.state->model.get() != model) throw invalid("the state belongs to another model");
         request.state = r.state->whole().share();
@@ -240,9 +240,8 @@ rwkv::DType state_type(const std::string &name) {
 }
 
 const rwkv::StatePart &part(const rwkv::Model &model, int32_t i) {
-    if (i < 0 || static_cast<size_t>(i) >= model.state_parts().size()) {
+    if (i < 0 || static_cast<size_t>(i) >= model.state_parts().size())
         throw invalid("a state has no part " + std::to_string(i));
-    }
     return model.state_parts()[static_cast<size_t>(i)];
 }
 
@@ -259,7 +258,8 @@ size_t packed_size(int32_t dtype, int64_t rows, int64_t in) {
     if (!type) throw invalid("dtype must be RWKV_I8, RWKV_I4 or RWKV_PACKED_F32, _F16 or _BF16");
     if (rows < 1 || in < 1 || rows > int64_t{1} << 40 || in > int64_t{1} << 20)
         throw invalid("rows and in must be at least 1, and at most 2^40 and 2^20");
-    const auto panels = static_cast<size_t>((rows + rwkv::quant::kOutputs - 1) / rwkv::quant::kOutputs);
+    const auto panels =
+        static_cast<size_t>((rows + rwkv::quant::kOutputs - 1) / rwkv::quant::kOutputs);
     return panels * rwkv::quant::panel_bytes(*type, in);
 }
 
@@ -286,9 +286,8 @@ int rwkv_load_start(rwkv_load **out, const rwkv_tensor *tensors, size_t n_tensor
     return guarded([&] {
         required(out, "out") = nullptr;
         const rwkv_model_options o = sized(options, "options");
-        if (o.threads < 0 || o.threads > 1024) {
+        if (o.threads < 0 || o.threads > 1024)
             throw invalid("threads is " + std::to_string(o.threads) + ", outside [0, 1024]");
-        }
         if (n_tensors > 0) required(tensors, "tensors");
         auto load = std::make_unique<rwkv::Load>(std::span(tensors, n_tensors),
                                                  o.strategy ? o.strategy : "", o.threads,
@@ -320,27 +319,27 @@ int rwkv_packed_size(size_t *out, int32_t dtype, int64_t rows, int64_t in) {
     return guarded([&] { required(out, "out") = packed_size(dtype, rows, in); });
 }
 
-int rwkv_pack(uint8_t *out, double *loss, int32_t dtype, const float *weights, int64_t rows, int64_t in) {
+int rwkv_pack(uint8_t *out, double *loss, int32_t dtype, const float *weights, int64_t rows,
+              int64_t in) {
     return guarded([&] {
         packed_size(dtype, rows, in);
         required(out, "out");
         required(weights, "weights");
-        const rwkv::quant::Loss changed =
-            rwkv::quant::pack(reinterpret_cast<std::byte *>(out), weights, *rwkv::packed_type(dtype), rows, in);
+        const rwkv::quant::Loss changed = rwkv::quant::pack(
+            reinterpret_cast<std::byte *>(out), weights, *rwkv::packed_type(dtype), rows, in);
         required(loss, "loss");
         loss[0] = changed.error, loss[1] = changed.norm;
     });
 }
 
 int rwkv_change_rows(float *rows, int64_t first, int64_t n, int64_t out, int64_t in, int32_t change,
-                     int64_t rank, float scale, const float *a, size_t n_a, const float *b, size_t n_b) {
+                     int64_t rank, float scale, const float *a, size_t n_a, const float *b,
+                     size_t n_b) {
     return guarded([&] {
-        if (change < RWKV_LOW_RANK || change > RWKV_MAGNITUDE) {
+        if (change < RWKV_LOW_RANK || change > RWKV_MAGNITUDE)
             throw invalid("there is no change " + std::to_string(change));
-        }
-        if (first < 0 || n < 0 || out < 1 || in < 1 || first > out || n > out - first) {
+        if (first < 0 || n < 0 || out < 1 || in < 1 || first > out || n > out - first)
             throw invalid("the rows lie outside of the matrix");
-        }
         rwkv::Change made{static_cast<rwkv::ChangeKind>(change), rank, scale, {}, {}};
         made.a.assign(&required(a, "a"), a + n_a);
         if (n_b > 0) made.b.assign(&required(b, "b"), b + n_b);
@@ -385,7 +384,8 @@ int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state, cons
         rwkv::Model &m = *required(model, "model").model;
         const int64_t vocab = m.info().vocab;
         required(logits, "logits");
-        if (required(state, "state").model.get() != &m) throw invalid("the state belongs to another model");
+        if (required(state, "state").model.get() != &m)
+            throw invalid("the state belongs to another model");
         check_tokens(tokens, n, vocab);
         state->whole();
         state->unshare();
@@ -395,11 +395,10 @@ int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state, cons
             const size_t rows = std::min(chunk, n - at);
             const rwkv::Span span{0, static_cast<int32_t>(rows), state->buffer.data, &state->cache};
             std::vector<int32_t> wanted;
-            if (full) {
+            if (full)
                 for (size_t i = 0; i < rows; ++i) wanted.push_back(static_cast<int32_t>(i));
-            } else if (at + rows == n) {
+            else if (at + rows == n)
                 wanted.push_back(static_cast<int32_t>(rows - 1));
-            }
             m.forward({{tokens + at, rows}, {&span, 1}, wanted},
                       full ? logits + at * static_cast<size_t>(vocab) : logits);
         }
@@ -408,7 +407,8 @@ int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state, cons
 }
 
 int rwkv_model_barriers(uint64_t *out, const rwkv_model *model) {
-    return guarded([&] { required(out, "out") = required(model, "model").model->backend().barriers(); });
+    return guarded(
+        [&] { required(out, "out") = required(model, "model").model->backend().barriers(); });
 }
 
 // ---- state
@@ -491,9 +491,8 @@ int rwkv_vocab_new(rwkv_vocab **out, const uint8_t *blob, const uint64_t *offset
         std::vector<std::string> tokens;
         tokens.reserve(n);
         for (size_t i = 0; i < n; ++i) {
-            if (offsets[i] > offsets[i + 1]) {
+            if (offsets[i] > offsets[i + 1])
                 throw invalid("offsets[" + std::to_string(i + 1) + "] is below its predecessor");
-            }
             if (offsets[i + 1] > offsets[i]) required(blob, "blob");
             tokens.emplace_back(reinterpret_cast<const char *>(blob) + offsets[i],
                                 offsets[i + 1] - offsets[i]);
@@ -516,7 +515,8 @@ int rwkv_vocab_encode(int32_t **ids, size_t *n, const rwkv_vocab *vocab, const c
         if (n_text > 0) required(text, "text");
         std::vector<int32_t> found;
         required(vocab, "vocab").vocab->encode(found, {text, n_text});
-        auto *copy = static_cast<int32_t *>(std::malloc(std::max<size_t>(1, found.size()) * sizeof(int32_t)));
+        auto *copy = static_cast<int32_t *>(
+            std::malloc(std::max<size_t>(1, found.size()) * sizeof(int32_t)));
         if (!copy) throw std::bad_alloc();
         std::copy(found.begin(), found.end(), copy);
         *ids = copy;
@@ -551,15 +551,15 @@ int rwkv_sampling_probe(double *probabilities, int32_t *token, const rwkv_sampli
                         const float *logits, size_t n, const int32_t *drawn, size_t n_drawn,
                         const int32_t *prompt, size_t n_prompt) {
     return guarded([&] {
-        rwkv::SamplingOptions options = sampling_options(sized(&required(sampling, "sampling"), "sampling"));
+        rwkv::SamplingOptions options =
+            sampling_options(sized(&required(sampling, "sampling"), "sampling"));
         if (n == 0) throw invalid("logits must hold at least one value");
         required(logits, "logits");
         rwkv::check(options, n);
         const auto history = list(drawn, n_drawn, "drawn");
         const auto before = list(prompt, n_prompt, "prompt");
-        for (const auto *ids : {&history, &before}) {
+        for (const auto *ids : {&history, &before})
             if (!ids->empty()) check_tokens(ids->data(), ids->size(), static_cast<int64_t>(n));
-        }
         rwkv::Sampler sampler(std::move(options), before);
         for (int32_t id : history) sampler.count(id);
         if (probabilities) sampler.probabilities({probabilities, n}, {logits, n});
@@ -577,8 +577,8 @@ int rwkv_engine_new(rwkv_engine **out, rwkv_model *model, const rwkv_vocab *voca
         rwkv::EngineOptions o;
         const auto set = [](int32_t &field, int32_t value, int32_t most, const char *name) {
             if (value < 0 || value > most) {
-                throw invalid(std::string(name) + " is " + std::to_string(value) + ", outside [1, " +
-                              std::to_string(most) + "]");
+                throw invalid(std::string(name) + " is " + std::to_string(value) +
+                              ", outside [1, " + std::to_string(most) + "]");
             }
             if (value > 0) field = value;
         };
@@ -610,7 +610,8 @@ int rwkv_engine_submit(uint64_t *id, rwkv_engine *engine, const rwkv_request *re
     return guarded([&] {
         required(id, "id") = 0;
         rwkv_engine &e = required(engine, "engine");
-        if (required(request, "request").size != sizeof *request) throw invalid("request.size is wrong");
+        if (required(request, "request").size != sizeof *request)
+            throw invalid("request.size is wrong");
         *id = e.engine->submit(request_of(*request, e.model.get()));
     });
 }
@@ -639,8 +640,7 @@ int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine) 
                                 event.text.size(), event.tokens.data(), event.tokens.size(),
                                 logprobs ? event.logprob_ids.data() : nullptr,
                                 logprobs ? event.logprobs.data() : nullptr, event.logprob_width,
-                                event.prompt_tokens, event.completion_tokens,
-                                event.cached_tokens,
+                                event.prompt_tokens, event.completion_tokens, event.cached_tokens,
                                 event.embedding.empty() ? nullptr : event.embedding.data(),
                                 event.embedding.size(), nullptr, nullptr, 0});
             if (!event.kept) continue;
@@ -658,9 +658,10 @@ int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine) 
 int rwkv_engine_describe(rwkv_engine_stats *out, rwkv_engine *engine) {
     return guarded([&] {
         const rwkv::EngineStats s = required(engine, "engine").engine->stats();
-        fill(out, rwkv_engine_stats{0, s.waiting, s.prefilling, s.running, s.submitted, s.finished,
-                                    s.cancelled, s.steps, s.prompt_tokens, s.completion_tokens,
-                                    s.guessed_tokens, s.accepted_tokens, s.forked},
+        fill(out,
+             rwkv_engine_stats{0, s.waiting, s.prefilling, s.running, s.submitted, s.finished,
+                               s.cancelled, s.steps, s.prompt_tokens, s.completion_tokens,
+                               s.guessed_tokens, s.accepted_tokens, s.forked},
              "out");
     });
 }
@@ -676,8 +677,9 @@ int rwkv_cache_clear(rwkv_engine *engine) {
 int rwkv_cache_describe(rwkv_cache_stats *out, rwkv_engine *engine) {
     return guarded([&] {
         const rwkv::CacheStats s = required(engine, "engine").engine->cache_stats();
-        fill(out, rwkv_cache_stats{0, s.limit, s.bytes, s.entries, s.hits, s.misses, s.asked_tokens,
-                                   s.cached_tokens, s.saved, s.evicted, s.reworded},
+        fill(out,
+             rwkv_cache_stats{0, s.limit, s.bytes, s.entries, s.hits, s.misses, s.asked_tokens,
+                              s.cached_tokens, s.saved, s.evicted, s.reworded},
              "out");
     });
 }

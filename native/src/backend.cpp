@@ -28,8 +28,8 @@ std::shared_ptr<Backend> open_backend(const std::string &device, int threads) {
     try {
         return std::make_shared<cpu::CpuBackend>(kernels, threads);
     } catch (const std::system_error &error) {
-        throw Error(RWKV_NO_MEMORY, "cannot start " + std::to_string(threads) +
-                                        " threads: " + error.what());
+        throw Error(RWKV_NO_MEMORY,
+                    "cannot start " + std::to_string(threads) + " threads: " + error.what());
     }
 }
 

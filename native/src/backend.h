@@ -1,11 +1,11 @@
-// THE seam: what a machine must offer to run RWKV. The architectures (arch/) call these operations in
-// the order of their equations; cpu/ (and later cuda/) implement them. Nothing above this header knows
-// what a thread pool or a kernel is; nothing below it knows what a layer or a request is.
+// THE seam: what a machine must offer to run RWKV. The architectures (arch/) call these operations
+// in the order of their equations; cpu/ (and later cuda/) implement them. Nothing above this header
+// knows what a thread pool or a kernel is; nothing below it knows what a layer or a request is.
 //
 // Pointers to float are memory of the backend (host memory for the CPU): only backend functions may
-// dereference them. All vectors and activations are fp32. A matrix is stored in `stored` (the file's own
-// type where that is exact) and the rows that enter it are first rounded to `compute`, so that batch size
-// never changes what is computed.
+// dereference them. All vectors and activations are fp32. A matrix is stored in `stored` (the
+// file's own type where that is exact) and the rows that enter it are first rounded to `compute`,
+// so that batch size never changes what is computed.
 #pragma once
 
 #include "weights/tensor.h"
@@ -39,12 +39,13 @@ struct Matrix {
     explicit operator bool() const { return data != nullptr; }
 };
 
-// The keys and values of a sequence's whole text, per layer [tokens][keys + values]. Only the attention
-// of version 7b keeps one; every other state has a fixed size.
+// The keys and values of a sequence's whole text, per layer [tokens][keys + values]. Only the
+// attention of version 7b keeps one; every other state has a fixed size.
 struct TextCache {
     std::vector<std::vector<float>> layers;
 
-    // Room for `more` numbers in each of n layers, so that a step that has begun adds to all of them.
+    // Room for `more` numbers in each of n layers, so that a step that has begun adds to all of
+    // them.
     void make_room(size_t n, size_t more);
 };
 
@@ -55,10 +56,10 @@ struct Span {
     TextCache *cache = nullptr;
 };
 
-// One step: a decoding sequence brings one row, a prefilling one a chunk. Spans are in row order and
-// cover all rows; no two share a state.
+// One step: a decoding sequence brings one row, a prefilling one a chunk. Spans are in row order
+// and cover all rows; no two share a state.
 struct Batch {
-    std::span<const int32_t> tokens;      // [rows]
+    std::span<const int32_t> tokens;  // [rows]
     std::span<const Span> spans;
     std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
     // Layers whose states are moved on; fewer than all where nothing above them is wanted.
@@ -85,46 +86,47 @@ struct Product {
 // y = act(W · x + bias) ⊙ gate. All projections of one call have the same number of inputs.
 struct Projection {
     const Matrix *w = nullptr;
-    const float *x = nullptr;   // [rows, in]
-    float *y = nullptr;         // [rows, out]
+    const float *x = nullptr;  // [rows, in]
+    float *y = nullptr;        // [rows, out]
     Activation act = Activation::none;
     const float *bias = nullptr;  // [out], added to the product, or null
     const float *gate = nullptr;  // [rows, out], multiplies the sum, or null; may be y
 };
 
-// xn = LayerNorm(x), eps 1e-5; prev is xn of the previous row of the same sequence, at the first row of
-// a span the D floats at state + shift. Afterwards those floats hold the span's last xn.
+// xn = LayerNorm(x), eps 1e-5; prev is xn of the previous row of the same sequence, at the first
+// row of a span the D floats at state + shift. Afterwards those floats hold the span's last xn.
 struct Shift {
     const float *x = nullptr;  // [rows, D]
     Norm norm;
-    int64_t shift = 0;         // offset in the state
-    bool keep = false;         // leave the state as it is: another operation takes the same shift
+    int64_t shift = 0;  // offset in the state
+    bool keep = false;  // leave the state as it is: another operation takes the same shift
 };
 
-// The time mixing of version 7 between its input products and its output matrix; head h of H owns the
-// channels h·N .. h·N + N − 1. All of it is local to a head. Equations in arch/v7.cpp.
+// The time mixing of version 7 between its input products and its output matrix; head h of H owns
+// the channels h·N .. h·N + N − 1. All of it is local to a head. Equations in arch/v7.cpp.
 struct Wkv7 {
     int64_t heads = 0, head_size = 0;
-    const float *r = nullptr, *k = nullptr, *v = nullptr;  // [rows, D]
+    const float *r = nullptr, *k = nullptr, *v = nullptr;                    // [rows, D]
     const float *zw = nullptr, *za = nullptr, *zv = nullptr, *zg = nullptr;  // [rows, rank]
-    const Matrix *w2 = nullptr, *a2 = nullptr, *v2 = nullptr, *g2 = nullptr;  // [D, rank]; v2 null in layer 0
-    const float *w0 = nullptr, *a0 = nullptr, *v0 = nullptr;  // [D]
+    const Matrix *w2 = nullptr, *a2 = nullptr, *v2 = nullptr,
+                 *g2 = nullptr;                                  // [D, rank]; v2 null in layer 0
+    const float *w0 = nullptr, *a0 = nullptr, *v0 = nullptr;     // [D]
     const float *k_k = nullptr, *k_a = nullptr, *r_k = nullptr;  // [D]
-    Norm ln_x;                                              // per head, eps 64e-5
-    float *v_first = nullptr;                               // [rows, D]; written by layer 0, read by the others
-    int64_t wkv = 0;                                        // offset of S [H][value][key] in the state
-    DType kept = DType::f32;                                // or f16 or bf16: how S lies there
-    float *y = nullptr;                                     // [rows, D]: GroupNorm(S·r) + bonus, times g
+    Norm ln_x;                                                   // per head, eps 64e-5
+    float *v_first = nullptr;  // [rows, D]; written by layer 0, read by the others
+    int64_t wkv = 0;           // offset of S [H][value][key] in the state
+    DType kept = DType::f32;   // or f16 or bf16: how S lies there
+    float *y = nullptr;        // [rows, D]: GroupNorm(S·r) + bonus, times g
 };
 
-// The time mixing of versions 5 and 6 between its input products and its output matrix, local to a head.
-// Equations in arch/v5.cpp and arch/v6.cpp.
+// The time mixing of versions 5 and 6 between its input products and its output matrix, local to a
+// head. Equations in arch/v5.cpp and arch/v6.cpp.
 struct Wkv6 {
     int64_t heads = 0, head_size = 0;
     const float *r = nullptr, *k = nullptr, *v = nullptr;  // [rows, A]
-    const float *g = nullptr;                               // [rows, A], or null
-    const float *zw = nullptr;                              // [rows, rank], version 6
-    const Matrix *w2 = nullptr;                             // [A, rank], version 6
+    const float *g = nullptr;                              // [rows, A], or null
+    const float *zw = nullptr;                             // [rows, rank], version 6
+    const Matrix *w2 = nullptr;                            // [A, rank], version 6
     const float *decay = nullptr;  // [A]: time_decay in version 6, W itself in version 5
     const float *bonus = nullptr;  // [A]: U
     Norm ln_x;                     // per head, eps 64e-5
@@ -135,11 +137,11 @@ struct Wkv6 {
 
 // The time mixing of version 4, local to a channel. Equations in arch/v4.cpp.
 struct Wkv4 {
-    int64_t width = 0;  // A
-    const float *r = nullptr, *k = nullptr, *v = nullptr;      // [rows, A]
-    const float *decay = nullptr, *first = nullptr;            // [A]
-    int64_t aa = 0, bb = 0, pp = 0;                            // offsets in the state, [A] each
-    float *y = nullptr;                                        // [rows, A]: r ⊙ wkv
+    int64_t width = 0;                                     // A
+    const float *r = nullptr, *k = nullptr, *v = nullptr;  // [rows, A]
+    const float *decay = nullptr, *first = nullptr;        // [A]
+    int64_t aa = 0, bb = 0, pp = 0;                        // offsets in the state, [A] each
+    float *y = nullptr;                                    // [rows, A]: r ⊙ wkv
 };
 
 class Backend {
@@ -155,17 +157,20 @@ public:
     virtual void upload(float *to, std::span<const float> from) = 0;
     virtual void download(std::span<float> to, const float *from) = 0;
     virtual void copy(float *to, const float *from, size_t count) = 0;
-    // `alive` is called from any thread every few microseconds of packing, and what it throws ends that.
+    // `alive` is called from any thread every few microseconds of packing, and what it throws ends
+    // that.
     virtual void while_packing(std::function<void()> alive) = 0;
-    // Packs a two-dimensional tensor for products; transposed: the tensor is [in, out]. Uses all threads.
-    // Throws Error if a weight is a NaN or an infinity, where it reads them: a packed matrix that fits is used
-    // where it lies.
+    // Packs a two-dimensional tensor for products; transposed: the tensor is [in, out]. Uses all
+    // threads. Throws Error if a weight is a NaN or an infinity, where it reads them: a packed
+    // matrix that fits is used where it lies.
     virtual Matrix matrix(const Tensor &weights, Precision precision, bool transposed) = 0;
-    // A table whose rows are only looked up, kept in the file's type; it may be used where it lies, too.
+    // A table whose rows are only looked up, kept in the file's type; it may be used where it lies,
+    // too.
     virtual Matrix table(const Tensor &rows) = 0;
 
     // -- operations. One caller at a time.
-    // x[row] = LayerNorm(table[token of row]), eps 1e-5; without the norm where that has no weights.
+    // x[row] = LayerNorm(table[token of row]), eps 1e-5; without the norm where that has no
+    // weights.
     virtual void embed(float *x, const Matrix &table, const Norm &ln0, const Batch &batch) = 0;
     virtual void shift_linear(const Shift &shift, std::span<const Product> products,
                               const Batch &batch) = 0;
@@ -176,13 +181,14 @@ public:
     // y[row] = table[token]
     virtual void lookup(float *y, const Matrix &table, const Batch &batch) = 0;
     // y[row] *= table[token] + offset[row]
-    virtual void token_gate(float *y, const Matrix &table, const float *offset, const Batch &batch) = 0;
-    // y[row] = LayerNorm(y + (prev − y) ⊙ mu) over n values, eps 1e-5; prev is y of the row before, at the
-    // first row of a span the n floats at state + shift, which then get the last row's y.
+    virtual void token_gate(float *y, const Matrix &table, const float *offset,
+                            const Batch &batch) = 0;
+    // y[row] = LayerNorm(y + (prev − y) ⊙ mu) over n values, eps 1e-5; prev is y of the row before,
+    // at the first row of a span the n floats at state + shift, which then get the last row's y.
     virtual void shift_norm(float *y, const float *mu, const Norm &norm, int64_t n, int64_t shift,
                             const Batch &batch) = 0;
-    // Appends k and v of every row to its span's cache and adds Σ softmax(64 tanh(q·k / 1024)) v over the
-    // row and all before it to x [rows, values]. q and k are [rows, keys].
+    // Appends k and v of every row to its span's cache and adds Σ softmax(64 tanh(q·k / 1024)) v
+    // over the row and all before it to x [rows, values]. q and k are [rows, keys].
     virtual void attend(float *x, const float *q, const float *k, const float *v, int64_t keys,
                         int64_t values, int64_t layer, const Batch &batch) = 0;
     virtual void wkv4(const Wkv4 &op, const Batch &batch) = 0;

@@ -1,5 +1,5 @@
-// Where the named arrays of one sequence's state lie, and how they are kept. Filled in by the architectures;
-// read by model.cpp and, through it, by the API.
+// Where the named arrays of one sequence's state lie, and how they are kept. Filled in by the
+// architectures; read by model.cpp and, through it, by the API.
 #pragma once
 
 #include "weights/tensor.h"

@@ -10,12 +10,12 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define CLAIM(condition)                                                             \
-    do {                                                                             \
-        if (!(condition)) {                                                          \
+#define CLAIM(condition)                                                                \
+    do {                                                                                \
+        if (!(condition)) {                                                             \
             std::fprintf(stderr, "%s:%d: wrong: %s\n", __FILE__, __LINE__, #condition); \
-            std::abort();                                                            \
-        }                                                                            \
+            std::abort();                                                               \
+        }                                                                               \
     } while (0)
 
 // Takes numbers from the front; an empty input gives zeros.

@@ -32,8 +32,13 @@ struct Original {
 };
 
 Original original(const char *version) {
-    const TinyShape shape{.version = version, .layers = 2, .width = 8, .head_size = 4,
-                          .ffn = 12, .vocab = 9, .rank = 2};
+    const TinyShape shape{.version = version,
+                          .layers = 2,
+                          .width = 8,
+                          .head_size = 4,
+                          .ffn = 12,
+                          .vocab = 9,
+                          .rank = 2};
     const TinyTensors tiny(shape);
     Original made;
     const int file = memfd_create("index", 0);
@@ -103,10 +108,12 @@ int64_t extent(Input &input) {
     return input.number<int64_t>();
 }
 
-const char *const kParts[] = {"att.", "ffn.", "ln0.", "ln1.", "ln2.", "weight", "bias", "x_r", "w1",
-                              "time_mix_k", "time_maa_x", "time_decay", "time_faaaa", "time_state",
-                              "r_k", "v0", "blocks.0.", "blocks.1.", "blocks.2.", "blocks.99999.",
-                              "head.weight", "emb.weight", "qkv.", "s_emb.weight", "enn.weight"};
+const char *const kParts[] = {
+    "att.",        "ffn.",       "ln0.",       "ln1.",         "ln2.",
+    "weight",      "bias",       "x_r",        "w1",           "time_mix_k",
+    "time_maa_x",  "time_decay", "time_faaaa", "time_state",   "r_k",
+    "v0",          "blocks.0.",  "blocks.1.",  "blocks.2.",    "blocks.99999.",
+    "head.weight", "emb.weight", "qkv.",       "s_emb.weight", "enn.weight"};
 
 void change(std::vector<Row> &rows, Input &input) {
     const size_t which = input.byte() % rows.size();
@@ -121,8 +128,10 @@ void change(std::vector<Row> &rows, Input &input) {
         const std::string from = kParts[input.byte() % std::size(kParts)];
         const std::string to = kParts[input.byte() % std::size(kParts)];
         const size_t at = row.name.find(from);
-        if (at == std::string::npos) row.name += to;
-        else row.name.replace(at, from.size(), to);
+        if (at == std::string::npos)
+            row.name += to;
+        else
+            row.name.replace(at, from.size(), to);
         break;
     }
     case 5: r.dtype = static_cast<int8_t>(input.byte()); break;

@@ -60,11 +60,9 @@ std::string decoded(std::string_view bytes) {
 std::string answer(const std::string &text, const std::vector<std::string> &stops, bool *stopped) {
     for (size_t end = 1; end <= text.size(); ++end) {
         size_t longest = 0;
-        for (const std::string &stop : stops) {
-            if (end >= stop.size() && text.compare(end - stop.size(), stop.size(), stop) == 0) {
+        for (const std::string &stop : stops)
+            if (end >= stop.size() && text.compare(end - stop.size(), stop.size(), stop) == 0)
                 longest = std::max(longest, stop.size());
-            }
-        }
         if (longest > 0) {
             *stopped = true;
             return text.substr(0, end - longest);

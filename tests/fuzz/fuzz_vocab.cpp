@@ -31,9 +31,8 @@ std::optional<std::vector<int32_t>> greedy(const Table &table, std::string_view 
     std::vector<int32_t> ids;
     while (!text.empty()) {
         auto found = table.end();
-        for (size_t n = std::min(longest, text.size()); n > 0 && found == table.end(); --n) {
+        for (size_t n = std::min(longest, text.size()); n > 0 && found == table.end(); --n)
             found = table.find(text.substr(0, n));
-        }
         if (found == table.end()) return std::nullopt;
         ids.push_back(found->second);
         text.remove_prefix(found->first.size());
@@ -55,7 +54,8 @@ void check(const Vocab &vocab, const std::string &text) {
         std::vector<int32_t> ids = {-7};
         try {
             vocab.encode(ids, one);
-            CLAIM(expected && std::equal(ids.begin() + 1, ids.end(), expected->begin(), expected->end()));
+            CLAIM(expected &&
+                  std::equal(ids.begin() + 1, ids.end(), expected->begin(), expected->end()));
             std::string text(one.size(), '\0');
             CLAIM(vocab.decode(text, std::span(ids).subspan(1)) == one.size() && text == one);
         } catch (const Error &error) {

@@ -1,5 +1,6 @@
-// The main() of a fuzz target where there is no libFuzzer: runs it once for each file that is named.
-// Prints the number of files; a wrong claim or a sanitizer ends the process, the file named last.
+// The main() of a fuzz target where there is no libFuzzer: runs it once for each file that is
+// named. Prints the number of files; a wrong claim or a sanitizer ends the process, the file named
+// last.
 #include "fuzz.h"
 
 #include <cstring>

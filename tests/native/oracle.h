@@ -124,14 +124,10 @@ inline Doubles layer_norm(const float *x, const float *weight, const float *bias
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 inline double activated(double x, Activation act) {
     switch (act) {
-    case Activation::tanh:
-        return std::tanh(x);
-    case Activation::sigmoid:
-        return sigmoid(x);
-    case Activation::relu_squared:
-        return x > 0 ? x * x : 0;
-    default:
-        return x;
+    case Activation::tanh: return std::tanh(x);
+    case Activation::sigmoid: return sigmoid(x);
+    case Activation::relu_squared: return x > 0 ? x * x : 0;
+    default: return x;
     }
 }
 

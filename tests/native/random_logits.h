@@ -21,12 +21,9 @@ inline Floats random_logits(std::mt19937_64 &random, size_t n) {
         v = spread * normal(random);
         v = grid > 0 ? std::round(v / grid) * grid : v;
     }
-    for (size_t i = random() % 3 == 0 ? n / 3 : 0; i > 0; --i) {
-        x[random() % n] = -inf;
-    }
-    for (size_t i = random() % 3 == 0 ? std::min<size_t>(n, 8) : 0; i > 0; --i) {
+    for (size_t i = random() % 3 == 0 ? n / 3 : 0; i > 0; --i) x[random() % n] = -inf;
+    for (size_t i = random() % 3 == 0 ? std::min<size_t>(n, 8) : 0; i > 0; --i)
         x[random() % n] = 20 + normal(random);
-    }
     x[random() % n] = 1;  // one finite at least
     return x;
 }

@@ -1,6 +1,7 @@
-// Checkpoints that nobody has trained: tensors left out, of another version, turned, cut, of other sizes. Each
-// is refused by Model::load or runs; none of them may end the process, or ask for memory out of all proportion.
-// Run under AddressSanitizer, too. RWKV_TEST_SCALE multiplies the rounds.
+// Checkpoints that nobody has trained: tensors left out, of another version, turned, cut, of other
+// sizes. Each is refused by Model::load or runs; none of them may end the process, or ask for
+// memory out of all proportion. Run under AddressSanitizer, too. RWKV_TEST_SCALE multiplies the
+// rounds.
 #include "check.h"
 #include "error.h"
 #include "model/load.h"
@@ -27,7 +28,8 @@ TinyShape shape_of(const std::string &version, uint64_t seed = 1) {
     TinyShape shape;
     shape.version = version;
     shape.seed = seed;
-    shape.layers = 2, shape.width = 36, shape.head_size = 12, shape.ffn = 20, shape.vocab = 30, shape.rank = 3;
+    shape.layers = 2, shape.width = 36, shape.head_size = 12, shape.ffn = 20, shape.vocab = 30,
+    shape.rank = 3;
     return shape;
 }
 
@@ -54,7 +56,9 @@ void run(Model &model) {
 std::vector<Tensor> without(const TinyTensors &tiny, const std::vector<std::string> &parts) {
     std::vector<Tensor> left;
     for (const Tensor &tensor : tiny.tensors())
-        if (std::ranges::none_of(parts, [&](const auto &part) { return tensor.name.find(part) != std::string::npos; }))
+        if (std::ranges::none_of(parts, [&](const auto &part) {
+                return tensor.name.find(part) != std::string::npos;
+            }))
             left.push_back(tensor);
     return left;
 }
@@ -67,9 +71,11 @@ void test_variants() {
     for (const Tensor &tensor : rc.tensors())
         if (tensor.name.find("enn") != std::string::npos) both.push_back(tensor);
     CHECK_THROWS(load(both), "both blocks.0.ffn.enn");
-    std::erase_if(both, [](const Tensor &tensor) { return tensor.name.find(".qkv.") != std::string::npos; });
+    std::erase_if(
+        both, [](const Tensor &tensor) { return tensor.name.find(".qkv.") != std::string::npos; });
     CHECK_THROWS(load(both), "both blocks.0.ffn.enn");
-    std::erase_if(both, [](const Tensor &tensor) { return tensor.name.find(".ffn.s") != std::string::npos; });
+    std::erase_if(
+        both, [](const Tensor &tensor) { return tensor.name.find(".ffn.s") != std::string::npos; });
     const auto found = load(both);
     CHECK(found->info().version == "8rc");
     run(*found);
@@ -83,7 +89,8 @@ void test_variants() {
 void test_large_heads() {
     for (const char *version : {"5.0", "5.1", "5.2", "6.0", "7"}) {
         TinyShape shape = shape_of(version);
-        shape.layers = 1, shape.width = 1040, shape.head_size = 1040, shape.ffn = 4, shape.vocab = 4;
+        shape.layers = 1, shape.width = 1040, shape.head_size = 1040, shape.ffn = 4,
+        shape.vocab = 4;
         CHECK_THROWS(load(TinyTensors(shape).tensors()), "heads of 1040 channels");
         shape.head_size = 520;
         run(*load(TinyTensors(shape).tensors()));
@@ -97,7 +104,8 @@ void test_mixtures() {
     int loaded = 0;
     for (int round = 0; round < rounds; ++round) {
         const auto any = [&] { return kVersions[random.below(std::size(kVersions))]; };
-        TinyShape first = shape_of(any(), 1 + random.next() % 5), second = shape_of(any(), 1 + random.next() % 5);
+        TinyShape first = shape_of(any(), 1 + random.next() % 5),
+                  second = shape_of(any(), 1 + random.next() % 5);
         for (TinyShape *shape : {&first, &second}) {
             if (random.below(3)) continue;
             shape->layers = 1 + random.below(3);
@@ -109,9 +117,12 @@ void test_mixtures() {
         }
         const TinyTensors a(first), b(second);
         std::vector<Tensor> tensors = a.tensors();
-        const auto some = [&] { return static_cast<size_t>(random.below(static_cast<int64_t>(tensors.size()))); };
+        const auto some = [&] {
+            return static_cast<size_t>(random.below(static_cast<int64_t>(tensors.size())));
+        };
         if (random.below(2)) {  // tensors of another one, in place of those or beside them
-            const char *const parts[] = {".att.", ".ffn.", ".qkv.", "blocks.0.", "blocks.1.", "emb", "ffn.s", "enn"};
+            const char *const parts[] = {".att.",     ".ffn.", ".qkv.", "blocks.0.",
+                                         "blocks.1.", "emb",   "ffn.s", "enn"};
             const std::string part = parts[random.below(std::size(parts))];
             for (const Tensor &other : b.tensors()) {
                 if (other.name.find(part) == std::string::npos || random.below(10) == 0) continue;
@@ -123,9 +134,11 @@ void test_mixtures() {
             }
         }
         if (random.below(2)) {  // whole families gone
-            const char *const parts[] = {".ffn.s", ".qkv.", "enn", "gate", "ln_x", "time_faaaa", "att.v", "blocks.1."};
+            const char *const parts[] = {".ffn.s", ".qkv.",      "enn",   "gate",
+                                         "ln_x",   "time_faaaa", "att.v", "blocks.1."};
             const std::string part = parts[random.below(std::size(parts))];
-            std::erase_if(tensors, [&](const Tensor &t) { return t.name.find(part) != std::string::npos; });
+            std::erase_if(tensors,
+                          [&](const Tensor &t) { return t.name.find(part) != std::string::npos; });
         }
         for (int64_t n = random.below(3); n > 0; --n) {
             Tensor &tensor = tensors[some()];
@@ -140,7 +153,8 @@ void test_mixtures() {
                 break;
             case 2:  // cut
                 if (!tensor.shape.empty()) {
-                    int64_t &size = tensor.shape[static_cast<size_t>(random.below(static_cast<int64_t>(tensor.shape.size())))];
+                    int64_t &size = tensor.shape[static_cast<size_t>(
+                        random.below(static_cast<int64_t>(tensor.shape.size())))];
                     size = 1 + random.below(size);
                 }
                 break;

@@ -1,5 +1,6 @@
-// Products of int8 and int4 weights against the oracle of quant.h: prepared rows, every number of rows and
-// odd sizes, what follows a product, and the same bits for every blocking and number of threads.
+// Products of int8 and int4 weights against the oracle of quant.h: prepared rows, every number of
+// rows and odd sizes, what follows a product, and the same bits for every blocking and number of
+// threads.
 #include "cpu/isa.h"
 #include "oracle.h"
 #include "weights/quant.h"
@@ -25,7 +26,8 @@ struct Blocks {
             Floats weights(static_cast<size_t>(quant::groups(type, in) * quant::group(type) * 16));
             for (int64_t k = 0; k < in; ++k)
                 for (int64_t o = 0; o < 16 && panel * 16 + o < out; ++o)
-                    weights[static_cast<size_t>(k * 16 + o)] = static_cast<float>(scale * random.next());
+                    weights[static_cast<size_t>(k * 16 + o)] =
+                        static_cast<float>(scale * random.next());
             quant::pack_panel(panel_at(panel), weights.data(), type, in);
         }
     }
@@ -46,7 +48,8 @@ struct Quantised {
         quant::quantise_row(p.data(), s.data(), x, type, in);
     }
     double times(const Blocks &w, int64_t o) const {
-        return quant::product(w.panel_at(o / 16), w.matrix.stored, w.matrix.in, o % 16, p.data(), s.data());
+        return quant::product(w.panel_at(o / 16), w.matrix.stored, w.matrix.in, o % 16, p.data(),
+                              s.data());
     }
 };
 
@@ -66,7 +69,8 @@ void test_prepared_rows(DType type) {
         if (in == 65)
             for (float &v : x) v *= 1e-36f;  // and hardly large enough
         if (in == 33)
-            for (int i = 0; i < 33; ++i) x[static_cast<size_t>(i)] = static_cast<float>(i) - 0.5f;  // halves: to even
+            for (int i = 0; i < 33; ++i)
+                x[static_cast<size_t>(i)] = static_cast<float>(i) - 0.5f;  // halves: to even
         if (in == 33) x[5] = 127;
         const Quantised want(x.data(), type, in);
         std::vector<char> row(static_cast<size_t>(cpu::row_bytes(form, in)), 'x');
@@ -107,8 +111,8 @@ void test_products(DType type) {
             const Floats x = random.floats(rows * in), bias = random.floats(out);
             const Floats gate = random.floats(rows * out), before = random.floats(rows * out);
             Floats y(static_cast<size_t>(rows * out)), added = before;
-            const Projection projection{&w.matrix,   x.data(),    y.data(), Activation::tanh,
-                                        bias.data(), gate.data()};
+            const Projection projection{&w.matrix,        x.data(),    y.data(),
+                                        Activation::tanh, bias.data(), gate.data()};
             backend->linear({&projection, 1}, s.batch());
             backend->linear_add(added.data(), w.matrix, x.data(), s.batch());
             double worst = 0;
@@ -118,7 +122,8 @@ void test_products(DType type) {
                     const size_t at = static_cast<size_t>(m * out + o);
                     const double z = row.times(w, o);
                     const double want = std::tanh(z + bias[static_cast<size_t>(o)]) * gate[at];
-                    worst = std::max({worst, std::fabs(y[at] - want), std::fabs(added[at] - (before[at] + z))});
+                    worst = std::max(
+                        {worst, std::fabs(y[at] - want), std::fabs(added[at] - (before[at] + z))});
                 }
             }
             CHECK_NEAR(worst, 0, 3e-6);

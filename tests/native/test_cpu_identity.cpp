@@ -150,7 +150,8 @@ void test_identity(DType stored, DType compute) {
         CHECK(run_together(layer, {n}) == run_apart(layer, {n}, 1));
     }
     test_mixed(layer, stored, compute);
-    // The head size of the published models, for which the recurrence may take another path over long spans.
+    // The head size of the published models, for which the recurrence may take another path over
+    // long spans.
     Layer usual(2, 2, 64, stored, compute);
     CHECK(run_together(usual, {100}) == run_apart(usual, {100}, 1));
     test_mixed(usual, stored, compute);

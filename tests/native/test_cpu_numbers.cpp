@@ -94,8 +94,8 @@ void test_numbers() {
     }
 }
 
-// Weights of every bit pattern that is a number through a product with 1. Instructions for pairs take
-// subnormal ones as 0.
+// Weights of every bit pattern that is a number through a product with 1. Instructions for pairs
+// take subnormal ones as 0.
 void test_all_weights() {
     const auto backend = open_backend("cpu", 2);
     for (const DType type : {DType::f16, DType::bf16})
@@ -108,9 +108,9 @@ void test_all_weights() {
                 "w", reinterpret_cast<const std::byte *>(all.data()), type, {65536, 1}, {1, 1}};
             const Matrix w = backend->matrix(tensor, compute, false);
             CHECK(w.stored == type && w.compute == compute);
-            const bool pairs = cpu::chosen_kernels().input(static_cast<cpu::Type>(w.stored),
-                                                           static_cast<cpu::Type>(w.compute)) ==
-                               cpu::kPairs;
+            const bool pairs =
+                cpu::chosen_kernels().input(static_cast<cpu::Type>(w.stored),
+                                            static_cast<cpu::Type>(w.compute)) == cpu::kPairs;
             Sequences one(*backend, {1}, 1);
             Floats x(65536, 0.0f);
             const float y = 1;
@@ -197,15 +197,15 @@ void test_not_finite() {
                  {DType::f16, 0x7c00, 0xfc01, 0x7bff},
                  {DType::bf16, 0x7f80, 0xffff, 0xff7f},
                  {DType::f64, 0x7ff0000000000000, 0xfff8000000000000, 0x47efffffe0000000}};
-    const Precision precisions[] = {DType::f32,  DType::f16, DType::bf16, {DType::f32, DType::i8},
-                                    {DType::bf16, DType::i4}};
+    const Precision precisions[] = {
+        DType::f32, DType::f16, DType::bf16, {DType::f32, DType::i8}, {DType::bf16, DType::i4}};
     for (const auto &kind : kinds)
         for (const bool strided : {false, true})
             for (const int64_t in : {1, 45, 130})
                 for (const int64_t at : {int64_t{0}, 17 * in, 18 * in + in / 2, 19 * in - 1}) {
                     Source source(random, 19, in, kind.dtype, strided);
-                    const int64_t place = at / in * source.tensor.stride[0] +
-                                          at % in * source.tensor.stride[1];
+                    const int64_t place =
+                        at / in * source.tensor.stride[0] + at % in * source.tensor.stride[1];
                     const size_t size = size_of(kind.dtype);
                     std::byte *const byte =
                         source.bytes.data() + 1 + static_cast<size_t>(place) * size;
@@ -221,7 +221,8 @@ void test_not_finite() {
                     CHECK(backend->matrix(source.tensor, DType::f32, false).in == in);
                     CHECK(backend->table(source.tensor).in == in);
                     source.tensor.scale = 2;
-                    CHECK_THROWS(backend->matrix(source.tensor, DType::f32, false), "a NaN or an inf");
+                    CHECK_THROWS(backend->matrix(source.tensor, DType::f32, false),
+                                 "a NaN or an inf");
                 }
 }
 

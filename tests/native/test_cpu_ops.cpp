@@ -192,7 +192,7 @@ void test_embed_and_head(DType stored, DType compute) {
             CHECK_NEAR(worst, 0, 4e-6);
 
             const Weights w(*backend, random, vocab, D, stored, compute);
-            for (int i = 0; i<rows; i += rows> 20 ? 2 : 3) s.logit_rows.push_back(i);
+            for (int i = 0; i < rows; i += rows > 20 ? 2 : 3) s.logit_rows.push_back(i);
             Floats logits(s.logit_rows.size() * static_cast<size_t>(vocab));
             const uint64_t barriers = backend->barriers();
             backend->head(logits.data(), w.matrix, norm, x.data(), s.batch());

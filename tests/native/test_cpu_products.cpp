@@ -90,8 +90,8 @@ void test_gated_linear_add(DType stored, DType compute) {
     }
 }
 
-// Rows of which most inputs are zero, up to four at a time, are multiplied without them: the bits are those of
-// a batch that is too large for it.
+// Rows of which most inputs are zero, up to four at a time, are multiplied without them: the bits
+// are those of a batch that is too large for it.
 void test_zeros(DType stored, DType compute) {
     const auto backend = open_backend("cpu", 2);
     Random random{14};
@@ -106,7 +106,8 @@ void test_zeros(DType stored, DType compute) {
                 if (static_cast<double>(seed >> 11) * 0x1p-53 < zeros) value = 0;
             }
             x[1] = -0.0f;
-            backend->linear_add(y.data(), w.matrix, x.data(), Sequences(*backend, {all}, 1).batch());
+            backend->linear_add(y.data(), w.matrix, x.data(),
+                                Sequences(*backend, {all}, 1).batch());
             for (const int rows : {1, 2, 3, 4})
                 for (int row = 0; row + rows <= all; row += 3) {
                     Floats few(static_cast<size_t>(rows * 150));

@@ -14,8 +14,7 @@ struct Table {
     Matrix matrix;
 
     Table(Backend &backend, Random &random, int64_t columns, DType stored)
-        : source(random, kVocab, columns, stored),
-          matrix(backend.table(source.tensor)) {}
+        : source(random, kVocab, columns, stored), matrix(backend.table(source.tensor)) {}
     double at(int32_t token, int64_t column) const {
         const double x = source.values[static_cast<size_t>(token * matrix.in + column)];
         return source.tensor.dtype == DType::f64 ? static_cast<float>(x) : x;

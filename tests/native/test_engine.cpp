@@ -224,8 +224,7 @@ Request random_request(Random &random) {
     if (random.below(4) == 0) request.sampling.temperature = random.below(2) ? 0.0 : 0.5;
     if (random.below(4) == 0) request.sampling.top_p = 0.9;
     if (random.below(4) == 0) request.sampling.presence_penalty = 0.4;
-    if (random.below(4) == 0)
-        request.sampling.logprobs = static_cast<int32_t>(random.below(4));
+    if (random.below(4) == 0) request.sampling.logprobs = static_cast<int32_t>(random.below(4));
     request.quiet = random.below(4) == 0;
     return request;
 }
@@ -477,8 +476,7 @@ void test_cancel_at_the_end() {
     Random random{5};
     for (int i = 0; i < scaled(300); ++i) {
         const uint64_t id = client.submit(request_of(1, 2, random.next()));
-        for (int64_t spin = random.below(2000); spin > 0; --spin)
-            (void)client.engine().stats();
+        for (int64_t spin = random.below(2000); spin > 0; --spin) (void)client.engine().stats();
         client.engine().cancel(id);
         const Answer answer = client.wait(id);
         CHECK(answer.finish == Finish::cancel || answer.completion_tokens == 2);
@@ -594,8 +592,7 @@ void test_polls_beside_the_ring() {
             ids.push_back(client.submit(request_of(2, 1 + random.below(6), random.next())));
         while (std::any_of(ids.begin(), ids.end(),
                            [&](uint64_t id) { return client.answers[id].finals == 0; })) {
-            for (int64_t spin = random.below(300); spin > 0; --spin)
-                (void)client.engine().stats();
+            for (int64_t spin = random.below(300); spin > 0; --spin) (void)client.engine().stats();
             client.collect();
         }
     }
@@ -655,7 +652,8 @@ void test_refused_requests() {
     refused([](Request &r) { r.sampling.temperature = -1; }, "temperature");
     refused([](Request &r) { r.sampling.forbidden = {257}; }, "forbidden");
     refused([](Request &r) { r.speculate = 65; }, "speculate is 65");
-    refused([](Request &r) { r.state = std::make_shared<std::vector<float>>(3); }, "the start state has 3 numbers");
+    refused([](Request &r) { r.state = std::make_shared<std::vector<float>>(3); },
+            "the start state has 3 numbers");
     CHECK(client.stats().submitted == 0);
     CHECK(client.run(request_of(8, 4)).completion_tokens == 4);
     CHECK_THROWS(Engine(model, vocab, options_of(0)), "max_batch is 0");
@@ -706,7 +704,8 @@ void test_error_after_text() {
     CHECK(!answer.message.empty());
 }
 
-// What a quiet request had collected when it failed is said before the error, as of one that is streamed.
+// What a quiet request had collected when it failed is said before the error, as of one that is
+// streamed.
 void test_error_after_quiet_text() {
     const TinyShape shape;
     const TinyTensors tiny(shape);
@@ -717,18 +716,21 @@ void test_error_after_quiet_text() {
     std::fill_n(poisoned.begin() + (1 + 'f') * shape.width, shape.width, 3e38f);
     emb->data = reinterpret_cast<const std::byte *>(poisoned.data());
     rwkv::LoadProgress progress;
-    const auto usual = std::exchange(model, rwkv::Model::load(std::move(tensors), "cpu fp32", 2, progress));
+    const auto usual =
+        std::exchange(model, rwkv::Model::load(std::move(tensors), "cpu fp32", 2, progress));
     Client client(options_of(2));
     Request request = letters_of(5, 100);
     request.sampling.temperature = 0;
     request.sampling.presence_penalty = 2000;
     float bias = 4000;
-    for (const char c : {'a', 'b', 'c', 'd', 'e', 'f'}) request.sampling.bias.emplace_back(1 + c, bias -= 10);
+    for (const char c : {'a', 'b', 'c', 'd', 'e', 'f'})
+        request.sampling.bias.emplace_back(1 + c, bias -= 10);
     for (const bool quiet : {false, true}) {
         request.quiet = quiet;
         const Answer answer = client.run(request);
         CHECK(answer.finish == Finish::error && answer.message.find("NaN") != std::string::npos);
-        CHECK(answer.text == "abcdef" && answer.tokens.size() == 6 && answer.completion_tokens == 6);
+        CHECK(answer.text == "abcdef" && answer.tokens.size() == 6 &&
+              answer.completion_tokens == 6);
     }
     model = usual;
 }
@@ -777,10 +779,12 @@ void test_failing_step() {
     CHECK(same(client.run(small), expected));
 }
 
-// Where there is no memory to go back from a guess, nothing is guessed; neither this stream nor the others end.
+// Where there is no memory to go back from a guess, nothing is guessed; neither this stream nor the
+// others end.
 void test_guesses_without_memory() {
     // Four states of 15.8 MB are what is mapped at a time: those of the slots fill it.
-    const auto usual = std::exchange(model, tiny_model({.layers = 4, .width = 992, .head_size = 992, .ffn = 32}));
+    const auto usual =
+        std::exchange(model, tiny_model({.layers = 4, .width = 992, .head_size = 992, .ffn = 32}));
     {
         Client client(options_of(4));
         Request request = letters_of(5, 60);
@@ -798,7 +802,7 @@ void test_guesses_without_memory() {
                 CHECK(client.answers[id].text == std::string(60, 'a'));
             }
         };
-        all(false);  // makes their states
+        all(false);                                // makes their states
         const MemoryLimit limit(rlim_t{8} << 20);  // less than one state
         all(true);
         CHECK(!limit.works() || client.stats().guessed_tokens == 0);
@@ -889,8 +893,8 @@ void test_speculation() {
     CHECK_THROWS(Engine(model, vocab, options), "speculate is 65");
 }
 
-// One request of many prompts that never end, or of many texts to embed, fills all slots: what others ask beside
-// it is answered, and as if they were alone.
+// One request of many prompts that never end, or of many texts to embed, fills all slots: what
+// others ask beside it is answered, and as if they were alone.
 void test_a_crowd_leaves_room() {
     Client alone(options_of(1));
     const Request chat = letters_of(13, 4, 5);
@@ -949,8 +953,9 @@ void test_storm() {
                 }
                 mine.push_back(std::move(one));
                 if (random.below(3) == 0) {
-                    Asked &victim = mine[mine.size() - 1 - static_cast<size_t>(random.below(
-                        std::min<int64_t>(30, static_cast<int64_t>(mine.size()))))];
+                    Asked &victim = mine[mine.size() - 1 -
+                                         static_cast<size_t>(random.below(std::min<int64_t>(
+                                             30, static_cast<int64_t>(mine.size()))))];
                     victim.cancelled = true;
                     client.engine().cancel(victim.id);
                 }
@@ -1071,14 +1076,16 @@ void test_embeddings_in_every_phase() {
         try {
             client.submit(embedding_of(3, wrong));
         } catch (const rwkv::Error &error) {
-            refused = error.status == RWKV_INVALID && std::string(error.what()).starts_with("dimensions");
+            refused =
+                error.status == RWKV_INVALID && std::string(error.what()).starts_with("dimensions");
         }
         CHECK(refused);
     }
 }
 
-// States so large that they are made, and room for kept ones written to, while nobody asks: whenever the first
-// requests come, their answers are those of a model whose states are made when they are wanted.
+// States so large that they are made, and room for kept ones written to, while nobody asks:
+// whenever the first requests come, their answers are those of a model whose states are made when
+// they are wanted.
 void test_large_states() {
     const auto usual = std::exchange(model, tiny_model({.width = 512, .head_size = 64}));
     CHECK(model->state_floats() * sizeof(float) >= size_t{256} << 10);

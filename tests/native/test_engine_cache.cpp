@@ -1,5 +1,6 @@
-// The engine with kept states: what a follow-up reads, where an answer's state is kept, that answers are
-// those of an engine without, under eviction, speculation, cancelling and from several threads.
+// The engine with kept states: what a follow-up reads, where an answer's state is kept, that
+// answers are those of an engine without, under eviction, speculation, cancelling and from several
+// threads.
 #include "check.h"
 #include "engine/engine.h"
 #include "error.h"
@@ -127,8 +128,8 @@ void test_where_an_answer_is_kept() {
         return run(engine, asking(prompt + text + more, 1)).cached_tokens -
                static_cast<int64_t>(prompt.size());
     };
-    CHECK(kept(saying("", "abcd"), "xy") == 4);       // its end token is not part of it
-    CHECK(kept(saying("", "abcd", 3), "xy") == 2);    // the last token has not been read
+    CHECK(kept(saying("", "abcd"), "xy") == 4);     // its end token is not part of it
+    CHECK(kept(saying("", "abcd", 3), "xy") == 2);  // the last token has not been read
     CHECK(kept(saying("", "abcd", 1), "xy") == 0);
     const auto stopped = [&](const std::string &text, std::vector<std::string> stops,
                              int64_t max_tokens = 100) {
@@ -136,13 +137,13 @@ void test_where_an_answer_is_kept() {
         request.stops = std::move(stops);
         return kept(request, "\t\nxy");
     };
-    CHECK(stopped("abcd\tUs", {"\tUs"}) == 4);           // before what was held back
+    CHECK(stopped("abcd\tUs", {"\tUs"}) == 4);             // before what was held back
     CHECK(stopped("abcd\te\nUs", {"\tUs", "\nUs"}) == 6);  // the latter of two
-    CHECK(stopped("abcd\t", {"\tUs"}) == 5);             // it turned out to be no stop
+    CHECK(stopped("abcd\t", {"\tUs"}) == 5);               // it turned out to be no stop
     CHECK(stopped("abcd\tU", {"\tUs"}, 6) == 5);
-    CHECK(stopped("abcd", {"c"}) == 2);                  // never held back
+    CHECK(stopped("abcd", {"c"}) == 2);  // never held back
     CHECK(stopped("a", {"a"}) == 0);
-    CHECK(stopped("ab\n\tcU", {"\n\tcd", "\tcU"}) == 2);   // the hold moved on: shorter, and right
+    CHECK(stopped("ab\n\tcU", {"\n\tcd", "\tcU"}) == 2);  // the hold moved on: shorter, and right
     Request request = saying("", "abcd");
     request.stop_ids = {1 + 'd'};
     CHECK(kept(request, "xy") == 3);
@@ -268,9 +269,11 @@ struct Talk {
     explicit Talk(uint64_t seed) : random{seed} { say(1 + random.below(60)); }
 
     void say(int64_t n) {
-        for (; n > 0; --n) request.prompt.push_back(static_cast<int32_t>(1 + 'a' + random.below(8)));
-        if (random.below(2)) request.save_at = {static_cast<int64_t>(1 + random.below(
-            static_cast<int64_t>(request.prompt.size())))};
+        for (; n > 0; --n)
+            request.prompt.push_back(static_cast<int32_t>(1 + 'a' + random.below(8)));
+        if (random.below(2))
+            request.save_at = {static_cast<int64_t>(
+                1 + random.below(static_cast<int64_t>(request.prompt.size())))};
         request.max_tokens = 1 + random.below(30);
         request.stops = {"bcd", "ccb", "e"};
         request.stops.resize(static_cast<size_t>(random.below(4)));
@@ -319,8 +322,9 @@ void test_conversations_of_every_version() {
     model = usual;
 }
 
-// Several threads talk and hang up while another one resizes and clears what is kept: once in a while as answers
-// end, not as time goes by, so that on a busy machine, too, most turns find what the ones before them left.
+// Several threads talk and hang up while another one resizes and clears what is kept: once in a
+// while as answers end, not as time goes by, so that on a busy machine, too, most turns find what
+// the ones before them left.
 void test_storm() {
     constexpr int threads = 4, turns = 25;
     Engine engine(model, vocab, keeping(plenty, 8, 4)), plain(model, vocab, keeping(0));

@@ -1,5 +1,6 @@
-// The engine where memory runs out: whoever waits for an answer hears of it, once, and what was said before stays
-// said. `operator new` is told from which allocation on to fail, and on whose threads.
+// The engine where memory runs out: whoever waits for an answer hears of it, once, and what was
+// said before stays said. `operator new` is told from which allocation on to fail, and on whose
+// threads.
 #include "check.h"
 #include "engine/engine.h"
 #include "engine/state_trie.h"
@@ -89,7 +90,8 @@ bool listen(Engine &engine, std::map<uint64_t, Heard> &heard) {
             one.completion = event.completion_tokens;
             CHECK(event.logprobs.size() == event.tokens.size() * event.logprob_width);
         }
-        if (std::ranges::all_of(heard, [](const auto &one) { return one.second.finals > 0; })) return true;
+        if (std::ranges::all_of(heard, [](const auto &one) { return one.second.finals > 0; }))
+            return true;
         if (std::chrono::steady_clock::now() > end) return false;
         std::this_thread::sleep_for(100us);
     }
@@ -164,8 +166,10 @@ void test_poll_loses_nothing() {
         CHECK(rwkv_load_finish(&loaded, load) == RWKV_OK);
         std::vector<uint64_t> offsets{0, 0};
         std::string bytes;
-        for (int b = 0; b < 256; ++b) bytes += static_cast<char>(b), offsets.push_back(bytes.size());
-        CHECK(rwkv_vocab_new(&words, reinterpret_cast<const uint8_t *>(bytes.data()), offsets.data(), 257) == RWKV_OK);
+        for (int b = 0; b < 256; ++b)
+            bytes += static_cast<char>(b), offsets.push_back(bytes.size());
+        CHECK(rwkv_vocab_new(&words, reinterpret_cast<const uint8_t *>(bytes.data()),
+                             offsets.data(), 257) == RWKV_OK);
         CHECK(rwkv_engine_new(&engine, loaded, words, &options) == RWKV_OK);
         rwkv_request request;
         rwkv_request_init(&request);
@@ -192,7 +196,8 @@ void test_poll_loses_nothing() {
             CHECK(n == 0 && events == nullptr);
             CHECK(rwkv_engine_poll(&events, &n, engine) == RWKV_OK);
         }
-        for (size_t i = 0; i < n; ++i) ended += events[i].finish == RWKV_FINISH_LENGTH && events[i].n_tokens == 4;
+        for (size_t i = 0; i < n; ++i)
+            ended += events[i].finish == RWKV_FINISH_LENGTH && events[i].n_tokens == 4;
         CHECK(ended == 40);
         rwkv_engine_free(engine);
         rwkv_vocab_free(words);
@@ -207,7 +212,8 @@ void test_a_cache_is_cleared_without_memory() {
     Random random{5};
     for (int i = 0; i < 200; ++i) {
         std::vector<int32_t> tokens;
-        for (int64_t n = 1 + random.below(6); n > 0; --n) tokens.push_back(static_cast<int32_t>(random.below(3)));
+        for (int64_t n = 1 + random.below(6); n > 0; --n)
+            tokens.push_back(static_cast<int32_t>(random.below(3)));
         cache.insert(nullptr, tokens, random.below(2));
     }
     CHECK(cache.entries() > 20);

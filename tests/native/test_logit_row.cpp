@@ -1,8 +1,8 @@
 // The passes over a row of logits: every form that this machine has gives the bits of the
 // narrowest, and those are right.
 #include "check.h"
-#include "sampling/logit_row.h"
 #include "random_logits.h"
+#include "sampling/logit_row.h"
 
 #include <cfloat>
 
@@ -22,9 +22,7 @@ struct Case {
         const size_t n = std::array<size_t, 8>{1, 7, 63, 64, 65, 128, 1000, 4099}[random() % 8];
         x = random_logits(random, n);
         residual.assign(n, 0);
-        for (float &r : residual) {
-            r = random() % 4 ? 0 : 1e-8f * static_cast<float>(random() % 9);
-        }
+        for (float &r : residual) r = random() % 4 ? 0 : 1e-8f * static_cast<float>(random() % 9);
         blocks = (n + LogitRow::block - 1) / LogitRow::block;
         block_max.resize(blocks);
         max = *std::max_element(x.begin(), x.end());
@@ -53,18 +51,14 @@ void test_maxima(Case &c, const LogitRow &form, std::mt19937_64 &random) {
         CHECK(!form.maxima(unused.data(), y.data(), y.size()));
     }
     float least = inf;
-    for (const float v : c.x) {
-        least = v > -inf ? std::min(least, v) : least;
-    }
+    for (const float v : c.x) least = v > -inf ? std::min(least, v) : least;
     CHECK(form.least(c.x.data(), c.x.size()) == least);
 }
 
 void test_exponentials(const Case &c, const LogitRow &form, std::mt19937_64 &random) {
     const size_t n = c.x.size();
     double sum = 0;
-    for (size_t i = 0; i < n; ++i) {
-        sum += c.weight(i);
-    }
+    for (size_t i = 0; i < n; ++i) sum += c.weight(i);
     Floats e(c.blocks * LogitRow::block, -1), narrow_e(e);
     const double ours = form.sum_exp(c.x.data(), n, c.max, e.data());
     CHECK(ours == narrow.sum_exp(c.x.data(), n, c.max, narrow_e.data()));
@@ -77,9 +71,7 @@ void test_exponentials(const Case &c, const LogitRow &form, std::mt19937_64 &ran
         CHECK_NEAR(e[i], expected, (4e-7 + 2e-7 * away) * expected + 2e-38);
     }
     std::vector<double> w(2 * LogitRow::widest), narrow_w;
-    for (double &v : w) {
-        v = -static_cast<double>(random() % 1000000) * (random() % 2 ? 1e-3 : 1e-6);
-    }
+    for (double &v : w) v = -static_cast<double>(random() % 1000000) * (random() % 2 ? 1e-3 : 1e-6);
     const std::vector<double> powers(w);
     narrow_w = w;
     form.exp_exactly(w.data(), w.size());
@@ -97,8 +89,11 @@ void test_weights(const Case &c, const LogitRow &form) {
     std::vector<BlockSum> sums(c.blocks), kept(c.blocks), narrow_sums(c.blocks);
     for (const bool with_residual : {false, true}) {
         for (const float power : {1.f, 1.3f}) {
-            const QuickLaw law{.cut = c.low, .max = c.max, .shift = 0,
-                               .log2_power = power * 1.44269504f, .cut_survives = !with_residual};
+            const QuickLaw law{.cut = c.low,
+                               .max = c.max,
+                               .shift = 0,
+                               .log2_power = power * 1.44269504f,
+                               .cut_survives = !with_residual};
             Row row = c.row();
             row.residual = with_residual ? c.residual.data() : nullptr;
             const size_t n = form.weigh(sums.data(), row, c.low, law);
@@ -117,14 +112,11 @@ void test_weights(const Case &c, const LogitRow &form) {
                 CHECK_NEAR(a.sum, sum, 1e-5 * sum + 1e-37);
                 CHECK(a.at_cut == at_cut);
             }
-            if (power != 1 || with_residual) {
-                continue;
-            }
+            if (power != 1 || with_residual) continue;
             row.e = e.data();  // nothing is computed anew, and nothing differs
             CHECK(n == form.weigh(kept.data(), row, c.low, law));
-            for (size_t i = 0; i < n; ++i) {
+            for (size_t i = 0; i < n; ++i)
                 CHECK(kept[i].sum == sums[i].sum && kept[i].index == sums[i].index);
-            }
         }
     }
 }
@@ -186,7 +178,9 @@ void test_choice() {
     const char *isa = nullptr;
     CHECK(rwkv_cpu_isa(&isa) == RWKV_OK);
     const std::string name = isa;
-    const std::string wanted = name.starts_with("avx512") ? "avx512" : name.starts_with("avx2") ? "avx2" : "narrow";
+    const std::string wanted = name.starts_with("avx512") ? "avx512"
+                               : name.starts_with("avx2") ? "avx2"
+                                                          : "narrow";
     CHECK(chosen_logit_row().name == wanted);
 }
 

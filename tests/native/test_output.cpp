@@ -23,11 +23,8 @@ struct Answer {
 Answer answer(const Strings &stops, const Strings &tokens) {
     Output output(stops);
     Answer out;
-    for (const std::string &token : tokens) {
-        if (output.add(token, out.text)) {
-            out.stopped = true;
-        }
-    }
+    for (const std::string &token : tokens)
+        if (output.add(token, out.text)) out.stopped = true;
     output.finish(out.text);
     return out;
 }
@@ -41,18 +38,15 @@ bool well_formed(const std::string &s, size_t at, size_t n, bool &complete) {
         int lead_low, lead_high, low, high;
         size_t length;
     };
-    static const Row rows[] = {{0x00, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2},
-                               {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
-                               {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
-                               {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4},
-                               {0xf4, 0xf4, 0x80, 0x8f, 4}};
+    static const Row rows[] = {
+        {0x00, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
     for (const Row &row : rows) {
         const auto byte = [&](size_t i) { return static_cast<uint8_t>(s[at + i]); };
         bool fits = n <= row.length && in(byte(0), row.lead_low, row.lead_high);
         fits = fits && (n < 2 || in(byte(1), row.low, row.high));
-        for (size_t i = 2; i < n; ++i) {
-            fits = fits && in(byte(i), 0x80, 0xbf);
-        }
+        for (size_t i = 2; i < n; ++i) fits = fits && in(byte(i), 0x80, 0xbf);
         if (fits) {
             complete = n == row.length;
             return true;
@@ -67,16 +61,13 @@ Strings characters(const std::string &bytes, bool more) {
     for (size_t i = 0; i < bytes.size();) {
         size_t n = 0;
         bool complete = false;
-        while (!complete && i + n < bytes.size() && well_formed(bytes, i, n + 1, complete)) {
-            ++n;
-        }
-        if (complete) {
+        while (!complete && i + n < bytes.size() && well_formed(bytes, i, n + 1, complete)) ++n;
+        if (complete)
             out.push_back(bytes.substr(i, n));
-        } else if (i + n == bytes.size() && n > 0 && more) {
+        else if (i + n == bytes.size() && n > 0 && more)
             break;
-        } else {
+        else
             out.push_back(unknown);
-        }
         i += std::max<size_t>(n, 1);
     }
     return out;
@@ -94,11 +85,8 @@ Expected expect(const Strings &stops, const std::string &bytes, bool more) {
     for (const std::string &character : characters(bytes, more)) {
         out.text += character;
         size_t size = 0;
-        for (const std::string &stop : stops) {
-            if (out.text.ends_with(stop)) {
-                size = std::max(size, stop.size());
-            }
-        }
+        for (const std::string &stop : stops)
+            if (out.text.ends_with(stop)) size = std::max(size, stop.size());
         if (size > 0) {
             out.text.resize(out.text.size() - size);
             out.stopped = true;
@@ -112,11 +100,8 @@ Expected expect(const Strings &stops, const std::string &bytes, bool more) {
 size_t held(const Strings &stops, const std::string &text) {
     size_t size = 0;
     for (const std::string &stop : stops) {
-        for (size_t n = 1; n < stop.size(); ++n) {
-            if (text.ends_with(stop.substr(0, n))) {
-                size = std::max(size, n);
-            }
-        }
+        for (size_t n = 1; n < stop.size(); ++n)
+            if (text.ends_with(stop.substr(0, n))) size = std::max(size, n);
     }
     return size;
 }
@@ -160,7 +145,8 @@ void test_early_stops() {
         for (size_t end = std::max<size_t>(least, 1); end <= bytes.size() && !stops_at_all; ++end) {
             size_t size = 0;
             for (const std::string &stop : stops)
-                if (std::string_view(bytes).substr(0, end).ends_with(stop)) size = std::max(size, stop.size());
+                if (std::string_view(bytes).substr(0, end).ends_with(stop))
+                    size = std::max(size, stop.size());
             if (size == 0) continue;
             stops_at_all = true;
             expected = bytes.substr(0, end - size);
@@ -191,9 +177,7 @@ void test_random() {
         const Strings &valid = alphabets[random() % 3];
         const auto text = [&](const Strings &letters, size_t n) {
             std::string out;
-            for (size_t i = 0; i < n; ++i) {
-                out += letters[random() % letters.size()];
-            }
+            for (size_t i = 0; i < n; ++i) out += letters[random() % letters.size()];
             return out;
         };
         Strings stops(random() % 4);
@@ -254,7 +238,8 @@ void test_stops() {
 // Every split of every kind of character gives the character, and nothing before it is complete.
 void test_splits() {
     const std::string bytes = "a\xc3\xa9\xe4\xb8\xad\xf0\x9f\x99\x82\xed\x9f\xbf"
-                              "\xf4\x8f\xbf\xbf" "z";
+                              "\xf4\x8f\xbf\xbf"
+                              "z";
     for (size_t mask = 0; mask < size_t{1} << (bytes.size() - 1); ++mask) {
         Output output({});
         std::string text, token;
@@ -263,18 +248,13 @@ void test_splits() {
             if (i + 1 == bytes.size() || mask >> i & 1) {
                 output.add(token, text);
                 token.clear();
-                if (!bytes.starts_with(text)) {
-                    CHECK(bytes.starts_with(text));
-                }
-                if (i + 1 < bytes.size() && text.size() + 3 < i + 1) {
+                if (!bytes.starts_with(text)) CHECK(bytes.starts_with(text));
+                if (i + 1 < bytes.size() && text.size() + 3 < i + 1)
                     CHECK(text.size() + 3 >= i + 1);
-                }
             }
         }
         output.finish(text);
-        if (text != bytes) {
-            CHECK(text == bytes);
-        }
+        if (text != bytes) CHECK(text == bytes);
     }
 }
 
@@ -286,7 +266,9 @@ void test_replacement() {
     check("\xff", unknown);
     check("\xc0\x80", unknown + unknown);
     check("\xe4\xb8", unknown);
-    check("\xe4\xb8" "a", unknown + "a");
+    check("\xe4\xb8"
+          "a",
+          unknown + "a");
     check("\xe4\xb8\xe4\xb8\xad", unknown + "\xe4\xb8\xad");
     check("\xed\xa0\x80", unknown + unknown + unknown);
     check("\xf0\x9f\x99", unknown);

@@ -1,7 +1,8 @@
-// Matrices that a backend packs: every weight where quant.h has it, the same bytes whatever the threads, and
-// int8 where int4 would harm; those of a GGUF file exactly, where that can be. Packed ones used where they lie.
-#include "weights/gguf_blocks.h"
+// Matrices that a backend packs: every weight where quant.h has it, the same bytes whatever the
+// threads, and int8 where int4 would harm; those of a GGUF file exactly, where that can be. Packed
+// ones used where they lie.
 #include "oracle.h"
+#include "weights/gguf_blocks.h"
 #include "weights/quant.h"
 
 using namespace rwkv;
@@ -17,7 +18,8 @@ std::span<const std::byte> bytes_of(const Matrix &m) {
 Floats unpacked(const Matrix &m, int64_t o) {
     Floats row(static_cast<size_t>(m.in));
     const size_t panel = quant::panel_bytes(m.stored, m.in);
-    quant::unpack(row.data(), bytes_of(m).data() + static_cast<size_t>(o / 16) * panel, m.stored, m.in, o % 16);
+    quant::unpack(row.data(), bytes_of(m).data() + static_cast<size_t>(o / 16) * panel, m.stored,
+                  m.in, o % 16);
     return row;
 }
 
@@ -46,7 +48,8 @@ void test_every_shape_and_source() {
                     const int64_t out = shape[0], in = shape[1];
                     const Source source(random, out, in, dtype, strided, 0.02);
                     const Matrix m = one->matrix(source.tensor, {DType::bf16, stored}, false);
-                    CHECK(m.out == out && m.in == in && m.stored == stored && m.compute == DType::bf16);
+                    CHECK(m.out == out && m.in == in && m.stored == stored &&
+                          m.compute == DType::bf16);
                     const size_t panels = static_cast<size_t>((out + 15) / 16);
                     CHECK(m.bytes == panels * quant::panel_bytes(stored, in));
                     CHECK(reinterpret_cast<uintptr_t>(m.data) % 64 == 0);
@@ -111,7 +114,8 @@ struct Packed {
 constexpr int64_t kShapes[][2] = {{1, 1}, {16, 32}, {90, 72}, {40, 257}, {33, 1}};
 constexpr DType kPlain[] = {DType::f32, DType::f16, DType::bf16};
 
-// The layout of quant.h, written for files, is that of the matrices in memory, which stay where they lie.
+// The layout of quant.h, written for files, is that of the matrices in memory, which stay where
+// they lie.
 void test_packed_where_it_lies() {
     Random random{13};
     const auto backend = open_backend("cpu", 2);
@@ -126,7 +130,8 @@ void test_packed_where_it_lies() {
                     const Matrix m = backend->matrix(packed.tensor, compute, transposed);
                     CHECK(m.data == packed.tensor.data && m.owner == packed.tensor.owner);
                     CHECK(m.out == shape[0] && m.in == shape[1] && m.stored == wanted.stored);
-                    CHECK(m.compute == compute && std::ranges::equal(bytes_of(m), bytes_of(wanted)));
+                    CHECK(m.compute == compute &&
+                          std::ranges::equal(bytes_of(m), bytes_of(wanted)));
                 }
             }
 }
@@ -135,15 +140,16 @@ void test_packed_where_it_lies() {
 void test_packed_as_another_type() {
     Random random{14};
     const auto backend = open_backend("cpu", 2);
-    const Precision precisions[] = {DType::f32, DType::f16, DType::bf16, {DType::f32, DType::i8},
-                                    {DType::bf16, DType::i4}};
+    const Precision precisions[] = {
+        DType::f32, DType::f16, DType::bf16, {DType::f32, DType::i8}, {DType::bf16, DType::i4}};
     for (const auto &shape : kShapes)
         for (const DType type : kPlain)
             for (const Precision &precision : precisions) {
                 const Source source(random, shape[0], shape[1], type, false, 0.02);
                 const Matrix wanted = backend->matrix(source.tensor, precision, false);
                 const Matrix m = backend->matrix(Packed(source, type).tensor, precision, false);
-                CHECK(m.stored == wanted.stored && std::ranges::equal(bytes_of(m), bytes_of(wanted)));
+                CHECK(m.stored == wanted.stored &&
+                      std::ranges::equal(bytes_of(m), bytes_of(wanted)));
             }
 }
 
@@ -151,10 +157,14 @@ void test_packed_refused() {
     Random random{15};
     const auto backend = open_backend("cpu", 1);
     const Source source(random, 32, 64, DType::bf16);
-    const Packed packed(source, DType::bf16), turned(source, DType::bf16, true), bytes(source, DType::i8);
-    CHECK_THROWS(backend->matrix(packed.tensor, DType::bf16, true), "not with its outputs side by side");
-    CHECK_THROWS(backend->matrix(turned.tensor, DType::bf16, false), "not with its outputs side by side");
-    CHECK_THROWS(backend->matrix(bytes.tensor, DType::bf16, false), "w is packed as int8; use 'auto', 'cpu bf16i8'");
+    const Packed packed(source, DType::bf16), turned(source, DType::bf16, true),
+        bytes(source, DType::i8);
+    CHECK_THROWS(backend->matrix(packed.tensor, DType::bf16, true),
+                 "not with its outputs side by side");
+    CHECK_THROWS(backend->matrix(turned.tensor, DType::bf16, false),
+                 "not with its outputs side by side");
+    CHECK_THROWS(backend->matrix(bytes.tensor, DType::bf16, false),
+                 "w is packed as int8; use 'auto', 'cpu bf16i8'");
     CHECK_THROWS(backend->table(packed.tensor), "should be a plain table");
     Tensor moved = packed.tensor, scaled = packed.tensor;
     moved.data += 32;
@@ -170,7 +180,8 @@ void test_tables_where_they_lie() {
     Source source(random, 40, 32, DType::bf16);
     std::memmove(source.bytes.data(), source.tensor.data, source.bytes.size() - 1);
     const auto owner = std::make_shared<std::vector<std::byte>>(source.bytes.size() + 64);
-    std::byte *const line = owner->data() + (64 - reinterpret_cast<uintptr_t>(owner->data()) % 64) % 64;
+    std::byte *const line =
+        owner->data() + (64 - reinterpret_cast<uintptr_t>(owner->data()) % 64) % 64;
     std::ranges::copy(source.bytes, line);
     Tensor table = source.tensor;
     table.data = line;
@@ -201,7 +212,8 @@ struct Blocks {
             const uint16_t h = to_f16(static_cast<float>(x));
             std::memcpy(bytes.data() + at, &h, 2);
         };
-        for (std::byte &b : bytes) b = static_cast<std::byte>(static_cast<int>(random.next() * 1e5) & 0xff);
+        for (std::byte &b : bytes)
+            b = static_cast<std::byte>(static_cast<int>(random.next() * 1e5) & 0xff);
         for (size_t at = 0; at < bytes.size(); at += static_cast<size_t>(unit.bytes)) {
             if (!symmetric(dtype) && dtype != DType::q6_k) put(at + 2, 0.01 * random.next());
             put(dtype == DType::q6_k ? at + 208 : at, 0.01 * random.next());
@@ -223,8 +235,8 @@ struct Blocks {
 void test_blocks_of_a_file() {
     Random random{10};
     const auto backend = open_backend("cpu", 2);
-    for (const DType dtype : {DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0, DType::q4_k,
-                              DType::q5_k, DType::q6_k})
+    for (const DType dtype : {DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q8_0,
+                              DType::q4_k, DType::q5_k, DType::q6_k})
         for (const DType stored : {DType::i8, DType::i4}) {
             const Blocks source(random, dtype, 40, 512);
             const Matrix m = backend->matrix(source.tensor, {DType::bf16, stored}, false);
@@ -238,9 +250,11 @@ void test_blocks_of_a_file() {
                 for (int64_t g = 0; g < m.in; g += quant::group(m.stored)) {
                     double largest = 0;
                     const int64_t end = g + quant::group(m.stored);
-                    for (int64_t k = g; k < end; ++k) largest = std::max(largest, std::fabs(double{wanted[k]}));
+                    for (int64_t k = g; k < end; ++k)
+                        largest = std::max(largest, std::fabs(double{wanted[k]}));
                     for (int64_t k = g; k < end; ++k) {
-                        const double error = std::fabs(row[static_cast<size_t>(k)] - double{wanted[k]});
+                        const double error =
+                            std::fabs(row[static_cast<size_t>(k)] - double{wanted[k]});
                         used = std::max(used, error / (largest / 127 * 0.501));
                         same &= row[static_cast<size_t>(k)] == wanted[k];
                     }
@@ -260,17 +274,20 @@ void test_a_rescaled_tensor() {
     for (int64_t o = 0; o < m.out; ++o) {
         const Floats row = unpacked(m, o);
         for (int64_t k = 0; k < m.in; ++k)
-            CHECK(row[static_cast<size_t>(k)] == 8 * source.values[static_cast<size_t>(o * m.in + k)]);
+            CHECK(row[static_cast<size_t>(k)] ==
+                  8 * source.values[static_cast<size_t>(o * m.in + k)]);
     }
 }
 
-// A block runs along the inputs: what is read across them is refused, and so is a scale that is no number.
+// A block runs along the inputs: what is read across them is refused, and so is a scale that is no
+// number.
 void test_blocks_refused() {
     Random random{12};
     const auto backend = open_backend("cpu", 2);
     Blocks source(random, DType::q8_0, 32, 64);
     for (const DType stored : {DType::f32, DType::bf16, DType::i8})
-        CHECK_THROWS(backend->matrix(source.tensor, {DType::bf16, stored}, true), "w is quantised (Q8_0)");
+        CHECK_THROWS(backend->matrix(source.tensor, {DType::bf16, stored}, true),
+                     "w is quantised (Q8_0)");
     source.bytes[34 * 7 + 1] = std::byte{0x7c};
     CHECK_THROWS(backend->matrix(source.tensor, {DType::bf16, DType::i8}, false), "w holds a NaN");
     CHECK_THROWS(backend->matrix(source.tensor, {DType::bf16, DType::i4}, false), "w holds a NaN");

@@ -87,10 +87,12 @@ void test_exceptions(int threads) {
     Pool pool(threads);
     for (int round = 0; round < 200; ++round) {
         std::atomic<int> calls{0};
-        CHECK_THROWS(pool.run(9, [&](int64_t task, int) {
-            calls.fetch_add(1);
-            if (task % 4 == 1) throw std::runtime_error("task failed");
-        }), "task failed");
+        CHECK_THROWS(pool.run(9,
+                              [&](int64_t task, int) {
+                                  calls.fetch_add(1);
+                                  if (task % 4 == 1) throw std::runtime_error("task failed");
+                              }),
+                     "task failed");
         if (threads > 1) CHECK(calls.load() == 9);
         int after = 0;
         pool.run(1, [&](int64_t, int) { ++after; });

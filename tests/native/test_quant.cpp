@@ -1,7 +1,8 @@
-// The block formats: what rounding leaves, the layout byte by byte, and the product of quantised rows.
+// The block formats: what rounding leaves, the layout byte by byte, and the product of quantised
+// rows.
 #include "check.h"
-#include "weights/half.h"
 #include "oracle.h"
+#include "weights/half.h"
 #include "weights/quant.h"
 
 using namespace rwkv;
@@ -12,7 +13,8 @@ namespace {
 
 using Panel = std::vector<std::byte>;
 
-// Weights [groups · group][16] as pack_panel takes them: `outputs` columns and `in` rows filled by `value`.
+// Weights [groups · group][16] as pack_panel takes them: `outputs` columns and `in` rows filled by
+// `value`.
 template <class Value>
 Floats tile(DType type, int64_t in, int64_t outputs, Value value) {
     Floats w(static_cast<size_t>(quant::groups(type, in) * quant::group(type) * 16), 0.0f);
@@ -89,7 +91,8 @@ void test_layout() {
     }
 }
 
-// Half a step everywhere, whatever the magnitude; d as small as fp16 can hold has coarse steps of its own.
+// Half a step everywhere, whatever the magnitude; d as small as fp16 can hold has coarse steps of
+// its own.
 void test_int8_is_within_half_a_step() {
     Random random{3};
     for (const double size : {1e-9, 3e-7, 2e-5, 1e-3, 0.02, 1.0, 4e5}) {
@@ -142,7 +145,8 @@ void test_int4_finds_the_scale() {
             for (int64_t o = 0; o < 16; ++o) {
                 const float *group = w.data() + g * 512 + o;
                 double extreme = 0;
-                for (int k = 0; k < 32; ++k) extreme = std::max(extreme, std::fabs(double{group[k * 16]}));
+                for (int k = 0; k < 32; ++k)
+                    extreme = std::max(extreme, std::fabs(double{group[k * 16]}));
                 least += least_error(group, extreme);
                 for (int k = 0; k < 32; ++k) {
                     const double d = extreme / 7.5, x = group[k * 16];
@@ -153,7 +157,8 @@ void test_int4_finds_the_scale() {
         for (int64_t o = 0; o < 16; ++o) {
             const Floats back = unpacked(panel, DType::i4, in, o);
             for (int64_t k = 0; k < in; ++k)
-                error += std::pow(double{w[static_cast<size_t>(k * 16 + o)]} - back[static_cast<size_t>(k)], 2);
+                error += std::pow(
+                    double{w[static_cast<size_t>(k * 16 + o)]} - back[static_cast<size_t>(k)], 2);
         }
         CHECK_NEAR(loss.error, error, 1e-5 * error);
         CHECK(error < 1.01 * least);
@@ -167,12 +172,14 @@ void test_extremes() {
     for (const DType type : {DType::i8, DType::i4}) {
         // nothing but zeros, one weight, far more than fp16 can scale
         for (const float only : {0.0f, 1.0f, -3.5f, 1e-30f, 1e30f, -1e30f}) {
-            const Floats w = tile(type, 32, 16, [&](int64_t k, int64_t) { return k == 5 ? only : 0.0f; });
+            const Floats w =
+                tile(type, 32, 16, [&](int64_t k, int64_t) { return k == 5 ? only : 0.0f; });
             const Floats back = unpacked(packed(w, type, 32), type, 32, 7);
             const float most = (type == DType::i8 ? 127 : 8) * 65504.0f;
             const double wanted = std::clamp(only, -most, most);
             for (int64_t k = 0; k < 32; ++k)
-                CHECK_NEAR(back[static_cast<size_t>(k)], k == 5 ? wanted : 0, 1e-3 * std::fabs(wanted) + 1e-6);
+                CHECK_NEAR(back[static_cast<size_t>(k)], k == 5 ? wanted : 0,
+                           1e-3 * std::fabs(wanted) + 1e-6);
         }
     }
 }
@@ -182,7 +189,8 @@ void test_product() {
     Random random{5};
     for (const int64_t in : {int64_t{1}, int64_t{31}, int64_t{64}, int64_t{200}})
         for (const DType type : {DType::i8, DType::i4}) {
-            const Floats w = tile(type, in, 16, [&](int64_t, int64_t) { return static_cast<float>(random.next()); });
+            const Floats w = tile(
+                type, in, 16, [&](int64_t, int64_t) { return static_cast<float>(random.next()); });
             const Panel panel = packed(w, type, in);
             Floats x = random.floats(in), s(static_cast<size_t>(quant::groups(type, in)));
             const int64_t size = quant::group(type);
@@ -190,14 +198,16 @@ void test_product() {
             std::vector<int8_t> p(static_cast<size_t>(quant::groups(type, in) * size), 99);
             quant::quantise_row(p.data(), s.data(), x.data(), type, in);
             for (int64_t k = 0; k < static_cast<int64_t>(p.size()); ++k) {
-                const double step = s[static_cast<size_t>(k / size)], value = step * p[static_cast<size_t>(k)];
+                const double step = s[static_cast<size_t>(k / size)],
+                             value = step * p[static_cast<size_t>(k)];
                 CHECK_NEAR(value, k < in ? x[static_cast<size_t>(k)] : 0, 0.5001 * step);
             }
             for (int64_t o = 0; o < 16; ++o) {
                 const Floats row = unpacked(panel, type, in, o);
                 double y = 0;
                 for (int64_t k = 0; k < in; ++k)
-                    y += double{row[static_cast<size_t>(k)]} * s[static_cast<size_t>(k / size)] * p[static_cast<size_t>(k)];
+                    y += double{row[static_cast<size_t>(k)]} * s[static_cast<size_t>(k / size)] *
+                         p[static_cast<size_t>(k)];
                 CHECK_NEAR(quant::product(panel.data(), type, in, o, p.data(), s.data()), y, 1e-9);
             }
         }

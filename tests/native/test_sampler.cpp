@@ -1,8 +1,8 @@
 // The law of sampling against the vectors of the official path, against a plain float64 oracle that
 // sorts, and against statistics. RWKV_TEST_TIMES=1 prints how long a draw takes.
 #include "check.h"
-#include "sampling/distribution.h"
 #include "random_logits.h"
+#include "sampling/distribution.h"
 #include "sampling/sampler.h"
 
 #include <algorithm>
@@ -46,20 +46,32 @@ void test_vectors() {
     };
     const Floats four{1, 2, 3, 4};
     const Case cases[] = {
-        {"plain", four, law(1, 1, 0),
+        {"plain",
+         four,
+         law(1, 1, 0),
          {0.032058604061603546, 0.08714432269334793, 0.23688280582427979, 0.6439142823219299}},
         {"top_p_0", four, law(1, 0, 0), {0, 0, 0, 1}},
         {"top_p_07", four, law(1, 0.7, 0), {0, 0, 0.26894140243530273, 0.7310585975646973}},
         {"top_k_2", four, law(1, 1, 2), {0, 0, 0.26894140243530273, 0.7310585975646973}},
-        {"top_k_ge_vocab", four, law(1, 1, 4),
+        {"top_k_ge_vocab",
+         four,
+         law(1, 1, 4),
          {0.032058604061603546, 0.08714432269334793, 0.23688280582427979, 0.6439142823219299}},
-        {"temp_half", four, law(0.5, 1, 0),
+        {"temp_half",
+         four,
+         law(0.5, 1, 0),
          {0.002144008642062545, 0.015842201188206673, 0.1170588880777359, 0.8649548888206482}},
-        {"temp_01", four, law(0.1, 0.9, 0),
+        {"temp_01",
+         four,
+         law(0.1, 0.9, 0),
          {0, 2.0610604334336813e-09, 4.539782821666449e-05, 0.9999546408653259}},
-        {"both", {0, 0.5f, 1, 1.5f, 2, 2.5f}, law(1.3, 0.8, 3),
+        {"both",
+         {0, 0.5f, 1, 1.5f, 2, 2.5f},
+         law(1.3, 0.8, 3),
          {0, 0, 0, 0.2161155343055725, 0.3174843490123749, 0.466400146484375}},
-        {"negative", {-5, -4, -30, 0}, law(1, 0.99, 0),
+        {"negative",
+         {-5, -4, -30, 0},
+         law(1, 0.99, 0),
          {0, 0.01798621192574501, 0, 0.9820137619972229}},
         {"runner-api 11.4", four, law(2, 0.9, 0), {0, 0.186324, 0.307196, 0.506480}},
         {"ties stay", {2, 2, 2, 1}, law(1, 0.3, 0), {1. / 3, 1. / 3, 1. / 3, 0}},
@@ -70,9 +82,7 @@ void test_vectors() {
             CHECK_NEAR(p[i], c.expected[i], 1e-6);
             CHECK((p[i] == 0) == (c.expected[i] == 0));
         }
-        if (failures) {
-            std::printf("in case %s\n", c.name);
-        }
+        if (failures) std::printf("in case %s\n", c.name);
     }
 }
 
@@ -87,9 +97,7 @@ Oracle oracle(const SamplingOptions &o, const std::vector<double> &z) {
     const double max = *std::max_element(z.begin(), z.end());
     std::vector<double> p(n);
     double sum = 0;
-    for (size_t i = 0; i < n; ++i) {
-        sum += p[i] = std::exp(z[i] - max);
-    }
+    for (size_t i = 0; i < n; ++i) sum += p[i] = std::exp(z[i] - max);
     std::vector<size_t> order(n);
     std::iota(order.begin(), order.end(), size_t{0});
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return z[a] > z[b]; });
@@ -103,32 +111,22 @@ Oracle oracle(const SamplingOptions &o, const std::vector<double> &z) {
             cumulative += p[order[i]] / sum;
             out.margin = std::min(out.margin, std::fabs(cumulative - o.top_p));
             if (cumulative >= o.top_p) {
-                while (i + 1 < n && z[order[i + 1]] == z[order[i]]) {
-                    ++i;
-                }
+                while (i + 1 < n && z[order[i + 1]] == z[order[i]]) ++i;
                 keep = i + 1;
                 break;
             }
         }
     }
-    if (o.top_k > 0) {
-        keep = std::min(keep, static_cast<size_t>(o.top_k));
-    }
+    if (o.top_k > 0) keep = std::min(keep, static_cast<size_t>(o.top_k));
     double total = 0;
     for (size_t i = 0; i < keep; ++i) {
         const size_t id = order[i];
-        if (p[id] < o.min_p) {
-            break;
-        }
-        if (o.min_p > 0) {
-            out.margin = std::min(out.margin, std::fabs(p[id] - o.min_p));
-        }
+        if (p[id] < o.min_p) break;
+        if (o.min_p > 0) out.margin = std::min(out.margin, std::fabs(p[id] - o.min_p));
         const double y = (z[id] - max) / (o.temperature == 0 ? 1 : o.temperature);
         total += out.p[id] = y == 0 ? 1 : std::exp(y);
     }
-    for (double &value : out.p) {
-        value /= total;
-    }
+    for (double &value : out.p) value /= total;
     return out;
 }
 
@@ -169,19 +167,14 @@ void test_oracle() {
             for (int i = 0; i < 30; ++i) {
                 const auto token = static_cast<int32_t>(i % 3 ? random() % n : best);
                 sampler.count(token);
-                for (auto &[id, weight] : occurrence) {
-                    weight *= o.penalty_decay;
-                }
+                for (auto &[id, weight] : occurrence) weight *= o.penalty_decay;
                 occurrence[token] += 1;
             }
-            for (const auto &[id, weight] : occurrence) {
+            for (const auto &[id, weight] : occurrence)
                 z[static_cast<size_t>(id)] -= 0.1 + weight * 0.37;
-            }
         }
         const Oracle expected = oracle(o, z);
-        if (expected.margin < 2e-6) {
-            continue;  // float sums may fall on either side
-        }
+        if (expected.margin < 2e-6) continue;  // float sums may fall on either side
         ++compared;
         const auto p = probabilities(sampler, x);
         double sum = 0;
@@ -214,9 +207,7 @@ void test_penalties() {
     const auto run = [](Sampler sampler, std::vector<int32_t> drawn,
                         std::vector<Expected> expected) {
         for (size_t i = 0; i < expected.size(); ++i) {
-            if (i > 0) {
-                sampler.count(drawn[i - 1]);
-            }
+            if (i > 0) sampler.count(drawn[i - 1]);
             const auto p = probabilities(sampler, Floats(60, 0.f));
             for (int32_t id = 0; id < 60; ++id) {
                 const double value = expected[i].count(id) ? expected[i][id] : 0;
@@ -245,9 +236,7 @@ void test_penalties() {
         for (int i = 0; i < 20000; ++i) {
             const size_t token = random() % 50;
             sampler.count(static_cast<int32_t>(token));
-            for (double &weight : plain) {
-                weight *= decay;
-            }
+            for (double &weight : plain) weight *= decay;
             plain[token] += 1;
         }
         for (size_t id = 0; id < 50; ++id) {
@@ -265,9 +254,8 @@ void test_weights_and_slopes() {
     o.penalty_decay = 0.997;
     o.bias = {{0, -4.f}, {127, -1.f}};
     o.slopes = {{0, 1. / 500}};
-    for (int32_t id = 126; id >= 0; --id) {  // in any order
+    for (int32_t id = 126; id >= 0; --id)  // in any order
         o.weights.emplace_back(id, 0.3);
-    }
     check(o, 200);
     const std::vector<int32_t> drawn{130, 20, 130, 127, 126};
     const std::vector<std::map<int32_t, double>> expected{
@@ -279,9 +267,7 @@ void test_weights_and_slopes() {
         {{0, -3.99}, {127, -1.4985}, {130, -0.9910314460405}, {20, -0.14865404595}, {126, -0.15}}};
     Sampler sampler(o, {});
     for (size_t i = 0; i < expected.size(); ++i) {
-        if (i > 0) {
-            sampler.count(drawn[i - 1]);
-        }
+        if (i > 0) sampler.count(drawn[i - 1]);
         const auto p = probabilities(sampler, Floats(200, 0.f));
         for (int32_t id = 0; id < 200; ++id) {
             const auto found = expected[i].find(id);
@@ -332,9 +318,7 @@ void test_many_survivors() {
     std::mt19937_64 random(8);
     std::normal_distribution<float> normal(1000, 1);
     Floats x(65536);
-    for (float &v : x) {
-        v = normal(random);
-    }
+    for (float &v : x) v = normal(random);
     for (const SamplingOptions &cuts : {law(1, 0.3, 0), law(0.7, 0.3, 0), law(1, 0.6, 3000),
                                         law(1, 1, 3000), law(1, 0.9, 0, 0.05)}) {
         for (const bool penalised : {false, true}) {
@@ -348,9 +332,8 @@ void test_many_survivors() {
             }
             const Oracle expected = oracle(o, z);
             const auto p = probabilities(sampler, x);
-            for (size_t i = 0; i < x.size(); ++i) {
+            for (size_t i = 0; i < x.size(); ++i)
                 CHECK_NEAR(p[i], expected.p[i], 1e-6 * expected.p[i]);
-            }
         }
     }
 }
@@ -364,9 +347,7 @@ void test_many_blocks() {
     Sampler sampler(o, {});
     for (size_t b = 0; b < blocks; ++b) {
         x[64 * b + b % 64] = 20;
-        if (b % 2) {
-            sampler.count(static_cast<int32_t>(64 * b + b % 64));
-        }
+        if (b % 2) sampler.count(static_cast<int32_t>(64 * b + b % 64));
     }
     const auto p = probabilities(sampler, x);
     CHECK_NEAR(std::log(p[0] / p[65]), 0.1234567, 3e-7);
@@ -512,9 +493,8 @@ void test_errors() {
     CHECK_THROWS(Sampler(all, {}).draw(Floats{1, 2}), "no token can be drawn");
     Floats big(200, -3e38f);
     big[150] = 3e38f;
-    for (const double top_p : {1., 0.5, 0.}) {
+    for (const double top_p : {1., 0.5, 0.})
         CHECK(Sampler(law(1, top_p, 0), {}).draw(big).token == 150);
-    }
     SamplingOptions huge;
     huge.frequency_penalty = huge.presence_penalty = 1.7e308;
     Sampler extreme(huge, {});
@@ -593,9 +573,7 @@ void test_random() {
     for (const size_t n : {size_t{40}, size_t{5000}}) {  // one block; many blocks
         Floats x(n);
         std::normal_distribution<float> normal(0, 2);
-        for (float &v : x) {
-            v = normal(random);
-        }
+        for (float &v : x) v = normal(random);
         SamplingOptions o = law(0.9, n == 40 ? 0.97 : 1, 0);
         const auto p = probabilities(o, x);
         const int draws = n == 40 ? 100000 : 20000;
@@ -625,9 +603,7 @@ void test_random() {
             CHECK(sum > cells - 5 * std::sqrt(2. * cells));
             const double chi = chi_square(cells, std::vector<double>(9, 1. / 9), pairs, draws);
             CHECK(chi < 9 + 5 * std::sqrt(18.));
-            for (size_t i = 0; i < n; ++i) {
-                CHECK(p[i] > 0 || counts[i] == 0);
-            }
+            for (size_t i = 0; i < n; ++i) CHECK(p[i] > 0 || counts[i] == 0);
         }
     }
     // The ends of the cumulative distribution.
@@ -649,9 +625,7 @@ void test_logprobs() {
     for (const size_t n : {size_t{21}, size_t{300}, size_t{65536}}) {
         Floats x(n);
         std::normal_distribution<float> normal(0, 3);
-        for (float &v : x) {
-            v = std::round(normal(random) * 8) / 8;  // ties
-        }
+        for (float &v : x) v = std::round(normal(random) * 8) / 8;  // ties
         x[5] = -inf;
         SamplingOptions o = law(1, 0.5, 0);
         o.logprobs = 20;
@@ -664,9 +638,7 @@ void test_logprobs() {
         const auto greater = [&](size_t a, size_t b) { return x[a] > x[b]; };
         std::stable_sort(order.begin(), order.end(), greater);
         double sum = 0;
-        for (const float v : x) {
-            sum += std::exp(static_cast<double>(v));
-        }
+        for (const float v : x) sum += std::exp(static_cast<double>(v));
         CHECK_NEAR(drawn.logprobs[0].second, x[7] - std::log(sum), 1e-5);
         for (size_t i = 0; i < 20; ++i) {
             CHECK(drawn.logprobs[i + 1].first == static_cast<int32_t>(order[i]));
@@ -684,9 +656,7 @@ void test_logprobs() {
 void test_threads() {
     std::mt19937_64 random(5);
     std::vector<Floats> rows;
-    for (int i = 0; i < 8; ++i) {
-        rows.push_back(random_logits(random, 3000));
-    }
+    for (int i = 0; i < 8; ++i) rows.push_back(random_logits(random, 3000));
     std::vector<SamplingOptions> options;
     for (int i = 0; i < 8; ++i) {
         options.push_back(random_options(random, 3000));
@@ -694,14 +664,10 @@ void test_threads() {
     }
     const auto run = [&](size_t k, std::vector<int32_t> &out) {
         Sampler sampler(options[k], {});
-        for (size_t i = 0; i < 40; ++i) {
-            out.push_back(sampler.draw(rows[(i + k) % 8]).token);
-        }
+        for (size_t i = 0; i < 40; ++i) out.push_back(sampler.draw(rows[(i + k) % 8]).token);
     };
     std::vector<std::vector<int32_t>> alone(8), together(8);
-    for (size_t k = 0; k < 8; ++k) {
-        std::thread([&] { run(k, alone[k]); }).join();
-    }
+    for (size_t k = 0; k < 8; ++k) std::thread([&] { run(k, alone[k]); }).join();
     std::vector<std::thread> threads;
     for (size_t t = 0; t < 4; ++t) {
         threads.emplace_back([&, t] {
@@ -709,9 +675,7 @@ void test_threads() {
             run(2 * t + 1, together[2 * t + 1]);
         });
     }
-    for (auto &thread : threads) {
-        thread.join();
-    }
+    for (auto &thread : threads) thread.join();
     CHECK(alone == together);
 }
 
@@ -721,35 +685,29 @@ void print_times() {
     std::map<std::string, Floats> rows;
     const std::map<std::string, float> spreads{
         {"sd 1", 1.f}, {"sd 3", 3.f}, {"model-like", 2.5f}, {"sd 0.001", 0.001f}, {"equal", 0.f}};
-    for (const auto &[name, spread] : spreads) {
-        for (int i = 0; i < 65536; ++i) {
-            rows[name].push_back(spread * normal(random));
-        }
-    }
-    for (int i = 0; i < 200; ++i) {
-        rows["model-like"][random() % 65536] += 10 + 2 * normal(random);
-    }
+    for (const auto &[name, spread] : spreads)
+        for (int i = 0; i < 65536; ++i) rows[name].push_back(spread * normal(random));
+    for (int i = 0; i < 200; ++i) rows["model-like"][random() % 65536] += 10 + 2 * normal(random);
     SamplingOptions penalised = law(1, 0.3, 0), listed = law(1, 1, 0);
     penalised.frequency_penalty = 1;
     listed.logprobs = 20;
     const std::pair<const char *, SamplingOptions> laws[] = {
-        {"plain", law(1, 1, 0)},           {"T 0", law(0, 1, 0)},
-        {"top_p .3", law(1, 0.3, 0)},      {"+ 500 penalties", penalised},
-        {"top_p .95", law(1, .95, 0)},     {"top_p .9999", law(1, .9999, 0)},
-        {"top_k 40", law(1, 1, 40)},       {"top_k 30000", law(0.7, 1, 30000)},
-        {"min_p .05", law(1, 1, 0, .05)},  {"logprobs 20", listed}};
+        {"plain", law(1, 1, 0)},          {"T 0", law(0, 1, 0)},
+        {"top_p .3", law(1, 0.3, 0)},     {"+ 500 penalties", penalised},
+        {"top_p .95", law(1, .95, 0)},    {"top_p .9999", law(1, .9999, 0)},
+        {"top_k 40", law(1, 1, 40)},      {"top_k 30000", law(0.7, 1, 30000)},
+        {"min_p .05", law(1, 1, 0, .05)}, {"logprobs 20", listed}};
     for (const auto &[row, x] : rows) {
         for (const auto &[name, options] : laws) {
             Sampler sampler(options, {});
-            for (int i = 0; i < 500; ++i) {
-                sampler.count(static_cast<int32_t>(random() % 65536));
-            }
+            for (int i = 0; i < 500; ++i) sampler.count(static_cast<int32_t>(random() % 65536));
             std::vector<double> us;
             for (int i = 0; i < 50; ++i) {
                 const auto start = std::chrono::steady_clock::now();
                 sampler.draw(x);
                 us.push_back(std::chrono::duration<double, std::micro>(
-                    std::chrono::steady_clock::now() - start).count());
+                                 std::chrono::steady_clock::now() - start)
+                                 .count());
             }
             std::sort(us.begin(), us.end());
             std::printf("%-10s  %-16s  %7.1f us (median), %7.1f us (least)\n", row.c_str(), name,
@@ -777,8 +735,6 @@ int main() {
     test_random();
     test_logprobs();
     test_threads();
-    if (std::getenv("RWKV_TEST_TIMES")) {
-        print_times();
-    }
+    if (std::getenv("RWKV_TEST_TIMES")) print_times();
     return report();
 }

@@ -1,8 +1,8 @@
 // The scheduler alone: cuts, budget, turns, admission, slots. No model and no thread takes part;
 // the tests play the engine's part by moving `prefilled` on.
 #include "check.h"
-#include "engine/step_time.h"
 #include "engine/scheduler.h"
+#include "engine/step_time.h"
 #include "tiny_model.h"
 
 #include <algorithm>
@@ -63,8 +63,7 @@ int32_t rows_of(std::span<const Share> plan, const Sequence *s) {
 }
 
 void admit_all(Scheduler &scheduler) {
-    while (scheduler.admit()) {
-    }
+    while (scheduler.admit()) {}
 }
 
 void test_cuts_depend_on_the_prompt_alone() {
@@ -137,12 +136,14 @@ struct Game {
     // Steps until it has drawn so many tokens.
     int64_t wait(const Sequence *s, int64_t tokens = 1, int64_t prompt_rows = INT32_MAX) {
         const int64_t before = steps;
-        while (s->completion < tokens && !has_ended(s) && steps - before < 100'000) step(prompt_rows);
+        while (s->completion < tokens && !has_ended(s) && steps - before < 100'000)
+            step(prompt_rows);
         return steps - before;
     }
 };
 
-// Equal prompts: the mean wait is little more than half of the last one's, which is all the work there is.
+// Equal prompts: the mean wait is little more than half of the last one's, which is all the work
+// there is.
 void test_equal_prompts_come_one_after_the_other() {
     Game game{Scheduler(8, 96)};
     std::vector<Sequence *> asked;
@@ -209,14 +210,15 @@ void test_nobody_starves() {
     std::vector<Sequence *> others(3);
     while (!busy.has_ended(prompt) && busy.steps < 100'000) {
         for (size_t i = 0; i < others.size(); ++i)
-            if (!others[i] || busy.has_ended(others[i])) others[i] = busy.add(sequence(1000, 1, {.client = i}));
+            if (!others[i] || busy.has_ended(others[i]))
+                others[i] = busy.add(sequence(1000, 1, {.client = i}));
         busy.step();
     }
     CHECK(busy.rows <= 4 * 4096 + 3 * 1000 + 200);
 }
 
-// One request of many prompts, and another one: it has a slot and its first token in the next step, though
-// all slots are taken, and then a token in nearly every step.
+// One request of many prompts, and another one: it has a slot and its first token in the next step,
+// though all slots are taken, and then a token in nearly every step.
 void test_a_group_leaves_room() {
     for (const Asker asker : {Asker{0, 0}, {0, 8}, {1, 7}}) {
         Game game{Scheduler(64, 256)};
@@ -228,12 +230,13 @@ void test_a_group_leaves_room() {
         CHECK(game.wait(chat, 1, 32) == 1);
         CHECK(game.wait(chat, 4, 32) <= 4);
         CHECK(game.has_ended(chat));
-        CHECK(std::all_of(crowd.begin(), crowd.begin() + 64, [](Sequence *s) { return s->completion > 90; }));
+        CHECK(std::all_of(crowd.begin(), crowd.begin() + 64,
+                          [](Sequence *s) { return s->completion > 90; }));
     }
 }
 
-// A client with many requests, and another one. Slots go to who holds the fewest, and prompts of one client do
-// not stand in front of another's.
+// A client with many requests, and another one. Slots go to who holds the fewest, and prompts of
+// one client do not stand in front of another's.
 void test_turns_go_by_client() {
     Game game{Scheduler(8, 96)};
     for (int i = 0; i < 100; ++i) game.add(sequence(1000, 500, {.client = 1}));
@@ -246,29 +249,35 @@ void test_turns_go_by_client() {
     game.step();
     CHECK(third->slot == -1);
     while (third->slot == -1 && game.steps < 100'000) game.step();
-    CHECK(game.done.size() == 1);  // the first slot that came free, after 92 others had waited for longer
+    CHECK(game.done.size() ==
+          1);  // the first slot that came free, after 92 others had waited for longer
 
     // With one slot they go round, client by client.
     Game narrow{Scheduler(1, 16)};
     std::vector<Sequence *> order;
-    for (uint64_t client : {1, 1, 1, 2, 2, 3}) order.push_back(narrow.add(sequence(1, 1, {.client = client})));
+    for (uint64_t client : {1, 1, 1, 2, 2, 3})
+        order.push_back(narrow.add(sequence(1, 1, {.client = client})));
     for (int i = 0; i < 6; ++i) narrow.step();
     CHECK(narrow.done == (std::vector{order[0], order[3], order[5], order[1], order[4], order[2]}));
     // And group by group.
     Game grouped{Scheduler(1, 16)};
     order.clear();
-    for (uint64_t group : {1, 1, 1, 2, 2, 0}) order.push_back(grouped.add(sequence(1, 1, {1, group})));
+    for (uint64_t group : {1, 1, 1, 2, 2, 0})
+        order.push_back(grouped.add(sequence(1, 1, {1, group})));
     for (int i = 0; i < 6; ++i) grouped.step();
-    CHECK(grouped.done == (std::vector{order[0], order[3], order[5], order[1], order[4], order[2]}));
+    CHECK(grouped.done ==
+          (std::vector{order[0], order[3], order[5], order[1], order[4], order[2]}));
 }
 
-// Texts to embed hold at most half of the slots and rows while chats wait, and all of them otherwise.
+// Texts to embed hold at most half of the slots and rows while chats wait, and all of them
+// otherwise.
 void test_texts_leave_room_for_chats() {
     for (const int64_t length : {5, 16, 100, 8000}) {
         for (const bool together : {true, false}) {
             Game game{Scheduler(64, 256)};
             std::vector<Sequence *> texts;
-            for (int i = 0; i < 200; ++i) texts.push_back(game.add(text(length, {0, together ? 7u : 0u})));
+            for (int i = 0; i < 200; ++i)
+                texts.push_back(game.add(text(length, {0, together ? 7u : 0u})));
             game.step(96);
             CHECK(game.rows >= 80);
             Sequence *const chat = game.add(sequence(13, 4));
@@ -277,7 +286,8 @@ void test_texts_leave_room_for_chats() {
             int64_t most = 0, steps = 0;
             for (; !longer->decoding() && steps < 1000; ++steps) {
                 int64_t rows = 0;
-                for (const Share &share : game.step(96)) rows += share.sequence->embeds() ? share.rows : 0;
+                for (const Share &share : game.step(96))
+                    rows += share.sequence->embeds() ? share.rows : 0;
                 most = std::max(most, rows);
             }
             CHECK(most <= 48 && steps <= 12);
@@ -403,7 +413,8 @@ void test_pace() {
     CHECK(slow.rows_alone() > 900);
 }
 
-// Steps of prompts alone are bounded, too: by 50 ms, or by what a large model needs to be at full speed.
+// Steps of prompts alone are bounded, too: by 50 ms, or by what a large model needs to be at full
+// speed.
 void test_pace_of_prompts_alone() {
     rwkv::Pace pace(0.020);
     CHECK(pace.rows_alone() == 0);  // nothing is known yet: the scheduler takes a grain
@@ -451,8 +462,8 @@ void test_admission_and_slots() {
     CHECK(scheduler.idle() && scheduler.plan().empty() && scheduler.admit() == nullptr);
 }
 
-// A stranger's requests by the hundred thousand: were each call to look at all of them, this would take
-// minutes and not a second, and in a server every step of the others.
+// A stranger's requests by the hundred thousand: were each call to look at all of them, this would
+// take minutes and not a second, and in a server every step of the others.
 void test_a_crowd_in_the_queue() {
     Scheduler scheduler(4, 16);
     constexpr size_t crowd = 200'000;
@@ -484,7 +495,8 @@ void test_random_workload(uint64_t seed) {
     std::vector<std::unique_ptr<Sequence>> all;
     std::vector<Sequence *> queue, active;
     const auto asker = [&] {
-        return Asker{static_cast<uint64_t>(random.below(3)), static_cast<uint64_t>(random.below(4))};
+        return Asker{static_cast<uint64_t>(random.below(3)),
+                     static_cast<uint64_t>(random.below(4))};
     };
     int quiet_steps = 0;  // in which long prompts wait and get nothing
     const auto step = [&] {

@@ -1,8 +1,9 @@
-// The cache of states alone: random operations against a map of vectors that counts everything anew,
-// start states that never meet, room for logits, texts cut in other tokens, and chains of any length.
+// The cache of states alone: random operations against a map of vectors that counts everything
+// anew, start states that never meet, room for logits, texts cut in other tokens, and chains of any
+// length.
 #include "check.h"
-#include "memory/prefault.h"
 #include "engine/state_trie.h"
+#include "memory/prefault.h"
 #include "tiny_model.h"
 
 #include <sys/mman.h>
@@ -187,23 +188,24 @@ void test_other_tokens() {
     const auto rewords = [&](const Ids &tokens) { return cache.rewords(nullptr, tokens, vocab); };
     CHECK(!rewords({1}));
     cache.insert(nullptr, Ids{5, 5, 1, 2, 1}, false);
-    CHECK(!rewords({5, 5, 1, 2, 1}));     // known as it is
+    CHECK(!rewords({5, 5, 1, 2, 1}));  // known as it is
     CHECK(!rewords({5, 5, 1, 2, 1, 4}));
-    CHECK(rewords({5, 5, 3, 1, 5}));      // the same text, in the middle of an edge
+    CHECK(rewords({5, 5, 3, 1, 5}));  // the same text, in the middle of an edge
     CHECK(rewords({5, 5, 3, 1}));
-    CHECK(rewords({5, 6, 5, 1, 2, 1}));   // a token without text
-    CHECK(!rewords({5, 5, 3}));           // shorter
-    CHECK(!rewords({5, 5, 3, 2}));        // another text
+    CHECK(rewords({5, 6, 5, 1, 2, 1}));  // a token without text
+    CHECK(!rewords({5, 5, 3}));          // shorter
+    CHECK(!rewords({5, 5, 3, 2}));       // another text
     CHECK(!rewords({5, 5, 4, 1}));
     cache.insert(nullptr, Ids{5, 5, 1, 5}, false);
-    CHECK(rewords({5, 5, 3, 1}));         // behind a branch
+    CHECK(rewords({5, 5, 3, 1}));  // behind a branch
     CHECK(!rewords({5, 5, 4}));
     cache.insert(nullptr, Ids{5, 5, 1, 2}, false);
-    CHECK(rewords({5, 5, 4}));            // which ends inside a token
+    CHECK(rewords({5, 5, 4}));  // which ends inside a token
     CHECK(!cache.rewords(std::make_shared<std::vector<float>>(1), Ids{5, 5, 4}, vocab));
 }
 
-// For one statistic, at every miss: it looks up what may come next, however many texts have begun here.
+// For one statistic, at every miss: it looks up what may come next, however many texts have begun
+// here.
 void test_other_tokens_of_many() {
     std::vector<std::string> tokens(20000);
     for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = "<" + std::to_string(i) + ">";
@@ -234,19 +236,23 @@ void test_other_tokens_of_many() {
 size_t touched(void *memory, size_t bytes) {
     std::vector<unsigned char> pages((bytes + 4095) / 4096);
     CHECK(mincore(memory, bytes, pages.data()) == 0);
-    return static_cast<size_t>(std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; }));
+    return static_cast<size_t>(
+        std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return page & 1; }));
 }
 
-// Whoever wants the memory back does not wait until a thread of low priority has been all through it.
+// Whoever wants the memory back does not wait until a thread of low priority has been all through
+// it.
 void test_a_forerunner_is_called_back() {
     constexpr size_t bytes = size_t{512} << 20;
-    void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(memory != MAP_FAILED);
     {
         rwkv::Forerunner forerunner(bytes);
         forerunner.send(memory);
         const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-        while (touched(memory, 1 << 20) == 0 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+        while (touched(memory, 1 << 20) == 0 && std::chrono::steady_clock::now() < end)
+            std::this_thread::yield();
         forerunner.recall();
         CHECK(touched(memory, bytes) < bytes / 4096);
         CHECK(forerunner.take() == nullptr && forerunner.out() == 0);
@@ -278,7 +284,8 @@ void test_a_slab() {
     CHECK(slab.mapped() == 0);
 }
 
-// Where it is known how many are wanted, no more is mapped: 33 MB of logits would take 134 MB of what ulimit -v allows.
+// Where it is known how many are wanted, no more is mapped: 33 MB of logits would take 134 MB of
+// what ulimit -v allows.
 void test_a_slab_of_one_block() {
     constexpr size_t bytes = size_t{1} << 30;
     const auto pages = [] {
@@ -297,7 +304,8 @@ void test_a_slab_of_one_block() {
     CHECK((pages() - before) * static_cast<size_t>(sysconf(_SC_PAGESIZE)) < 2 * bytes);
 }
 
-// Blocks that are written to in the background are as whole and apart as others, whenever they are asked for.
+// Blocks that are written to in the background are as whole and apart as others, whenever they are
+// asked for.
 void test_a_slab_written_ahead() {
     constexpr size_t size = size_t{1} << 20;
     rwkv::Slab slab(size);
@@ -307,7 +315,9 @@ void test_a_slab_written_ahead() {
         for (int i = 0; i < 20; ++i) {
             blocks.push_back(static_cast<char *>(slab.take()));
             std::fill_n(blocks.back(), size, static_cast<char>(i));
-            if (i % 5 == 4) slab.give(blocks[static_cast<size_t>(i) - 2]), blocks[static_cast<size_t>(i) - 2] = nullptr;
+            if (i % 5 == 4)
+                slab.give(blocks[static_cast<size_t>(i) - 2]),
+                    blocks[static_cast<size_t>(i) - 2] = nullptr;
         }
         std::erase(blocks, nullptr);
         for (char *block : blocks) {
@@ -315,7 +325,8 @@ void test_a_slab_written_ahead() {
             CHECK(std::count(block, block + size, own) == static_cast<std::ptrdiff_t>(size));
         }
         std::sort(blocks.begin(), blocks.end());
-        for (size_t i = 1; i < blocks.size(); ++i) CHECK(blocks[i] - blocks[i - 1] >= static_cast<std::ptrdiff_t>(size));
+        for (size_t i = 1; i < blocks.size(); ++i)
+            CHECK(blocks[i] - blocks[i - 1] >= static_cast<std::ptrdiff_t>(size));
         if (round == 1) slab.clear();
     }
     slab.write_ahead(0);
@@ -331,9 +342,10 @@ void test_a_long_chain() {
     for (size_t n = length; n > 0; --n) cache.insert(nullptr, std::span(text).first(n), false);
     CHECK(cache.entries() == length);
     CHECK(cache.bytes() == length * (StateCache::node_bytes() + 8));
-    CHECK(cache.find(nullptr, text).tokens == length - 1);  // nothing to draw from after the whole ...
+    CHECK(cache.find(nullptr, text).tokens ==
+          length - 1);  // nothing to draw from after the whole ...
     CHECK(cache.insert(nullptr, text, true).logits);
-    CHECK(cache.find(nullptr, text).tokens == length);      // ... until there is
+    CHECK(cache.find(nullptr, text).tokens == length);  // ... until there is
     cache.set_limit(cache.bytes() / 2);
     CHECK(cache.find(nullptr, std::span(text).first(length - 1)).tokens < length / 2);
 }

@@ -29,7 +29,8 @@ int code_of(const std::string &text, std::string *message = nullptr) {
 void test_one_stage() {
     CHECK(placed("cpu fp32", 3) == "cpu fp32");
     CHECK(placed("  cpu\tbf16 \n", 3) == "cpu bf16");
-    for (const char *text : {"cpu fp32i8", "cpu fp16i8", "cpu bf16i8", "cpu bf16i4"}) CHECK(placed(text, 3) == text);
+    for (const char *text : {"cpu fp32i8", "cpu fp16i8", "cpu bf16i8", "cpu bf16i4"})
+        CHECK(placed(text, 3) == text);
     for (const char *automatic : {"", "auto", " auto "}) {
         CHECK(placed(automatic, 2, DType::f16) == "cpu fp16");
         CHECK(placed(automatic, 2, DType::f64) == "cpu fp32");
@@ -116,9 +117,15 @@ void test_refusals() {
 
     // the words of other programs
     const std::pair<const char *, const char *> meant[] = {
-        {"int8", "cpu bf16i8"},          {"cpu int8", "cpu bf16i8"}, {"cpu i8", "cpu bf16i8"},
-        {"cpu q4_0", "cpu bf16i4"},      {"i4", "cpu bf16i4"},       {"float32", "cpu fp32"},
-        {"cpu half int8", "cpu fp16i8"}, {"CPU fp32", "cpu fp32"},   {"cpu fp32;", "cpu fp32"},
+        {"int8", "cpu bf16i8"},
+        {"cpu int8", "cpu bf16i8"},
+        {"cpu i8", "cpu bf16i8"},
+        {"cpu q4_0", "cpu bf16i4"},
+        {"i4", "cpu bf16i4"},
+        {"float32", "cpu fp32"},
+        {"cpu half int8", "cpu fp16i8"},
+        {"CPU fp32", "cpu fp32"},
+        {"cpu fp32;", "cpu fp32"},
         {"cpu bf16 *2 -> int8", "cpu bf16i8"},
     };
     for (const auto &[text, right] : meant) {

@@ -58,7 +58,8 @@ void test_parse() {
     CHECK(vocab.bytes(5) == "  x  ");
     CHECK(vocab.bytes(6) == "\xc2\x80");
     CHECK(vocab.bytes(7) == "\x80");
-    CHECK(vocab.bytes(8) == "\xe4\xb8" "a\n");
+    CHECK(vocab.bytes(8) == "\xe4\xb8"
+                            "a\n");
     CHECK(vocab.bytes(9) == "\xe4\xb8\xad\t\r\\'\"");
     CHECK(vocab.bytes(10) == "\xe4\xb8\xad");
     CHECK(vocab.bytes(11) == "\xf0\x9f\x99\x82");
@@ -130,12 +131,8 @@ Ids oracle(const std::map<std::string, int32_t> &ids, size_t longest, const std:
     Ids out;
     for (size_t i = 0; i < text.size();) {
         size_t n = std::min(longest, text.size() - i);
-        while (n > 0 && !ids.count(text.substr(i, n))) {
-            --n;
-        }
-        if (n == 0) {
-            return {-1, static_cast<int32_t>(i)};
-        }
+        while (n > 0 && !ids.count(text.substr(i, n))) --n;
+        if (n == 0) return {-1, static_cast<int32_t>(i)};
         out.push_back(ids.at(text.substr(i, n)));
         i += n;
     }
@@ -148,25 +145,19 @@ void test_random() {
         const unsigned letters = std::array{2u, 4u, 30u, 256u}[random() % 4];
         const auto word = [&](size_t n) {
             std::string out;
-            for (size_t i = 0; i < n; ++i) {
+            for (size_t i = 0; i < n; ++i)
                 out += static_cast<char>(random() % letters + (letters == 256 ? 0 : 'a'));
-            }
             return out;
         };
         std::vector<std::string> tokens(1 + random() % 3000);
         std::map<std::string, int32_t> ids;
-        for (size_t id = 0; id < tokens.size(); ++id) {
+        for (size_t id = 0; id < tokens.size(); ++id)
             tokens[id] = word(random() % (letters == 2 ? 12 : 5));
-        }
-        for (unsigned byte = 0; byte < letters && random() % 2; ++byte) {
+        for (unsigned byte = 0; byte < letters && random() % 2; ++byte)
             tokens.push_back(std::string(1, static_cast<char>(letters == 256 ? byte : byte + 'a')));
-        }
         tokens.push_back("a");
-        for (size_t id = 0; id < tokens.size(); ++id) {
-            if (!tokens[id].empty()) {
-                ids.emplace(tokens[id], static_cast<int32_t>(id));
-            }
-        }
+        for (size_t id = 0; id < tokens.size(); ++id)
+            if (!tokens[id].empty()) ids.emplace(tokens[id], static_cast<int32_t>(id));
         const Vocab vocab(tokens);
         for (int i = 0; i < 20; ++i) {
             const std::string text = word(random() % 200);
@@ -191,9 +182,8 @@ void test_world(const char *path) {
     std::printf("World vocabulary: parsed in %.1f ms\n", ms.count());
     CHECK(vocab.size() == 65530);
     CHECK(!vocab.has(0) && vocab.bytes(65529) == std::string(128, ' '));
-    for (int32_t byte = 0; byte < 256; ++byte) {
+    for (int32_t byte = 0; byte < 256; ++byte)
         CHECK(vocab.bytes(byte + 1) == std::string(1, static_cast<char>(byte)));
-    }
     const std::map<std::string, Ids> known{
         {"\n\n\n", {3328}},
         {"User: hi\n\nAssistant: Hi there!\n\n",
@@ -227,8 +217,6 @@ int main() {
     test_parse_errors();
     test_table();
     test_random();
-    if (const char *path = std::getenv("RWKV_WORLD_VOCAB")) {
-        test_world(path);
-    }
+    if (const char *path = std::getenv("RWKV_WORLD_VOCAB")) test_world(path);
     return report();
 }

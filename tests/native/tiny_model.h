@@ -38,8 +38,7 @@ struct Random {
 // The tensors of a checkpoint and the memory that they lie in.
 class TinyTensors {
 public:
-    explicit TinyTensors(const TinyShape &shape)
-        : random_{shape.seed} {
+    explicit TinyTensors(const TinyShape &shape) : random_{shape.seed} {
         const int64_t D = shape.width, V = shape.vocab;
         add("emb.weight", {V, D}, -1, 1);
         norm("blocks.0.ln0", D);

@@ -26,9 +26,9 @@ Dea Dea::load(WeightReader &reader, int64_t layer, int64_t width, int64_t vocab)
 void Dea::prepare(Backend &backend, const float *x, const float *x0, float *scratch, int64_t q_x,
                   int64_t k_x, int64_t v_x, const Batch &batch) const {
     const int64_t rows = batch.rows(), width = qq.in;
-    float *q = scratch, *k = q + rows * keys, *v = k + rows * keys;         // [rows, 256] twice, [rows, D]
-    float *offset = v + rows * width;                                       // [rows, 256 + D]: one of K, then of V
-    float *ck = offset + rows * (keys + width), *cv = ck + rows * rank;     // [rows, 32]
+    float *q = scratch, *k = q + rows * keys, *v = k + rows * keys;  // [rows, 256] twice, [rows, D]
+    float *offset = v + rows * width;  // [rows, 256 + D]: one of K, then of V
+    float *ck = offset + rows * (keys + width), *cv = ck + rows * rank;  // [rows, 32]
 
     const Projection from_x[] = {{&qq, x, q}, {&k1, x, ck}, {&v1, x, cv}};
     backend.linear(from_x, batch);

@@ -1,5 +1,5 @@
-// DEA (version 7b): a small attention over the whole text in every layer, added to x together with the
-// time mixing. Its keys and values are kept per token, so this is the one state that grows.
+// DEA (version 7b): a small attention over the whole text in every layer, added to x together with
+// the time mixing. Its keys and values are kept per token, so this is the one state that grows.
 //
 //   q = qq·x     K = (k1·x·k2) ⊙ (k_emb[token] + k_emb_x·x0)     V = tanh(v1·x·v2) ⊙ (v_emb[token] + v_emb_x·x0)
 //   each of q, K, V: LN(c + (c_prev − c) ⊙ x_c)                  c_prev of the token before, 0 at the start
@@ -15,18 +15,18 @@ namespace rwkv {
 struct Dea {
     static constexpr int64_t keys = 256, rank = 32;
 
-    Matrix qq, k1, k2, v1, v2;          // [256, D], [32, D], [256, 32], [32, D], [D, 32]
-    Matrix k_table, k_table_x;          // [V, 256], [256, D]
-    Matrix v_table, v_table_x;          // [V, D], [D, D]
-    float *x_q, *x_k, *x_v;             // [256], [256], [D]
+    Matrix qq, k1, k2, v1, v2;  // [256, D], [32, D], [256, 32], [32, D], [D, 32]
+    Matrix k_table, k_table_x;  // [V, 256], [256, D]
+    Matrix v_table, v_table_x;  // [V, D], [D, D]
+    float *x_q, *x_k, *x_v;     // [256], [256], [D]
     Norm lnq, lnk, lnv;
 
     static Dea load(WeightReader &reader, int64_t layer, int64_t width, int64_t vocab);
     static int64_t scratch_size(int64_t rows, int64_t width) {
         return rows * (3 * keys + 2 * width + 2 * rank);  // q, K, V, an offset row, ck, cv
     }
-    // Fills scratch with q, K and V of every row, from x as it enters the layer. q_x, k_x and v_x are the
-    // offsets in the state of this layer's c_prev.
+    // Fills scratch with q, K and V of every row, from x as it enters the layer. q_x, k_x and v_x
+    // are the offsets in the state of this layer's c_prev.
     void prepare(Backend &backend, const float *x, const float *x0, float *scratch, int64_t q_x,
                  int64_t k_x, int64_t v_x, const Batch &batch) const;
     // x += y

@@ -17,9 +17,9 @@ DeepEmbed DeepEmbed::load(WeightReader &reader, int64_t layer, int64_t width, in
 
 void DeepEmbed::apply(Backend &backend, float *h, const float *x0, float *scratch,
                       const Batch &batch) const {
-    const float *z = scratch;                                // [rows, 32]
-    float *u = scratch + batch.rows() * rank;                // [rows, 32]
-    float *e = u + batch.rows() * rank;                      // [rows, 1024]
+    const float *z = scratch;                  // [rows, 32]
+    float *u = scratch + batch.rows() * rank;  // [rows, 32]
+    float *e = u + batch.rows() * rank;        // [rows, 1024]
     const Projection from_embedding{&table_x, x0, e};
     backend.linear({&from_embedding, 1}, batch);
     backend.token_product(u, z, table, e, rank, batch);

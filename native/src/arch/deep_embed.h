@@ -12,16 +12,19 @@ namespace rwkv {
 struct DeepEmbed {
     static constexpr int64_t rank = 32;
 
-    Matrix s1, s2;           // [32, D], [F, 32]
-    Matrix table, table_x;   // [V, 1024], [1024, D]
-    float *s0, *unshifted;   // [F]; D zeros: the weights of a mix that is LN2(x) itself
+    Matrix s1, s2;          // [32, D], [F, 32]
+    Matrix table, table_x;  // [V, 1024], [1024, D]
+    float *s0, *unshifted;  // [F]; D zeros: the weights of a mix that is LN2(x) itself
 
-    static DeepEmbed load(WeightReader &reader, int64_t layer, int64_t width, int64_t ffn, int64_t vocab);
-    // The product that puts LN2(x)·s1 into z [rows, 32], for the shift_linear of the channel mixing.
+    static DeepEmbed load(WeightReader &reader, int64_t layer, int64_t width, int64_t ffn,
+                          int64_t vocab);
+    // The product that puts LN2(x)·s1 into z [rows, 32], for the shift_linear of the channel
+    // mixing.
     Product product(float *z) const { return {&s1, unshifted, z}; }
     static int64_t scratch_size(int64_t rows) { return rows * (2 * rank + rank * rank); }
     // scratch begins with z.
-    void apply(Backend &backend, float *h, const float *x0, float *scratch, const Batch &batch) const;
+    void apply(Backend &backend, float *h, const float *x0, float *scratch,
+               const Batch &batch) const;
 };
 
 }  // namespace rwkv

@@ -38,9 +38,8 @@ Weights load(WeightReader &reader, StateLayout &state) {
     const Tensor &emb = table.peek("emb.weight");
     const Tensor &key = table.peek("blocks.0.att.key.weight");
     const Tensor &ffn_key = table.peek("blocks.0.ffn.key.weight");
-    if (emb.shape.size() != 2 || key.shape.size() != 2 || ffn_key.shape.size() != 2) {
+    if (emb.shape.size() != 2 || key.shape.size() != 2 || ffn_key.shape.size() != 2)
         throw invalid("emb.weight, att.key.weight and ffn.key.weight must be matrices");
-    }
     const int64_t L = table.layers(), V = emb.shape[0], D = emb.shape[1];
     const int64_t A = key.shape[0], F = ffn_key.shape[0];
     w.size = Dimensions{L, D, A, 0, 0, F, V}.checked();
@@ -91,7 +90,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     float *x = carve(s.width), *gate = carve(s.width);  // [rows, D]
     float *r = carve(s.attention), *k = carve(s.attention);
     float *v = carve(s.attention), *y = carve(s.attention);  // [rows, A]
-    float *h = carve(s.ffn);  // [rows, F]
+    float *h = carve(s.ffn);                                 // [rows, F]
 
     backend.embed(x, weights.emb, weights.ln0, batch);
     for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
@@ -113,9 +112,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         backend.linear_add(x, l.output, y, batch);
         l.ffn.apply(backend, x, gate, h, weights.ffn_x.at(i), batch);
     }
-    if (!batch.logit_rows.empty()) {
-        backend.head(logits, weights.head, weights.ln_out, x, batch);
-    }
+    if (!batch.logit_rows.empty()) backend.head(logits, weights.head, weights.ln_out, x, batch);
 }
 
 }  // namespace rwkv::v4

@@ -1,4 +1,5 @@
-// RWKV-4 (Pile, Raven, Novel, World, music): its weights and its forward. Called by model.cpp alone.
+// RWKV-4 (Pile, Raven, Novel, World, music): its weights and its forward. Called by model.cpp
+// alone.
 #pragma once
 
 #include "arch/channel_mix.h"

@@ -9,8 +9,8 @@
 //     x ← x + ChannelMix(x)
 //   logits = head·LN_out(x)
 //
-// W = exp(−exp(time_decay)). U = time_faaaa or, in older files, exp(time_first). Both are one number per
-// head in 5.0 and 5.1, and one per key channel in 5.2; here always the latter.
+// W = exp(−exp(time_decay)). U = time_faaaa or, in older files, exp(time_first). Both are one
+// number per head in 5.0 and 5.1, and one per key channel in 5.2; here always the latter.
 #include "arch/v5.h"
 
 #include "error.h"
@@ -26,9 +26,7 @@ float decay_of(float time_decay) {
     return static_cast<float>(std::exp(-std::exp(static_cast<double>(time_decay))));
 }
 
-float exponential(float x) {
-    return static_cast<float>(std::exp(static_cast<double>(x)));
-}
+float exponential(float x) { return static_cast<float>(std::exp(static_cast<double>(x))); }
 
 // One number per head is repeated over the head's channels.
 float *per_channel(WeightReader &reader, const std::string &name, const Dimensions &s,
@@ -37,9 +35,8 @@ float *per_channel(WeightReader &reader, const std::string &name, const Dimensio
     if (count == s.attention) return reader.vector(name, count, change);
     const std::vector<float> heads = reader.table().vector(name, s.heads);
     std::vector<float> values;
-    for (float x : heads) {
+    for (float x : heads)
         values.insert(values.end(), static_cast<size_t>(s.head_size), change ? change(x) : x);
-    }
     return reader.vector(values);
 }
 
@@ -56,9 +53,8 @@ Weights load(WeightReader &reader, StateLayout &state) {
     const Tensor &key = table.peek("blocks.0.att.key.weight");
     const Tensor &ffn_key = table.peek("blocks.0.ffn.key.weight");
     const Tensor &decay = table.peek("blocks.0.att.time_decay");
-    if (emb.shape.size() != 2 || key.shape.size() != 2 || ffn_key.shape.size() != 2) {
+    if (emb.shape.size() != 2 || key.shape.size() != 2 || ffn_key.shape.size() != 2)
         throw invalid("emb.weight, att.key.weight and ffn.key.weight must be matrices");
-    }
     const int64_t L = table.layers(), V = emb.shape[0], D = emb.shape[1];
     const int64_t A = key.shape[0], F = ffn_key.shape[0];
     // Per channel, [H, N] (a leading H = 1 has been dropped by the table), or per head, [H].
@@ -123,7 +119,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     float *x = carve(s.width), *gate = carve(s.width);  // [rows, D]
     float *r = carve(s.attention), *k = carve(s.attention), *v = carve(s.attention);
     float *g = carve(s.attention), *y = carve(s.attention);  // [rows, A]
-    float *h = carve(s.ffn);  // [rows, F]
+    float *h = carve(s.ffn);                                 // [rows, F]
 
     backend.embed(x, weights.emb, weights.ln0, batch);
     for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
@@ -149,9 +145,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         backend.linear_add(x, l.output, y, batch);
         l.ffn.apply(backend, x, gate, h, weights.ffn_x.at(i), batch);
     }
-    if (!batch.logit_rows.empty()) {
-        backend.head(logits, weights.head, weights.ln_out, x, batch);
-    }
+    if (!batch.logit_rows.empty()) backend.head(logits, weights.head, weights.ln_out, x, batch);
 }
 
 }  // namespace rwkv::v5

@@ -1,4 +1,5 @@
-// RWKV-6 (x060). x is the residual row of one token, prev the normalised row of the token before it.
+// RWKV-6 (x060). x is the residual row of one token, prev the normalised row of the token before
+// it.
 //
 //   x = LN0(emb[token])
 //   for every layer:
@@ -42,16 +43,14 @@ Tensor slice_view(const Tensor &t, int64_t i) {
 
 }  // namespace
 
-bool recognise(const TensorTable &table) {
-    return table.has("blocks.0.att.time_maa_x");
-}
+bool recognise(const TensorTable &table) { return table.has("blocks.0.att.time_maa_x"); }
 
 Weights load(WeightReader &reader, StateLayout &state) {
     TensorTable &table = reader.table();
     for (const char *variant : {"blocks.0.att.time_maa_rkvw_w1", "blocks.0.att.gate_w1"}) {
         if (table.has(variant)) {
-            throw unsupported(std::string("this is an experimental form of RWKV-6 (it holds ") + variant +
-                              "), of which no model was published");
+            throw unsupported(std::string("this is an experimental form of RWKV-6 (it holds ") +
+                              variant + "), of which no model was published");
         }
     }
     Weights w;
@@ -59,9 +58,8 @@ Weights load(WeightReader &reader, StateLayout &state) {
     const Tensor &key = table.peek("blocks.0.att.key.weight");
     const Tensor &ffn_key = table.peek("blocks.0.ffn.key.weight");
     const Tensor &bonus = table.peek("blocks.0.att.time_faaaa");
-    if (emb.shape.size() != 2 || key.shape.size() != 2 || ffn_key.shape.size() != 2) {
+    if (emb.shape.size() != 2 || key.shape.size() != 2 || ffn_key.shape.size() != 2)
         throw invalid("emb.weight, att.key.weight and ffn.key.weight must be matrices");
-    }
     const int64_t L = table.layers(), V = emb.shape[0], D = emb.shape[1];
     const int64_t A = key.shape[0], F = ffn_key.shape[0];
     const int64_t H = bonus.shape.size() == 2 ? bonus.shape[0] : 1;  // a leading 1 has been dropped
@@ -137,7 +135,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     float *zw = carve(weights.decay_rank);  // [rows, Q]
     float *r = carve(s.attention), *k = carve(s.attention), *v = carve(s.attention);
     float *g = carve(s.attention), *y = carve(s.attention);  // [rows, A]
-    float *h = carve(s.ffn);  // [rows, F]
+    float *h = carve(s.ffn);                                 // [rows, F]
 
     backend.embed(x, weights.emb, weights.ln0, batch);
     for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
@@ -176,9 +174,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         backend.linear_add(x, l.output, y, batch);
         l.ffn.apply(backend, x, gate, h, weights.ffn_x.at(i), batch);
     }
-    if (!batch.logit_rows.empty()) {
-        backend.head(logits, weights.head, weights.ln_out, x, batch);
-    }
+    if (!batch.logit_rows.empty()) backend.head(logits, weights.head, weights.ln_out, x, batch);
 }
 
 }  // namespace rwkv::v6

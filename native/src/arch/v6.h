@@ -17,11 +17,11 @@ enum Mix { mix_w, mix_k, mix_v, mix_r, mix_g, mixes };
 
 struct Layer {
     Norm ln1, ln_x;
-    float *maa_x;                              // [D]
-    std::array<float *, mixes> maa;            // [D]
-    std::array<Matrix, mixes> maa_w1, maa_w2;  // [R, D], [D, R]
-    Matrix decay_w1, decay_w2;                 // [Q, D], [A, Q]
-    float *decay, *bonus;                      // [A]: time_decay, time_faaaa
+    float *maa_x;                                 // [D]
+    std::array<float *, mixes> maa;               // [D]
+    std::array<Matrix, mixes> maa_w1, maa_w2;     // [R, D], [D, R]
+    Matrix decay_w1, decay_w2;                    // [Q, D], [A, Q]
+    float *decay, *bonus;                         // [A]: time_decay, time_faaaa
     Matrix key, value, receptance, gate, output;  // [A, D], [D, A]
     ChannelMix ffn;
 };

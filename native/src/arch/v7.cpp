@@ -1,4 +1,5 @@
-// RWKV-7 (x070). x is the residual row of one token, prev the normalised row of the token before it.
+// RWKV-7 (x070). x is the residual row of one token, prev the normalised row of the token before
+// it.
 //
 //   x = LN0(emb[token])
 //   for every layer:                                  mix_j(xn) = xn + (prev − xn) ⊙ x_j
@@ -14,11 +15,11 @@
 //     x ← x + Wv·relu(Wk·mix_k)²
 //   logits = head·LN_out(x)
 //
-// Variants: 7a gates relu(...)² by DeepEmbed (deep_embed.h); 7b does so too and adds DEA (dea.h) to the
-// time mixing; 8-rc00 multiplies Wv·relu(...)² by enn[token].
+// Variants: 7a gates relu(...)² by DeepEmbed (deep_embed.h); 7b does so too and adds DEA (dea.h) to
+// the time mixing; 8-rc00 multiplies Wv·relu(...)² by enn[token].
 //
-// The low-rank pairs lie in the file as [in, rank] and [rank, out]; here both are [out, in] like all
-// other matrices.
+// The low-rank pairs lie in the file as [in, rank] and [rank, out]; here both are [out, in] like
+// all other matrices.
 #include "arch/v7.h"
 
 #include "error.h"
@@ -33,17 +34,18 @@ Dimensions measure(const TensorTable &table) {
     const Tensor &emb = table.peek("emb.weight");
     const Tensor &r_k = table.peek("blocks.0.att.r_k");
     const Tensor &ffn_key = table.peek("blocks.0.ffn.key.weight");
-    if (emb.shape.size() != 2 || ffn_key.shape.size() != 2) {
+    if (emb.shape.size() != 2 || ffn_key.shape.size() != 2)
         throw invalid("emb.weight and ffn.key.weight must be matrices");
-    }
     Dimensions s;
     s.layers = table.layers();
     s.vocab = emb.shape[0];
     s.width = s.attention = emb.shape[1];
-    s.head_size = r_k.shape.empty() ? 0 : r_k.shape.back();  // a leading 1 (one head) has been dropped
+    s.head_size =
+        r_k.shape.empty() ? 0 : r_k.shape.back();  // a leading 1 (one head) has been dropped
     if (s.head_size < 1 || s.width % s.head_size != 0) {
         throw invalid("blocks.0.att.r_k has the shape " + shape_text(r_k.shape) +
-                      ", which does not divide the width " + std::to_string(s.width) + " into heads");
+                      ", which does not divide the width " + std::to_string(s.width) +
+                      " into heads");
     }
     s.heads = s.width / s.head_size;
     s.ffn = ffn_key.shape[0];
@@ -52,9 +54,7 @@ Dimensions measure(const TensorTable &table) {
 
 }  // namespace
 
-bool recognise(const TensorTable &table) {
-    return table.has("blocks.0.att.r_k");
-}
+bool recognise(const TensorTable &table) { return table.has("blocks.0.att.r_k"); }
 
 Weights load(WeightReader &reader, StateLayout &state) {
     TensorTable &table = reader.table();
@@ -67,13 +67,16 @@ Weights load(WeightReader &reader, StateLayout &state) {
     w.wkv = state.parts[state.add("wkv", {L, H, N, N}, 0, state.matrices)];
 
     const bool deep_embed = table.has("blocks.0.ffn.s_emb.weight");
-    const bool dea = table.has("blocks.0.qkv.qq.weight"), enn = table.has("blocks.0.ffn.enn.weight");
-    // The attention reads what the embedding of layer 0 has left, as the gates do; no other pair was published.
+    const bool dea = table.has("blocks.0.qkv.qq.weight"),
+               enn = table.has("blocks.0.ffn.enn.weight");
+    // The attention reads what the embedding of layer 0 has left, as the gates do; no other pair
+    // was published.
     if (dea && !deep_embed)
         throw invalid("the checkpoint holds blocks.0.qkv.*, the attention of RWKV-7b, without the "
                       "blocks.0.ffn.s* that belong to it");
     if (enn && deep_embed)
-        throw invalid("the checkpoint holds both blocks.0.ffn.enn, of RWKV-8, and blocks.0.ffn.s*, of RWKV-7a");
+        throw invalid(
+            "the checkpoint holds both blocks.0.ffn.enn, of RWKV-8, and blocks.0.ffn.s*, of RWKV-7a");
     w.version = dea ? "7b" : deep_embed ? "7a" : enn ? "8rc" : "7";
     if (dea) {
         w.q_x = state.parts[state.add("q_x", {L, Dea::keys})];
@@ -133,8 +136,8 @@ Weights load(WeightReader &reader, StateLayout &state) {
 int64_t scratch_size(const Weights &weights, int64_t rows) {
     const Layer &l = weights.layers.front();
     const int64_t D = weights.size.width;
-    int64_t floats = rows * (6 * D + weights.rank_w + weights.rank_a + weights.rank_v + weights.rank_g +
-                             weights.size.ffn);
+    int64_t floats = rows * (6 * D + weights.rank_w + weights.rank_a + weights.rank_v +
+                             weights.rank_g + weights.size.ffn);
     if (l.deep_embed) floats += rows * D + DeepEmbed::scratch_size(rows);
     if (l.dea) floats += Dea::scratch_size(rows, D);
     if (l.enn) floats += rows * D;
@@ -155,7 +158,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     float *r = carve(s.width), *k = carve(s.width), *v = carve(s.width), *y = carve(s.width);
     float *zw = carve(weights.rank_w), *za = carve(weights.rank_a);
     float *zv = carve(weights.rank_v), *zg = carve(weights.rank_g);
-    float *h = carve(s.ffn);          // [rows, F]
+    float *h = carve(s.ffn);  // [rows, F]
 
     const Layer &front = weights.layers.front();
     float *x0 = nullptr, *deep_embed = nullptr, *dea = nullptr, *enn = nullptr;
@@ -164,19 +167,18 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
     if (front.dea) dea = deep_embed + DeepEmbed::scratch_size(rows);
 
     for (const Span &span : batch.spans)
-        if (dea) span.cache->make_room(weights.layers.size(), static_cast<size_t>(span.rows * (Dea::keys + s.width)));
+        if (dea)
+            span.cache->make_room(weights.layers.size(),
+                                  static_cast<size_t>(span.rows * (Dea::keys + s.width)));
     backend.embed(x, weights.emb, weights.ln0, batch);
     if (x0) backend.embed(x0, weights.emb, weights.ln0, batch);
     for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
 
         Product products[] = {
-            {&l.receptance, l.x_r, r, Activation::none},
-            {&l.key, l.x_k, k, Activation::none},
-            {&l.value, l.x_v, v, Activation::none},
-            {&l.w1, l.x_w, zw, Activation::tanh},
-            {&l.a1, l.x_a, za, Activation::none},
-            {&l.g1, l.x_g, zg, Activation::sigmoid},
+            {&l.receptance, l.x_r, r, Activation::none}, {&l.key, l.x_k, k, Activation::none},
+            {&l.value, l.x_v, v, Activation::none},      {&l.w1, l.x_w, zw, Activation::tanh},
+            {&l.a1, l.x_a, za, Activation::none},        {&l.g1, l.x_g, zg, Activation::sigmoid},
             {&l.v1, l.x_v, zv, Activation::none},  // not in layer 0
         };
         const size_t count = std::size(products) - (i == 0 ? 1 : 0);
@@ -212,9 +214,7 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         if (l.enn) backend.lookup(enn, l.enn, batch);
         backend.linear_add(x, l.ffn_value, h, batch, enn);
     }
-    if (!batch.logit_rows.empty()) {
-        backend.head(logits, weights.head, weights.ln_out, x, batch);
-    }
+    if (!batch.logit_rows.empty()) backend.head(logits, weights.head, weights.ln_out, x, batch);
 }
 
 }  // namespace rwkv::v7

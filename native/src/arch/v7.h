@@ -1,5 +1,5 @@
-// RWKV-7 (x070) and its variants 7a (DeepEmbed), 7b (DeepEmbed and DEA) and 8-rc00: their weights and
-// their one forward. Called by model.cpp alone.
+// RWKV-7 (x070) and its variants 7a (DeepEmbed), 7b (DeepEmbed and DEA) and 8-rc00: their weights
+// and their one forward. Called by model.cpp alone.
 #pragma once
 
 #include "arch/dea.h"

@@ -25,9 +25,8 @@ float *WeightReader::vector(const std::vector<float> &values) {
 
 float *WeightReader::vector(const std::string &name, int64_t count, float (*change)(float)) {
     std::vector<float> values = table_.vector(name, count);
-    if (change) {
+    if (change)
         for (float &x : values) x = change(x);
-    }
     return vector(values);
 }
 
@@ -39,19 +38,23 @@ Norm WeightReader::norm(const std::string &name, int64_t count) {
 Norm WeightReader::first_norm(int64_t count) {
     const std::string mark = "emb.weight/normed", name = "blocks.0.ln0";
     if (!table_.has(mark)) return norm(name, count);
-    for (const std::string &unused : {mark, name + ".weight", name + ".bias"}) table_.ignore(unused);
+    for (const std::string &unused : {mark, name + ".weight", name + ".bias"})
+        table_.ignore(unused);
     return {};
 }
 
 Tensor WeightReader::changed(const Tensor &t) {
     static constexpr std::pair<const char *, ChangeKind> kinds[] = {
-        {"low_rank", ChangeKind::low_rank}, {"shard", ChangeKind::shard},
-        {"bat_columns", ChangeKind::bat_columns}, {"bat_rows", ChangeKind::bat_rows},
+        {"low_rank", ChangeKind::low_rank},
+        {"shard", ChangeKind::shard},
+        {"bat_columns", ChangeKind::bat_columns},
+        {"bat_rows", ChangeKind::bat_rows},
         {"magnitude", ChangeKind::magnitude}};
     std::vector<Change> changes;
     const auto next = [&] {
         for (const auto &[word, kind] : kinds) {
-            const std::string name = t.name + "/" + std::to_string(changes.size()) + "/" + word + "/";
+            const std::string name =
+                t.name + "/" + std::to_string(changes.size()) + "/" + word + "/";
             if (!table_.has(name + "a")) continue;
             const auto values = [&](const char *part) {
                 return table_.vector(name + part, table_.peek(name + part).count());
@@ -73,8 +76,8 @@ Tensor WeightReader::changed(const Tensor &t) {
             try {
                 require_change_fits(change, t.shape[0], t.shape[1]);
             } catch (const Error &) {
-                throw invalid("what an adapter has for the tensor " + t.name + ", " + shape_text(t.shape) +
-                              ", does not fit it");
+                throw invalid("what an adapter has for the tensor " + t.name + ", " +
+                              shape_text(t.shape) + ", does not fit it");
             }
             changes.push_back(std::move(change));
             return true;
@@ -84,8 +87,9 @@ Tensor WeightReader::changed(const Tensor &t) {
     while (next()) {}
     if (changes.empty()) return t;
     if (t.packed || in_blocks(t.dtype)) {
-        throw unsupported("the tensor " + t.name + " is kept as " + name_of(t.dtype) +
-                          ", and an adapter changes plain numbers only; use the file that it was made of");
+        throw unsupported(
+            "the tensor " + t.name + " is kept as " + name_of(t.dtype) +
+            ", and an adapter changes plain numbers only; use the file that it was made of");
     }
     Tensor changed = t;
     changed.changes = std::make_shared<const std::vector<Change>>(std::move(changes));

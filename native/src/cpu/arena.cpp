@@ -24,8 +24,8 @@ std::shared_ptr<void> map(size_t bytes) {
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) throw std::bad_alloc();
     std::byte *const start = static_cast<std::byte *>(address);
-    std::byte *const aligned = reinterpret_cast<std::byte *>(
-        round_up(reinterpret_cast<size_t>(start), kHuge));
+    std::byte *const aligned =
+        reinterpret_cast<std::byte *>(round_up(reinterpret_cast<size_t>(start), kHuge));
     if (aligned != start) munmap(start, static_cast<size_t>(aligned - start));
     const size_t behind = kHuge - static_cast<size_t>(aligned - start);
     if (behind != 0) munmap(aligned + bytes, behind);

@@ -64,9 +64,7 @@ Matrix CpuBackend::matrix(const Tensor &weights, Precision precision, bool trans
     return pack(weights, precision, transposed, arena_, pool_, alive_);
 }
 
-Matrix CpuBackend::table(const Tensor &rows) {
-    return pack_table(rows, arena_, pool_, alive_);
-}
+Matrix CpuBackend::table(const Tensor &rows) { return pack_table(rows, arena_, pool_, alive_); }
 
 void CpuBackend::table_row(float *to, const Matrix &table, int32_t token) {
     const int64_t from = token * table.in;
@@ -167,9 +165,9 @@ void CpuBackend::add_slot(Input form, int64_t in, int64_t rows) {
     slots_.push_back({offset, stride, offset + rows * stride});
 }
 
-// Runs work_ over `rows` rows. fill(area, slot, first, last) prepares rows [first, last) of one of slots_;
-// area(slot, row) says where. Slots are filled in order, slot 0 always. store(area) runs once, when nothing
-// reads the old state any more and all of slot 0 is filled.
+// Runs work_ over `rows` rows. fill(area, slot, first, last) prepares rows [first, last) of one of
+// slots_; area(slot, row) says where. Slots are filled in order, slot 0 always. store(area) runs
+// once, when nothing reads the old state any more and all of slot 0 is filled.
 template <class Fill, class Store>
 void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
     if (rows == 0) return;
@@ -234,8 +232,8 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
     const int64_t rows = batch.rows();
     if (products.empty() || rows == 0) return;
     const int64_t D = products.front().w->in;
-    // Slot 0 holds xn, and after that of all rows what precedes each kFewRows of them, which another thread
-    // prepares; every distinct (mu, delta, compute, form) gets a slot of its own.
+    // Slot 0 holds xn, and after that of all rows what precedes each kFewRows of them, which
+    // another thread prepares; every distinct (mu, delta, compute, form) gets a slot of its own.
     std::vector<const Product *> &mixes = mixes_;
     mixes.assign(1, nullptr);
     work_.clear();
@@ -314,8 +312,8 @@ void CpuBackend::linear(std::span<const Projection> projections, const Batch &ba
     multiply(rows, fill, [](auto) {});
 }
 
-// Cuts the rows into groups of whole spans, so that `tasks` tasks per group keep all threads busy, and no
-// more: a group's rows share one reading of the low-rank weights.
+// Cuts the rows into groups of whole spans, so that `tasks` tasks per group keep all threads busy,
+// and no more: a group's rows share one reading of the low-rank weights.
 void CpuBackend::group_spans(const Batch &batch, int64_t tasks) {
     const int64_t rows = batch.rows(), spans = static_cast<int64_t>(batch.spans.size());
     const int64_t wanted = std::clamp<int64_t>((4 * threads() + tasks - 1) / tasks, 1, spans);
@@ -367,8 +365,7 @@ void CpuBackend::wkv6(const Wkv6 &op, const Batch &batch) {
         std::fill_n(row_states_.begin() + span.first, span.rows, span.state + op.wkv);
     group_spans(batch, H);
     const int64_t groups = static_cast<int64_t>(groups_.size()) - 1;
-    for (Worker &worker : workers_)
-        worker.scratch.reserve(wkv6_scratch(N, op.w2 ? op.w2->in : 0));
+    for (Worker &worker : workers_) worker.scratch.reserve(wkv6_scratch(N, op.w2 ? op.w2->in : 0));
     pool_.run(H * groups, [&](int64_t i, int thread) {
         const int64_t h = i / groups, channel = h * N;
         const int64_t first = groups_[static_cast<size_t>(i % groups)], at = first * A + channel;
@@ -443,7 +440,8 @@ void CpuBackend::linear_add(float *x, const Matrix &w, const float *y, const Bat
     add_slot(form, w.in, batch.rows());
     const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
         for (int64_t row = first; row < last; ++row)
-            kernels_.round(area(slot, row), y + row * w.in, w.in, static_cast<Type>(w.compute), form);
+            kernels_.round(area(slot, row), y + row * w.in, w.in, static_cast<Type>(w.compute),
+                           form);
     };
     multiply(batch.rows(), fill, [](auto) {});
 }

@@ -53,11 +53,12 @@ public:
     void token_product(float *u, const float *z, const Matrix &table, const float *e, int64_t rank,
                        const Batch &batch) override;
     void lookup(float *y, const Matrix &table, const Batch &batch) override;
-    void token_gate(float *y, const Matrix &table, const float *offset, const Batch &batch) override;
+    void token_gate(float *y, const Matrix &table, const float *offset,
+                    const Batch &batch) override;
     void shift_norm(float *y, const float *mu, const Norm &norm, int64_t n, int64_t shift,
                     const Batch &batch) override;
-    void attend(float *x, const float *q, const float *k, const float *v, int64_t keys, int64_t values,
-                int64_t layer, const Batch &batch) override;
+    void attend(float *x, const float *q, const float *k, const float *v, int64_t keys,
+                int64_t values, int64_t layer, const Batch &batch) override;
     void wkv4(const Wkv4 &op, const Batch &batch) override;
     void wkv6(const Wkv6 &op, const Batch &batch) override;
     void wkv7(const Wkv7 &op, const Batch &batch) override;
@@ -116,11 +117,11 @@ private:
     std::vector<Work> work_;
     std::vector<Piece> pieces_;
     std::vector<Slot> slots_;
-    std::vector<const Product *> mixes_;     // [slots]: a product that wants this input
+    std::vector<const Product *> mixes_;      // [slots]: a product that wants this input
     std::vector<const Projection *> inputs_;  // [slots]: the same for projections
-    std::vector<const float *> prev_;   // [rows]: state of a span's first row, else null
-    std::vector<float *> row_states_;   // [rows]
-    std::vector<int64_t> groups_;       // row at which each group of spans starts, and the end
+    std::vector<const float *> prev_;         // [rows]: state of a span's first row, else null
+    std::vector<float *> row_states_;         // [rows]
+    std::vector<int64_t> groups_;  // row at which each group of spans starts, and the end
     Scratch shared_;
 };
 

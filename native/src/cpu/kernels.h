@@ -9,8 +9,14 @@
 
 namespace rwkv::cpu {
 
-enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2, kI8 = 4, kI4 = 5 };         // as DType
-enum Act : int32_t { kNone = 0, kTanh = 1, kSigmoid = 2, kReluSquared = 3, kSilu = 4 };  // as Activation
+enum Type : int32_t { kF32 = 0, kF16 = 1, kBf16 = 2, kI8 = 4, kI4 = 5 };  // as DType
+enum Act : int32_t {
+    kNone = 0,
+    kTanh = 1,
+    kSigmoid = 2,
+    kReluSquared = 3,
+    kSilu = 4
+};  // as Activation
 
 // Matrices are packed in panels of 16 outputs. A panel holds its inputs in order, 16 outputs each,
 // so that a vector register is filled with outputs and every sum runs over the inputs from first
@@ -49,8 +55,8 @@ constexpr bool in_groups(Input form) { return form == kBytes || form == kHalfByt
 constexpr Type stored_for(Input form) { return form == kBytes ? kI8 : kI4; }
 constexpr int64_t group_bytes(Type stored) { return group_of(stored) + 8; }
 
-// Bytes from one prepared row to the next: never a multiple of 4 KiB for the widths that models have
-// (12 rows would then share one set of the first-level cache), and with room for the padding.
+// Bytes from one prepared row to the next: never a multiple of 4 KiB for the widths that models
+// have (12 rows would then share one set of the first-level cache), and with room for the padding.
 constexpr int64_t row_bytes(Input form, int64_t in) {
     const Type stored = stored_for(form);
     const int64_t used = in_groups(form)  ? groups_of(stored, in) * group_bytes(stored)
@@ -66,25 +72,25 @@ struct Panels {
     Type stored, compute;
 };
 
-// y[row][o] = act(Σ_k W[o][k] x[row][k] (+ bias[o] if given)) (⊙ gate[row][o] if given) (+ y[row][o] if add) for the outputs o of the panels
-// [panel, panel + panels), o < out.
+// y[row][o] = act(Σ_k W[o][k] x[row][k] (+ bias[o] if given)) (⊙ gate[row][o] if given) (+
+// y[row][o] if add) for the outputs o of the panels [panel, panel + panels), o < out.
 struct LinearTask {
     Panels w;
     int64_t panel, panels;
     const char *x;  // [rows] every stride_x bytes: prepared in the form that w wants
     int64_t stride_x, rows;
-    float *y;        // [rows] every stride_y; y[0] is output 0, whatever `panel` is
+    float *y;  // [rows] every stride_y; y[0] is output 0, whatever `panel` is
     int64_t stride_y;
     Act act;
     bool add;
-    const float *bias;  // [out], or null
-    const float *gate;  // laid out as y, or null
-    const char *next;   // panels that will be wanted after these, or null
+    const float *bias;   // [out], or null
+    const float *gate;   // laid out as y, or null
+    const char *next;    // panels that will be wanted after these, or null
     int64_t next_bytes;  // of one of them
 };
 
-// The recurrence of version 4 for `rows` rows of `channels` channels; see wkv4.inl. All pointers but the
-// states point at the first of the channels.
+// The recurrence of version 4 for `rows` rows of `channels` channels; see wkv4.inl. All pointers
+// but the states point at the first of the channels.
 struct Wkv4Task {
     int64_t channel, channels, width, rows;
     const float *r, *k, *v, *decay, *first;
@@ -97,12 +103,12 @@ struct Wkv6Task {
     int64_t head, head_size, width, rows;
     const float *r, *k, *v, *g;  // g may be null
     const float *zw;
-    Panels w2;                   // w2.data null in version 5
+    Panels w2;  // w2.data null in version 5
     const float *decay, *bonus, *ln_weight, *ln_bias;
     float *y;
-    float *const *state;         // [rows]: s [H][key][value] of the row's sequence, in `kept`
-    Type kept;                   // kF32, kF16 or kBf16
-    float *scratch;              // wkv6_scratch(...) floats
+    float *const *state;  // [rows]: s [H][key][value] of the row's sequence, in `kept`
+    Type kept;            // kF32, kF16 or kBf16
+    float *scratch;       // wkv6_scratch(...) floats
 };
 
 // The time mixing of one head of version 7 for `rows` rows; see wkv7.inl. Pointers [rows, D] and
@@ -111,12 +117,12 @@ struct Wkv7Task {
     int64_t head, head_size, width, rows;
     const float *r, *k, *v;
     const float *zw, *za, *zv, *zg;
-    Panels w2, a2, v2, g2;              // v2.data null in layer 0
+    Panels w2, a2, v2, g2;  // v2.data null in layer 0
     const float *w0, *a0, *v0, *k_k, *k_a, *r_k, *ln_weight, *ln_bias;
     float *v_first, *y;
-    float *const *state;                // [rows]: S [H][value][key] of the row's sequence, in `kept`
-    Type kept;                          // as above
-    float *scratch;                     // wkv7_scratch(...) floats
+    float *const *state;  // [rows]: S [H][value][key] of the row's sequence, in `kept`
+    Type kept;            // as above
+    float *scratch;       // wkv7_scratch(...) floats
 };
 
 // Rows that Wkv7Task works on at a time, and the floats it needs for that.

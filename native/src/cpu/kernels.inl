@@ -12,7 +12,11 @@ namespace {
 void function(float *y, const float *x, int64_t n, char f) {
     for (int64_t i = 0; i < n; i += V) {
         const F v = load_upto(x + i, n - i);
-        store_upto(y + i, f == 'e' ? exp(v) : f == 's' ? sigmoid(v) : f == 't' ? tanh(v) : decay(v),
+        store_upto(y + i,
+                   f == 'e'   ? exp(v)
+                   : f == 's' ? sigmoid(v)
+                   : f == 't' ? tanh(v)
+                              : decay(v),
                    n - i);
     }
 }
@@ -20,9 +24,18 @@ void function(float *y, const float *x, int64_t n, char f) {
 #define RWKV_STRING_OF(x) #x
 #define RWKV_STRING(x) RWKV_STRING_OF(x)
 
-const rwkv::cpu::Kernels kTable = {
-    RWKV_STRING(RWKV_ISA), V, input, linear, wkv4, wkv6, wkv7, layer_norm, mix, round_row, widen,
-    function};
+const rwkv::cpu::Kernels kTable = {RWKV_STRING(RWKV_ISA),
+                                   V,
+                                   input,
+                                   linear,
+                                   wkv4,
+                                   wkv6,
+                                   wkv7,
+                                   layer_norm,
+                                   mix,
+                                   round_row,
+                                   widen,
+                                   function};
 
 }  // namespace
 

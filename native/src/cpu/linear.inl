@@ -1,5 +1,5 @@
-// Products of packed matrices with a block of rows: which blocks a matrix takes, in which order, and what
-// happens to their results. Included by kernels.inl only.
+// Products of packed matrices with a block of rows: which blocks a matrix takes, in which order,
+// and what happens to their results. Included by kernels.inl only.
 #pragma once
 
 #include "cpu/linear_bytes.inl"
@@ -26,7 +26,7 @@ using Block = void (*)(float *, const char *, int64_t, const char *, int64_t, in
 #define RWKV_2(B, S, P) RWKV_1(B, S, P), B<S, 2, P>
 #define RWKV_4(B, S, P) RWKV_2(B, S, P), B<S, 3, P>, B<S, 4, P>
 #define RWKV_6(B, S, P) RWKV_4(B, S, P), B<S, 5, P>, B<S, 6, P>
-#define RWKV_12(B, S, P)                                                                          \
+#define RWKV_12(B, S, P) \
     RWKV_6(B, S, P), B<S, 7, P>, B<S, 8, P>, B<S, 9, P>, B<S, 10, P>, B<S, 11, P>, B<S, 12, P>
 #if defined(RWKV_512_BITS)
 constexpr int kWide = 4, kWideRows = 6, kMain = 2, kMaxRows = 12;  // 24 sums in 32 registers
@@ -53,15 +53,19 @@ static_assert(kWide >= kMain);
 
 // Up to so many rows, those of which most inputs are zero take blocks that skip them.
 constexpr int64_t kSparseRows = kWideRows < 4 ? kWideRows : 4;
-using SparseBlock = void (*)(float *, const char *, int64_t, const char *, int64_t, const uint16_t *,
-                             int64_t);
+using SparseBlock = void (*)(float *, const char *, int64_t, const char *, int64_t,
+                             const uint16_t *, int64_t);
 
 struct Blocks {
     Block wide[kWideRows], main[kMaxRows], single[kMaxRows];
     SparseBlock sparse[kSparseRows];  // kWide panels
 };
-#define RWKV_DENSE(B, S) {RWKV_WIDE(B, S, kWide)}, {RWKV_MAIN(B, S, kMain)}, {RWKV_MAIN(B, S, 1)}
-#define RWKV_WORDS(S) {RWKV_DENSE(block, S), {RWKV_SPARSE(block_sparse, S, kWide)}}
+#define RWKV_DENSE(B, S) \
+    {RWKV_WIDE(B, S, kWide)}, {RWKV_MAIN(B, S, kMain)}, { RWKV_MAIN(B, S, 1) }
+#define RWKV_WORDS(S)                                                 \
+    {                                                                 \
+        RWKV_DENSE(block, S), { RWKV_SPARSE(block_sparse, S, kWide) } \
+    }
 
 const Blocks kF32Blocks = RWKV_WORDS(StoredF32);
 const Blocks kF16Blocks = RWKV_WORDS(StoredF16);
@@ -102,9 +106,9 @@ RWKV_INLINE void finish(const LinearTask &task, const float *tile, int64_t width
     }
 }
 
-// Lists the pairs of inputs that are not zero in all rows, and returns how many; or −1 if they are so many that
-// skipping the others does not pay: memory delivers lines that lie apart at less than half the speed. The first
-// pairs tell whether a list is worth making.
+// Lists the pairs of inputs that are not zero in all rows, and returns how many; or −1 if they are
+// so many that skipping the others does not pay: memory delivers lines that lie apart at less than
+// half the speed. The first pairs tell whether a list is worth making.
 constexpr int64_t kMostListed = 1 << 14, kLooked = 64;
 
 template <class Pair>
@@ -114,7 +118,8 @@ RWKV_INLINE int64_t list_nonzero(uint16_t *list, const LinearTask &task, int64_t
         Pair any = 0;
         for (int64_t m = 0; m < task.rows; ++m) {
             Pair pair;
-            __builtin_memcpy(&pair, task.x + m * task.stride_x + i * static_cast<int64_t>(sizeof pair),
+            __builtin_memcpy(&pair,
+                             task.x + m * task.stride_x + i * static_cast<int64_t>(sizeof pair),
                              sizeof pair);
             any |= pair;
         }
@@ -129,19 +134,21 @@ RWKV_INLINE int64_t list_nonzero(uint16_t *list, const LinearTask &task, int64_t
 
 int64_t nonzero_pairs(uint16_t *list, const LinearTask &task, Input form) {
     const int64_t pairs = (task.w.in + 1) / 2;
-    if (rwkv::cpu::in_groups(form) || task.rows > kSparseRows || pairs < kLooked || pairs > kMostListed)
+    if (rwkv::cpu::in_groups(form) || task.rows > kSparseRows || pairs < kLooked ||
+        pairs > kMostListed)
         return -1;
     return form == rwkv::cpu::kPairs ? list_nonzero<uint32_t>(list, task, pairs)
                                      : list_nonzero<uint64_t>(list, task, pairs);
 }
 
-// How far ahead of its own loads the only block of rows fetches weights, in bytes of each panel: what memory takes to
-// answer, in the time that few rows and many take for it; the core's own loads run ahead by some hundred instructions,
-// which are fewer bytes of int4. Of several blocks each fetches one of the panels that follow, so that memory has the
-// time of all to bring them: the first alone would wait for it.
+// How far ahead of its own loads the only block of rows fetches weights, in bytes of each panel:
+// what memory takes to answer, in the time that few rows and many take for it; the core's own loads
+// run ahead by some hundred instructions, which are fewer bytes of int4. Of several blocks each
+// fetches one of the panels that follow, so that memory has the time of all to bring them: the
+// first alone would wait for it.
 constexpr int64_t kAheadOfFew = 1024, kAheadOfFewInt4 = 1536, kAheadOfMany = 4096;
-// Rows are taken in turns of so many that their inputs stay in the second-level cache while all panels
-// pass.
+// Rows are taken in turns of so many that their inputs stay in the second-level cache while all
+// panels pass.
 constexpr int64_t kTurnBytes = 512 << 10;
 
 void linear(const LinearTask *given) {
@@ -192,10 +199,11 @@ void linear(const LinearTask *given) {
                     for (int64_t i = 0; i < wide; i += 16)
                         __builtin_prefetch(task.y + m * task.stride_y + output + i, 1, 3);
                 if (listed >= 0 && width == kWide)
-                    forms.sparse[rows - 1](tile, task.x, task.stride_x, w, panel_bytes, list, listed);
+                    forms.sparse[rows - 1](tile, task.x, task.stride_x, w, panel_bytes, list,
+                                           listed);
                 else
-                    choice[rows - 1](tile, task.x + row * task.stride_x, task.stride_x, w, panel_bytes,
-                                     task.w.in, fetch);
+                    choice[rows - 1](tile, task.x + row * task.stride_x, task.stride_x, w,
+                                     panel_bytes, task.w.in, fetch);
                 finish(task, tile, wide, n, row, rows, output);
             }
             panel += width;

@@ -2,23 +2,23 @@
 //
 //   y = Σ_g fp32(Σ_k q p) · (d s)      over the groups g of inputs in order
 //
-// The inner sums are exact integers, however an instruction set comes by them; the outer one has one
-// accumulator per output. So the result is the same for every blocking, as it is for words.
+// The inner sums are exact integers, however an instruction set comes by them; the outer one has
+// one accumulator per output. So the result is the same for every blocking, as it is for words.
 #pragma once
 
 #include "cpu/linear_words.inl"
 
 namespace {
 
-using rwkv::cpu::groups_of;
 using rwkv::cpu::group_bytes;
+using rwkv::cpu::groups_of;
 
-// How four inputs of an output enter its integer sum. `Sum` may be narrower than 32 bits within a group:
-// start() begins it with the row's offset, add() takes a word of weights and a word of x, total()
-// ends it.
+// How four inputs of an output enter its integer sum. `Sum` may be narrower than 32 bits within a
+// group: start() begins it with the row's offset, add() takes a word of weights and a word of x,
+// total() ends it.
 #if defined(RWKV_BYTE_PRODUCTS)
-// Four products and their sum at once, u8 · s8 with VNNI, s8 · s8 with NEON, where int8 loses its offset
-// before.
+// Four products and their sum at once, u8 · s8 with VNNI, s8 · s8 with NEON, where int8 loses its
+// offset before.
 struct Int8 {
     static constexpr Type type = rwkv::cpu::kI8;
     static constexpr int halves = 1;
@@ -27,11 +27,15 @@ struct Int8 {
     };
 #if defined(__aarch64__)
     template <int Half>
-    RWKV_INLINE Weights weights(U word) { return {word ^ 0x80808080u}; }
+    RWKV_INLINE Weights weights(U word) {
+        return {word ^ 0x80808080u};
+    }
     RWKV_INLINE I start(int32_t) { return I{}; }
 #else
     template <int Half>
-    RWKV_INLINE Weights weights(U word) { return {word}; }
+    RWKV_INLINE Weights weights(U word) {
+        return {word};
+    }
     RWKV_INLINE I start(int32_t offset) { return I{} + offset; }
 #endif
     RWKV_INLINE void add(I &sum, const Weights &w, U x) { accumulate_bytes(sum, w.q, x); }
@@ -44,14 +48,16 @@ struct Int4 {
         U q;
     };
     template <int Half>
-    RWKV_INLINE Weights weights(U word) { return {(Half ? word >> 4 : word) & 0x0f0f0f0fu}; }
+    RWKV_INLINE Weights weights(U word) {
+        return {(Half ? word >> 4 : word) & 0x0f0f0f0fu};
+    }
     RWKV_INLINE I start(int32_t offset) { return I{} + offset; }
     RWKV_INLINE void add(I &sum, const Weights &w, U x) { accumulate_bytes(sum, w.q, x); }
     RWKV_INLINE I total(I sum, int32_t) { return sum; }
 };
 #elif defined(__AVX2__)
-// u8 · s8 -> s16, two neighbours added with saturation: exact for |q| · (±p), both at most 127 (a |q| of
-// 128 would pass, too), and for the half bytes of int4, of which a whole group fits 16 bits
+// u8 · s8 -> s16, two neighbours added with saturation: exact for |q| · (±p), both at most 127 (a
+// |q| of 128 would pass, too), and for the half bytes of int4, of which a whole group fits 16 bits
 // (32 / 2 · 15 · 127 = 30480).
 struct Int8 {
     static constexpr Type type = rwkv::cpu::kI8;
@@ -77,12 +83,16 @@ struct Int4 {
         U q;
     };
     template <int Half>
-    RWKV_INLINE Weights weights(U word) { return {(Half ? word >> 4 : word) & 0x0f0f0f0fu}; }
+    RWKV_INLINE Weights weights(U word) {
+        return {(Half ? word >> 4 : word) & 0x0f0f0f0fu};
+    }
     RWKV_INLINE I start(int32_t) { return I{}; }
     RWKV_INLINE void add(I &sum, const Weights &w, U x) {
         sum = reinterpret_cast<I>(add_shorts(reinterpret_cast<U>(sum), multiply_bytes(w.q, x)));
     }
-    RWKV_INLINE I total(I sum, int32_t offset) { return widen_sum(reinterpret_cast<U>(sum)) + offset; }
+    RWKV_INLINE I total(I sum, int32_t offset) {
+        return widen_sum(reinterpret_cast<U>(sum)) + offset;
+    }
 };
 #else
 // In fp32, which holds every sum of a group (below 2^22) exactly.
@@ -149,9 +159,9 @@ RWKV_INLINE void add_words(I (&sums)[M][P * NV], const U (&words)[P * NV],
     }
 }
 
-// tile[m][p · 16 ..] = Σ_k W[k] x[m][k]. The integer sums live in registers, those in fp32 in the tile, where
-// they are needed once per group. Rows are addressed and weights fetched as in linear_words.inl, and the scales of
-// the panels that follow a whole panel before they are needed.
+// tile[m][p · 16 ..] = Σ_k W[k] x[m][k]. The integer sums live in registers, those in fp32 in the
+// tile, where they are needed once per group. Rows are addressed and weights fetched as in
+// linear_words.inl, and the scales of the panels that follow a whole panel before they are needed.
 template <class Stored, int M, int P>
 void block_bytes(float *tile, const char *x, int64_t stride, const char *w, int64_t panel_bytes,
                  int64_t in, Fetch fetch) {
@@ -185,12 +195,14 @@ void block_bytes(float *tile, const char *x, int64_t stride, const char *w, int6
 #pragma GCC unroll 8  // one row takes 1.15 times as long in a loop
         for (int64_t at = 0; w != end; w += 4 * kPanel, at += 4 * Stored::halves) {
 #pragma GCC unroll 4
-            for (int p = 0; p < P; ++p) __builtin_prefetch(fetch.from + p * fetch.panel_bytes, 0, 2);
+            for (int p = 0; p < P; ++p)
+                __builtin_prefetch(fetch.from + p * fetch.panel_bytes, 0, 2);
             fetch.from += fetch.step;
             U words[P * NV];
 #pragma GCC unroll 16
             for (int j = 0; j < P * NV; ++j)
-                words[j] = *reinterpret_cast<const Uu *>(w + (j / NV) * panel_bytes + j % NV * V * 4);
+                words[j] =
+                    *reinterpret_cast<const Uu *>(w + (j / NV) * panel_bytes + j % NV * V * 4);
             add_words<Stored, 0, M, P>(sums, words, rows, stride, stride3, at);
             if constexpr (Stored::halves == 2)
                 add_words<Stored, 1, M, P>(sums, words, rows, stride, stride3, at + 4);

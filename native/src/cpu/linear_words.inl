@@ -13,9 +13,9 @@ using rwkv::cpu::kPanel;
 
 constexpr int NV = kPanel / V;  // vectors per panel
 
-// How stored weights meet prepared rows: `halves` steps take a pair of inputs, and step Half of them
-// multiplies weights<Half>(), for the V outputs that start at lane v · V of a panel, by the word Half of
-// the pair.
+// How stored weights meet prepared rows: `halves` steps take a pair of inputs, and step Half of
+// them multiplies weights<Half>(), for the V outputs that start at lane v · V of a panel, by the
+// word Half of the pair.
 struct Floats {
     static constexpr int halves = 2;
     RWKV_INLINE void add(F &sum, F w, F x) { accumulate(sum, w, x); }
@@ -71,8 +71,9 @@ RWKV_INLINE void multiply_add(F (&sums)[M][P * NV], const char *const (&x)[(M + 
     }
 }
 
-// What a block fetches from memory while it multiplies: for each of its panels a line at every step of 64 bytes. If that is
-// ahead in its own panels, it comes to the end of the first and goes on at the start of those that follow.
+// What a block fetches from memory while it multiplies: for each of its panels a line at every step
+// of 64 bytes. If that is ahead in its own panels, it comes to the end of the first and goes on at
+// the start of those that follow.
 struct Fetch {
     const char *from;
     int64_t panel_bytes;  // 0: the same line for every panel
@@ -122,9 +123,10 @@ void block(float *tile, const char *x, int64_t stride, const char *w, int64_t pa
         for (int j = 0; j < P * NV; ++j) store(tile + (m * P * NV + j) * V, sums[m][j]);
 }
 
-// The same, bit for bit, for rows of which only the pairs of inputs in the list of `count` numbers are not all zero:
-// +0 times a weight, which is finite, leaves a sum that began at +0 as it is. The weights of the others are not
-// read. After its end the list begins again, for kSparseAhead numbers.
+// The same, bit for bit, for rows of which only the pairs of inputs in the list of `count` numbers
+// are not all zero: +0 times a weight, which is finite, leaves a sum that began at +0 as it is. The
+// weights of the others are not read. After its end the list begins again, for kSparseAhead
+// numbers.
 constexpr int64_t kSparseAhead = 16;
 
 template <class Stored, int M, int P>
@@ -144,7 +146,8 @@ void block_sparse(float *tile, const char *x, int64_t stride, const char *w, int
 #pragma GCC unroll 4
         for (int p = 0; p < P; ++p)
 #pragma GCC unroll 2
-            for (int64_t i = 0; i < step; i += 64) __builtin_prefetch(next + p * panel_bytes + i, 0, 2);
+            for (int64_t i = 0; i < step; i += 64)
+                __builtin_prefetch(next + p * panel_bytes + i, 0, 2);
         multiply_add<Stored, 0, M, P>(sums, rows, stride, 3 * stride, weights, panel_bytes);
         if constexpr (Stored::halves == 2)
             multiply_add<Stored, 1, M, P>(sums, rows, stride, 3 * stride, weights, panel_bytes);

@@ -9,9 +9,10 @@ namespace {
 using rwkv::cpu::Panels;
 using rwkv::cpu::row_bytes;
 
-// out[row][..] = W z for the panels that hold the head's channels; returns the first of them in row 0.
-const float *low_rank(float *out, int64_t stride_out, float *scratch, const Panels &w, const float *z,
-                      int64_t rows, int64_t channel, int64_t n) {
+// out[row][..] = W z for the panels that hold the head's channels; returns the first of them in row
+// 0.
+const float *low_rank(float *out, int64_t stride_out, float *scratch, const Panels &w,
+                      const float *z, int64_t rows, int64_t channel, int64_t n) {
     const Input form = input(w.stored, w.compute);
     const int64_t stride = row_bytes(form, w.in), panel = channel / kPanel;
     char *rounded = reinterpret_cast<char *>(scratch);

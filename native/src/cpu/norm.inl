@@ -44,8 +44,8 @@ void layer_norm(float *y, const float *x, const float *weight, const float *bias
     }
 }
 
-// One group of a row in int8 (quant.h). Adding 1.5 · 2^23 rounds to even and leaves p in the low byte. NaN and infinity
-// anywhere make s one, and so the whole product.
+// One group of a row in int8 (quant.h). Adding 1.5 · 2^23 rounds to even and leaves p in the low
+// byte. NaN and infinity anywhere make s one, and so the whole product.
 template <Type Stored>
 RWKV_INLINE void quantise(char *to, const F *x) {
     constexpr int group = rwkv::cpu::group_of(Stored), count = group / V;
@@ -64,7 +64,8 @@ RWKV_INLINE void quantise(char *to, const F *x) {
     }
     constexpr int32_t zero = Stored == rwkv::cpu::kI8 ? 128 : 8;
     const bool finite = s - s == 0;
-    const int32_t offset = finite ? -zero * sum_words(reinterpret_cast<I>(total - count * magic)) : 0;
+    const int32_t offset =
+        finite ? -zero * sum_words(reinterpret_cast<I>(total - count * magic)) : 0;
     __builtin_memcpy(to + group, &s, 4);
     __builtin_memcpy(to + group + 4, &offset, 4);
 }
@@ -96,8 +97,8 @@ RWKV_INLINE void prepare(char *y, int64_t n, Type compute, Input form, Value val
     for (; n % 16 != 0; ++n) to[n] = 0;  // products read pairs
 }
 
-void mix(char *y, const float *xn, const float *prev, const float *mu, const float *delta, int64_t n,
-         Type compute, Input form) {
+void mix(char *y, const float *xn, const float *prev, const float *mu, const float *delta,
+         int64_t n, Type compute, Input form) {
     prepare(y, n, compute, form, [=](int64_t i) __attribute__((always_inline)) {
         const int64_t left = n - i;
         const F a = load_upto(xn + i, left), b = load_upto(prev + i, left);
@@ -108,9 +109,8 @@ void mix(char *y, const float *xn, const float *prev, const float *mu, const flo
 }
 
 void round_row(char *y, const float *x, int64_t n, Type compute, Input form) {
-    prepare(y, n, compute, form, [=](int64_t i) __attribute__((always_inline)) {
-        return load_upto(x + i, n - i);
-    });
+    prepare(y, n, compute, form,
+            [=](int64_t i) __attribute__((always_inline)) { return load_upto(x + i, n - i); });
 }
 
 void widen(float *y, const uint16_t *x, int64_t n, Type stored) {

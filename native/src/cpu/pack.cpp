@@ -68,7 +68,8 @@ void read_words(std::byte *out, std::vector<float> &wide, const Tensor &tensor, 
         for (int64_t i = 0; i < n; ++i) words[i] = to_f16(wide[static_cast<size_t>(i)]);
 }
 
-void pack_panel(std::byte *packed, const Tensor &tensor, DType stored, int64_t panel, Lines &lines) {
+void pack_panel(std::byte *packed, const Tensor &tensor, DType stored, int64_t panel,
+                Lines &lines) {
     const int64_t out = tensor.shape[0], in = tensor.shape[1];
     const std::byte *rows[kPanel];
     for (int64_t o = 0; o < kPanel; ++o) {
@@ -108,8 +109,8 @@ std::byte *allocate(Matrix &matrix, Arena &arena) {
 
 bool at_line(const std::byte *data) { return reinterpret_cast<uintptr_t>(data) % 64 == 0; }
 
-// What the file holds as the kernels want it. Not searched for NaNs: a file is packed from finite numbers, and
-// reading it all would take longer than the rest of the load.
+// What the file holds as the kernels want it. Not searched for NaNs: a file is packed from finite
+// numbers, and reading it all would take longer than the rest of the load.
 void use_mapped(Matrix &matrix, const Tensor &tensor) {
     matrix.data = const_cast<std::byte *>(tensor.data);
     matrix.owner = std::const_pointer_cast<void>(tensor.owner);
@@ -126,14 +127,15 @@ void require_panels(const Tensor &matrix, Precision precision) {
                           "i8' or the file that it was made of");
 }
 
-// The type in which a matrix of plain numbers is kept; fp32 holds what 16 bits hold, but these not what a
-// change has made of them.
+// The type in which a matrix of plain numbers is kept; fp32 holds what 16 bits hold, but these not
+// what a change has made of them.
 DType plain_type(const Tensor &tensor, DType compute) {
     if (compute != DType::f32 || tensor.changes) return compute;
     return tensor.dtype == DType::f16 || tensor.dtype == DType::bf16 ? tensor.dtype : DType::f32;
 }
 
-// Whether a packed tensor is what the strategy would make of it; any block format serves for another.
+// Whether a packed tensor is what the strategy would make of it; any block format serves for
+// another.
 bool packed_so(const Tensor &tensor, Precision precision) {
     if (!tensor.packed) return false;
     if (is_quantised(precision.stored) || is_quantised(tensor.dtype))
@@ -158,7 +160,8 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
                           "), which is read for the large matrices only; keep it in F16 or F32");
     if (tensor.packed) require_panels(tensor, precision);
     const bool mapped = packed_so(tensor, precision);
-    if (is_quantised(precision.stored) && !mapped) return pack_blocks(tensor, precision, arena, pool, alive);
+    if (is_quantised(precision.stored) && !mapped)
+        return pack_blocks(tensor, precision, arena, pool, alive);
     Matrix matrix;
     matrix.out = tensor.shape[0];
     matrix.in = tensor.shape[1];
@@ -183,7 +186,8 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
     return matrix;
 }
 
-Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive) {
+Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool,
+                  const std::function<void()> &alive) {
     require_matrix(rows);
     if (rows.packed)
         throw invalid("the tensor " + rows.name + " is packed as " + name_of(rows.dtype) +
@@ -193,8 +197,8 @@ Matrix pack_table(const Tensor &rows, Arena &arena, Pool &pool, const std::funct
     matrix.out = rows.shape[0];
     matrix.in = rows.shape[1];
     matrix.stored = rows.dtype == DType::f64 || rows.changes ? DType::f32 : rows.dtype;
-    matrix.bytes = static_cast<size_t>(matrix.out) * static_cast<size_t>(matrix.in) *
-                   size_of(matrix.stored);
+    matrix.bytes =
+        static_cast<size_t>(matrix.out) * static_cast<size_t>(matrix.in) * size_of(matrix.stored);
     const bool whole = stored_as_is(rows, matrix.stored) && rows.stride[0] == matrix.in;
     if (rows.owner && whole && at_line(rows.data)) {
         use_mapped(matrix, rows);

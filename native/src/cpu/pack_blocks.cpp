@@ -18,7 +18,8 @@ namespace {
 static_assert(static_cast<int>(DType::i8) == kI8 && static_cast<int>(DType::i4) == kI4);
 static_assert(quant::kOutputs == kPanel);
 
-// Whether the file's own scales serve: blocks of one scale, as many weights as a group, and numbers that fit.
+// Whether the file's own scales serve: blocks of one scale, as many weights as a group, and numbers
+// that fit.
 bool keeps_scales(const Tensor &tensor, DType stored) {
     return stored == DType::i4 && tensor.dtype == DType::q4_0;
 }
@@ -77,8 +78,7 @@ bool harmed_by_int4(const Tensor &tensor, Pool &pool, const std::function<void()
         alive();
         Tile tile(DType::i4, in);
         std::vector<std::byte> packed(quant::panel_bytes(DType::i4, in));
-        losses[static_cast<size_t>(i)] =
-            tile.pack(packed.data(), tensor, panels * i / samples);
+        losses[static_cast<size_t>(i)] = tile.pack(packed.data(), tensor, panels * i / samples);
     });
     quant::Loss loss;
     for (const quant::Loss &l : losses) loss.error += l.error, loss.norm += l.norm;
@@ -107,14 +107,15 @@ Matrix pack_blocks(const Tensor &tensor, Precision precision, Arena &arena, Pool
         Tile tile(matrix.stored, matrix.in);
         for (int64_t panel = panels * task / tasks; panel < panels * (task + 1) / tasks; ++panel) {
             alive();
-            tile.pack(static_cast<std::byte *>(matrix.data) + static_cast<size_t>(panel) * bytes, tensor,
-                      panel);
+            tile.pack(static_cast<std::byte *>(matrix.data) + static_cast<size_t>(panel) * bytes,
+                      tensor, panel);
         }
     });
     return matrix;
 }
 
-Matrix copy_blocks(const Tensor &rows, Arena &arena, Pool &pool, const std::function<void()> &alive) {
+Matrix copy_blocks(const Tensor &rows, Arena &arena, Pool &pool,
+                   const std::function<void()> &alive) {
     Matrix matrix;
     matrix.out = rows.shape[0];
     matrix.in = rows.shape[1];
@@ -126,11 +127,13 @@ Matrix copy_blocks(const Tensor &rows, Arena &arena, Pool &pool, const std::func
     matrix.owner = std::move(piece.owner);
     const int64_t tasks = std::min<int64_t>(matrix.out, 8 * pool.threads());
     pool.run(tasks, [&](int64_t task, int) {
-        for (int64_t row = matrix.out * task / tasks; row < matrix.out * (task + 1) / tasks; ++row) {
+        for (int64_t row = matrix.out * task / tasks; row < matrix.out * (task + 1) / tasks;
+             ++row) {
             alive();
             const std::byte *from = rows.data + bytes_of(rows.dtype, row * rows.stride[0]);
             require_finite(finite_blocks(from, rows.dtype, matrix.in), rows);
-            std::memcpy(static_cast<std::byte *>(matrix.data) + row * bytes, from, static_cast<size_t>(bytes));
+            std::memcpy(static_cast<std::byte *>(matrix.data) + row * bytes, from,
+                        static_cast<size_t>(bytes));
         }
     });
     return matrix;

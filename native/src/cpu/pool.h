@@ -6,10 +6,10 @@
 // and a waiting caller spin for some tens of microseconds and then sleep on a futex, so that a
 // busy neighbour process costs its share of the machine and not whole time slices per barrier.
 //
-// Cores of two speeds: tasks are claimed one by one, large ones first, so that a slow core takes fewer.
-// Several sockets: nothing is pinned, and weights lie where the thread that packed them ran; a step waits
-// for memory across sockets some of the time, so a server per node (numactl --cpunodebind=N --membind=N)
-// serves more than one over all.
+// Cores of two speeds: tasks are claimed one by one, large ones first, so that a slow core takes
+// fewer. Several sockets: nothing is pinned, and weights lie where the thread that packed them ran;
+// a step waits for memory across sockets some of the time, so a server per node (numactl
+// --cpunodebind=N --membind=N) serves more than one over all.
 #pragma once
 
 #include <atomic>
@@ -40,9 +40,12 @@ public:
     // Callers from several threads take turns; a body must not call run().
     template <class Body>
     void run(int64_t tasks, Body &&body) {
-        run_erased(tasks, [](void *context, int64_t task, int thread) {
-            (*static_cast<std::remove_reference_t<Body> *>(context))(task, thread);
-        }, &body);
+        run_erased(
+            tasks,
+            [](void *context, int64_t task, int thread) {
+                (*static_cast<std::remove_reference_t<Body> *>(context))(task, thread);
+            },
+            &body);
     }
 
 private:

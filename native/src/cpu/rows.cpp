@@ -13,8 +13,8 @@ namespace rwkv::cpu {
 namespace {
 
 constexpr int kVector = 16;
-// What is taken of a row at a time: a line of the cache, so that 16 rows whose distance is a power of
-// two, and which share a set of it, are read only once.
+// What is taken of a row at a time: a line of the cache, so that 16 rows whose distance is a power
+// of two, and which share a set of it, are read only once.
 constexpr int kLine = 64;
 // How far ahead a row is fetched: the machine follows fewer streams than 16 by itself.
 constexpr int kAhead = 4 * kLine;
@@ -31,14 +31,13 @@ Vector load(const std::byte *from) {
 
 Words low(Words a, Words b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
 Words high(Words a, Words b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
-Halves low(Halves a, Halves b) {
-    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-}
+Halves low(Halves a, Halves b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
 Halves high(Halves a, Halves b) {
     return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 }
 
-// Every round interleaves the upper half of the rows with the lower; after log2(N) rounds rows are columns.
+// Every round interleaves the upper half of the rows with the lower; after log2(N) rounds rows are
+// columns.
 template <class Vector, int N>
 void transpose(Vector (&rows)[N]) {
     for (int round = 1; round < N; round *= 2) {
@@ -92,7 +91,8 @@ void interleave_line(std::byte *to, const std::byte *const *rows, int64_t at, Se
 
 // Rows of `bytes` bytes; the panel holds `padded` bytes of each.
 template <class Vector, class Search>
-bool interleave_rows(std::byte *panel, const std::byte *const *rows, int64_t bytes, int64_t padded) {
+bool interleave_rows(std::byte *panel, const std::byte *const *rows, int64_t bytes,
+                     int64_t padded) {
     Search search;
     int64_t at = 0;
     for (; at + kLine <= bytes; at += kLine) {
@@ -132,8 +132,10 @@ bool finite(const std::byte *data, int64_t bytes) {
 bool interleave(std::byte *panel, const std::byte *const *rows, int64_t in, DType stored) {
     const int64_t even = (in + 1) / 2 * 2;
     // Two inputs of bf16 stay side by side: they move as one word.
-    if (stored == DType::bf16) return interleave_rows<Words, SearchBf16>(panel, rows, in * 2, even * 2);
-    if (stored == DType::f16) return interleave_rows<Halves, SearchF16>(panel, rows, in * 2, even * 2);
+    if (stored == DType::bf16)
+        return interleave_rows<Words, SearchBf16>(panel, rows, in * 2, even * 2);
+    if (stored == DType::f16)
+        return interleave_rows<Halves, SearchF16>(panel, rows, in * 2, even * 2);
     return interleave_rows<Words, SearchF32>(panel, rows, in * 4, even * 4);
 }
 

@@ -1,6 +1,7 @@
 // Vectors of fp32 for whichever instruction set the file that includes this is compiled for: 16
 // lanes with AVX-512, 8 with AVX2, otherwise 4 (SSE2 on x86-64, NEON on 64-bit ARM, the compiler's
-// own on other machines). Included by kernels.inl only. Everything is local to the object: see kernels.h.
+// own on other machines). Included by kernels.inl only. Everything is local to the object: see
+// kernels.h.
 //
 // GCC's vector extensions carry arithmetic, comparisons and selection; intrinsics appear where they
 // cannot say it: fused multiply-add, conversion of halves, rounding.
@@ -46,7 +47,8 @@ RWKV_INLINE F splat(float x) { return x - F{}; }
 // The four bytes at p, whatever they mean, in every lane.
 RWKV_INLINE F splat_word(const char *p) {
 #if defined(__aarch64__)
-    // As a float, so that GCC multiplies by a lane of the loaded register instead of filling all four.
+    // As a float, so that GCC multiplies by a lane of the loaded register instead of filling all
+    // four.
     float word;
     __builtin_memcpy(&word, p, sizeof word);
     return vdupq_n_f32(word);
@@ -317,8 +319,7 @@ RWKV_INLINE F round_bf16(F x) {
 RWKV_INLINE F round_f16(F x) {
     x = at_least(at_most(x, splat(65504.0f)), splat(-65504.0f));
 #if defined(RWKV_512_BITS)
-    return _mm512_cvtph_ps(
-        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #elif defined(__F16C__)
     return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__aarch64__)
@@ -363,8 +364,8 @@ RWKV_INLINE F load_state(const Bf16 *p) {
 RWKV_INLINE void store_state(float *p, F x) { store(p, x); }
 RWKV_INLINE void store_state(Half *p, F x) {
 #if defined(RWKV_512_BITS)
-    // As integers ∞, with or without its sign, is next to the largest number: half the cost of at_most
-    // and at_least before. NaN saturates, too; the logits of its token have told by then.
+    // As integers ∞, with or without its sign, is next to the largest number: half the cost of
+    // at_most and at_least before. NaN saturates, too; the logits of its token have told by then.
     __m256i h = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     h = _mm256_min_epi16(h, _mm256_set1_epi16(0x7bff));
     h = _mm256_min_epu16(h, _mm256_set1_epi16(static_cast<short>(0xfbff)));
@@ -373,8 +374,7 @@ RWKV_INLINE void store_state(Half *p, F x) {
     h = _mm_min_epi16(h, _mm_set1_epi16(0x7bff));
     h = _mm_min_epu16(h, _mm_set1_epi16(static_cast<short>(0xfbff)));
 #elif defined(__aarch64__)
-    const float16x4_t h =
-        vcvt_f16_f32(at_least(at_most(x, splat(65504.0f)), splat(-65504.0f)));
+    const float16x4_t h = vcvt_f16_f32(at_least(at_most(x, splat(65504.0f)), splat(-65504.0f)));
 #else
     // 2^-112 moves the exponent of a half into place; subnormal ones stay exact.
     const F f = round_f16(x);

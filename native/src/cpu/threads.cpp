@@ -69,13 +69,12 @@ int quota_threads(const std::string &root) {
         const std::string controllers = line.substr(first + 1, second - first - 1);
         const std::string path = line.substr(second + 1);
         if (!path.empty() && path[0] != '/') continue;
-        if (controllers.empty()) {
+        if (controllers.empty())
             for (const char *mount : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"})
                 cpus = tighter(cpus, tightest(root + mount, path, quota_v2));
-        } else if (("," + controllers + ",").find(",cpu,") != std::string::npos) {
+        else if (("," + controllers + ",").find(",cpu,") != std::string::npos)
             for (const std::string &mount : {std::string("cpu"), controllers})
                 cpus = tighter(cpus, tightest(root + "/sys/fs/cgroup/" + mount, path, quota_v1));
-        }
     }
     return cpus;
 }

@@ -1,6 +1,6 @@
-// Operations that depend on the row's token or on the whole text: what versions 7a, 7b and 8-rc00 add.
-// Part of CpuBackend. None is worth a kernel per instruction set: they are small next to the products,
-// and no large model uses them.
+// Operations that depend on the row's token or on the whole text: what versions 7a, 7b and 8-rc00
+// add. Part of CpuBackend. None is worth a kernel per instruction set: they are small next to the
+// products, and no large model uses them.
 #include "cpu/cpu_backend.h"
 
 #include <algorithm>
@@ -13,9 +13,8 @@ namespace {
 float dot(const float *a, const float *b, int64_t n) {
     float lanes[16] = {};
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16) {
+    for (; i + 16 <= n; i += 16)
         for (int j = 0; j < 16; ++j) lanes[j] += a[i + j] * b[i + j];
-    }
     for (; i < n; ++i) lanes[0] += a[i] * b[i];
     float sum = 0;
     for (float lane : lanes) sum += lane;
@@ -30,7 +29,8 @@ void CpuBackend::lookup(float *y, const Matrix &table, const Batch &batch) {
     });
 }
 
-void CpuBackend::token_gate(float *y, const Matrix &table, const float *offset, const Batch &batch) {
+void CpuBackend::token_gate(float *y, const Matrix &table, const float *offset,
+                            const Batch &batch) {
     const int64_t n = table.in;
     for (Worker &worker : workers_) worker.scratch.reserve(n);
     pool_.run(batch.rows(), [&](int64_t row, int thread) {
@@ -50,9 +50,8 @@ void CpuBackend::token_product(float *u, const float *z, const Matrix &table, co
         std::fill_n(to, rank, 0.0f);
         for (int64_t i = 0; i < rank; ++i) {
             const float zi = z[row * rank + i];
-            for (int64_t j = 0; j < rank; ++j) {
+            for (int64_t j = 0; j < rank; ++j)
                 to[j] += zi * (entry[i * rank + j] + e[row * rank * rank + i * rank + j]);
-            }
         }
     });
 }
@@ -79,7 +78,8 @@ void CpuBackend::attend(float *x, const float *q, const float *k, const float *v
     pool_.run(static_cast<int64_t>(batch.spans.size()), [&](int64_t i, int) {
         const Span &span = batch.spans[static_cast<size_t>(i)];
         auto &layers = span.cache->layers;
-        if (static_cast<int64_t>(layers.size()) <= layer) layers.resize(static_cast<size_t>(layer) + 1);
+        if (static_cast<int64_t>(layers.size()) <= layer)
+            layers.resize(static_cast<size_t>(layer) + 1);
         std::vector<float> &cache = layers[static_cast<size_t>(layer)];
         std::vector<float> weights;
         weights.reserve(cache.size() / static_cast<size_t>(entry) + static_cast<size_t>(span.rows));
@@ -90,7 +90,10 @@ void CpuBackend::attend(float *x, const float *q, const float *k, const float *v
             weights.resize(static_cast<size_t>(tokens));
             float top = -64.0f;
             for (int64_t t = 0; t < tokens; ++t) {
-                const float score = 64.0f * std::tanh(dot(q + row * keys, &cache[static_cast<size_t>(t * entry)], keys) / 1024.0f);
+                const float score =
+                    64.0f *
+                    std::tanh(dot(q + row * keys, &cache[static_cast<size_t>(t * entry)], keys) /
+                              1024.0f);
                 weights[static_cast<size_t>(t)] = score;
                 top = std::max(top, score);
             }

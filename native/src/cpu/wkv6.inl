@@ -4,9 +4,9 @@
 //   y = rᵀ s + (Σ r ⊙ U ⊙ k) v                      s ← diag(w) s + k ⊗ v        s [key][value]
 //   y ← GroupNorm(y) ⊙ g                            eps 64e-5
 //
-// The lanes are values, so that a key's row of s is scaled, added to and summed without crossing lanes. Up to
-// kWkv7Rows rows at a time: of each sequence first what its rows bring, then a few keys of s at a time, held in
-// registers, through all of them; what follows comes last.
+// The lanes are values, so that a key's row of s is scaled, added to and summed without crossing
+// lanes. Up to kWkv7Rows rows at a time: of each sequence first what its rows bring, then a few
+// keys of s at a time, held in registers, through all of them; what follows comes last.
 #pragma once
 
 #include "cpu/low_rank.inl"
@@ -22,8 +22,9 @@ struct Wkv6Rows {
     float *w, *r, *k, *v, *y;
 };
 
-// `rows` rows from `row` on for the keys [i, i + keys) and the `lanes` · V values from column j on (or, if
-// lanes is 1, what is left of them); y += rᵀ s before each update. Inlined, GCC 12 would keep s in memory.
+// `rows` rows from `row` on for the keys [i, i + keys) and the `lanes` · V values from column j on
+// (or, if lanes is 1, what is left of them); y += rᵀ s before each update. Inlined, GCC 12 would
+// keep s in memory.
 template <int keys, int lanes, class T>
 __attribute__((noinline)) void keys_step(T *state, const Wkv6Rows &at, int64_t row, int64_t rows,
                                          int64_t i, int64_t j, int64_t n) {
@@ -34,7 +35,8 @@ __attribute__((noinline)) void keys_step(T *state, const Wkv6Rows &at, int64_t r
     for (int a = 0; a < keys; ++a)
 #pragma GCC unroll 4
         for (int b = 0; b < lanes; ++b)
-            s[a][b] = lanes > 1 ? load_state(first + a * n + b * V) : load_state_upto(first + a * n, left);
+            s[a][b] = lanes > 1 ? load_state(first + a * n + b * V)
+                                : load_state_upto(first + a * n, left);
     for (int64_t m = row * at.stride; m < (row + rows) * at.stride; m += at.stride) {
         F y[lanes], v[lanes];
 #pragma GCC unroll 4
@@ -44,7 +46,8 @@ __attribute__((noinline)) void keys_step(T *state, const Wkv6Rows &at, int64_t r
         }
 #pragma GCC unroll 4
         for (int a = 0; a < keys; ++a) {
-            const F r = splat(at.r[m + i + a]), w = splat(at.w[m + i + a]), k = splat(at.k[m + i + a]);
+            const F r = splat(at.r[m + i + a]), w = splat(at.w[m + i + a]),
+                    k = splat(at.k[m + i + a]);
 #pragma GCC unroll 4
             for (int b = 0; b < lanes; ++b) {
                 y[b] = fma(s[a][b], r, y[b]);
@@ -73,12 +76,13 @@ void all_values(T *state, const Wkv6Rows &at, int64_t row, int64_t rows, int64_t
     constexpr int lanes = 2;
 #endif
     int64_t j = 0;
-    for (; j + lanes * V <= n; j += lanes * V) keys_step<keys, lanes>(state, at, row, rows, i, j, n);
+    for (; j + lanes * V <= n; j += lanes * V)
+        keys_step<keys, lanes>(state, at, row, rows, i, j, n);
     for (; j < n; j += V) keys_step<keys, 1>(state, at, row, rows, i, j, n);
 }
 
-// Row `row` of the task as row m of what the recurrence takes, with y = (Σ r ⊙ U ⊙ k) v; zw is null in
-// version 5.
+// Row `row` of the task as row m of what the recurrence takes, with y = (Σ r ⊙ U ⊙ k) v; zw is null
+// in version 5.
 void prepare_row(const Wkv6Task &t, const float *zw, const Wkv6Rows &at, int64_t row, int64_t m) {
     const int64_t N = t.head_size, from = row * t.width, to = m * at.stride;
     F bonus = {};

@@ -6,11 +6,12 @@
 //   S ← S diag(w) + (S (−κ)) ⊗ (κ ⊙ a) + v ⊗ k             S [value][key]
 //   y = (GroupNorm(S r) + (Σ r ⊙ k ⊙ r_k) v) ⊙ g           eps 64e-5
 //
-// Up to kWkv7Rows rows at a time: their low-rank products, so that those weights are read once; the vectors
-// that they bring to the recurrence; the recurrence itself; and what follows it. Of one sequence's rows the
-// recurrence takes four rows of S at a time through all of them where the registers hold as much, else row
-// after row through the whole S, which (16 KiB for N = 64 in fp32) stays in the first level. S is rounded to
-// the type that it is kept in after every row, so that it does not matter which rows come together.
+// Up to kWkv7Rows rows at a time: their low-rank products, so that those weights are read once; the
+// vectors that they bring to the recurrence; the recurrence itself; and what follows it. Of one
+// sequence's rows the recurrence takes four rows of S at a time through all of them where the
+// registers hold as much, else row after row through the whole S, which (16 KiB for N = 64 in fp32)
+// stays in the first level. S is rounded to the type that it is kept in after every row, so that it
+// does not matter which rows come together.
 #pragma once
 
 #include "cpu/low_rank.inl"
@@ -52,8 +53,9 @@ struct Wkv7Rows {
     float *w, *nk, *b, *k, *v, *r, *y;
 };
 
-// One row through S [n][stride]. stride is J · V, or any multiple of V if J is 0. Fetches the S of the
-// next row, if that is another sequence's, on the way: 16 KiB that nobody has touched since the last token.
+// One row through S [n][stride]. stride is J · V, or any multiple of V if J is 0. Fetches the S of
+// the next row, if that is another sequence's, on the way: 16 KiB that nobody has touched since the
+// last token.
 template <int J, class T>
 void step(T *S, const Wkv7Rows &at, int64_t row, int64_t n, const T *next) {
     const int64_t stride = J ? J * V : at.stride, m = row * stride;
@@ -120,18 +122,18 @@ RWKV_INLINE void multiply_four(F (&d)[4], const F (&s)[4][4], const float *x) {
     }
 }
 
-// `rows` rows from `row` on through S [64][64], bit for bit as by step: four rows of S at a time, in 16
-// registers. S (−κ) of the next row (of whatever follows the last one) comes before y of this one: its
-// sums then cross the lanes behind multiplications that do not wait for them; where S is kept in 16 bits
-// it comes after, of S as it is rounded then. Inlined, GCC 12 would keep S in memory.
+// `rows` rows from `row` on through S [64][64], bit for bit as by step: four rows of S at a time,
+// in 16 registers. S (−κ) of the next row (of whatever follows the last one) comes before y of this
+// one: its sums then cross the lanes behind multiplications that do not wait for them; where S is
+// kept in 16 bits it comes after, of S as it is rounded then. Inlined, GCC 12 would keep S in
+// memory.
 template <class T>
 __attribute__((noinline)) void sweep(T *S, const Wkv7Rows &at, int64_t row, int64_t rows,
                                      const T *next) {
     constexpr int64_t n = 64, in_line = 64 / sizeof(T);
     for (int64_t i = 0; i < n; i += 4) {
         if (next)
-            for (int64_t j = 0; j < 4 * n; j += in_line)
-                __builtin_prefetch(next + i * n + j, 0, 2);
+            for (int64_t j = 0; j < 4 * n; j += in_line) __builtin_prefetch(next + i * n + j, 0, 2);
         F s[4][4], sa[4], sums[4];
 #pragma GCC unroll 4
         for (int l = 0; l < 4; ++l)
@@ -274,8 +276,14 @@ void wkv7_with(const Wkv7Task &t) {
         return p;
     };
     const auto vectors = [&] { return take(kWkv7Rows * padded); };
-    const Wkv7Rows at = {in_place ? N : padded, vectors(), vectors(), vectors(), vectors(),
-                         vectors(),             vectors(), vectors()};
+    const Wkv7Rows at = {in_place ? N : padded,
+                         vectors(),
+                         vectors(),
+                         vectors(),
+                         vectors(),
+                         vectors(),
+                         vectors(),
+                         vectors()};
     float *square = take(padded * padded);
     float *out_w = take(kWkv7Rows * wide), *out_a = take(kWkv7Rows * wide);
     float *out_v = take(kWkv7Rows * wide), *out_g = take(kWkv7Rows * wide);

@@ -3,11 +3,11 @@
 // holds no lock during one. Called by api.cpp. Never knows what a token means: see sequence.cpp.
 #include "engine/engine.h"
 
-#include "model/embedding.h"
-#include "error.h"
-#include "engine/step_time.h"
 #include "engine/scheduler.h"
+#include "engine/step_time.h"
+#include "error.h"
 #include "memory/slab.h"
+#include "model/embedding.h"
 
 #include <algorithm>
 #include <chrono>
@@ -76,8 +76,8 @@ struct Engine::Core {
     bool stopping = false;
     uint64_t last_id = 0;
     size_t alive = 0;  // requests whose last word is still to come
-    // With room for three more events of each of these: what one said while nothing could be merged, its end and
-    // an error. So nobody's end is lost where memory runs out.
+    // With room for three more events of each of these: what one said while nothing could be
+    // merged, its end and an error. So nobody's end is lost where memory runs out.
     std::vector<Event> outbox;
     uint64_t period = 1;  // polls so far + 1
     EngineStats stats;
@@ -93,22 +93,24 @@ struct Engine::Core {
     // The engine thread's own.
     std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences;
     Scheduler scheduler;
-    // By the request that reads the prompt: the further answers to it, which wait outside the scheduler.
+    // By the request that reads the prompt: the further answers to it, which wait outside the
+    // scheduler.
     std::unordered_map<uint64_t, std::vector<uint64_t>> followers;
-    int64_t following = 0;                       // of these: alive
-    std::map<int64_t, Pace> paces;               // by depth: texts to embed need fewer layers
+    int64_t following = 0;                          // of these: alive
+    std::map<int64_t, Pace> paces;                  // by depth: texts to embed need fewer layers
     std::chrono::steady_clock::time_point started;  // this step's forward
-    EngineStats done;                            // counts of what has been done
-    std::vector<Buffer> states;                  // by slot, made when a slot is first used, or before
-    size_t states_ahead;                         // slots whose states are made before
-    std::vector<Buffer> saved;                   // the same: before a step with guesses
+    EngineStats done;                               // counts of what has been done
+    std::vector<Buffer> states;  // by slot, made when a slot is first used, or before
+    size_t states_ahead;         // slots whose states are made before
+    std::vector<Buffer> saved;   // the same: before a step with guesses
     Keeper keeper;
     std::vector<std::unique_ptr<Sequence>> new_sequences;
     std::vector<uint64_t> new_cancelled;
-    std::vector<Share> shares;                   // of this step
+    std::vector<Share> shares;  // of this step
     std::vector<int32_t> tokens, logit_rows;
     std::vector<Span> spans;
-    // [logits' rows, n_vocab], in huge pages: products write to all rows at once, which lie far apart.
+    // [logits' rows, n_vocab], in huge pages: products write to all rows at once, which lie far
+    // apart.
     std::unique_ptr<Slab> logits_memory;
     std::span<float> logits;
     struct Drawing {
@@ -121,13 +123,13 @@ struct Engine::Core {
     std::vector<Sequence *> embedded;            // those whose text ends with this step
     struct Scoring {
         Sequence *sequence;
-        size_t row;     // its first of the logits
+        size_t row;  // its first of the logits
         int32_t rows;
         int64_t token;  // of its prompt: what the first row predicts
     };
     std::vector<Scoring> scoring;
-    int64_t depth = 0;                           // layers that this step needs
-    std::vector<Sequence *> speakers;            // those with something to say after this step
+    int64_t depth = 0;                 // layers that this step needs
+    std::vector<Sequence *> speakers;  // those with something to say after this step
 
     std::thread thread;
 };
@@ -137,7 +139,8 @@ static int32_t at_least_1(const char *field, int32_t value) {
     throw invalid(std::string(field) + " is " + std::to_string(value) + ", it must be at least 1");
 }
 
-// As many as fit 48 MB, which is 20 of a model of 0.1B; none of states so small that making one costs nothing.
+// As many as fit 48 MB, which is 20 of a model of 0.1B; none of states so small that making one
+// costs nothing.
 static size_t ahead_of(const Model &model, const EngineOptions &options) {
     const size_t bytes = model.state_floats() * sizeof(float);
     if (bytes < size_t{256} << 10) return 0;
@@ -203,7 +206,8 @@ bool Engine::Core::receive() {
     lock.unlock();
     if (clears) keeper.clear();
     if (cache_bytes) keeper.set_limit(*cache_bytes);
-    sequences.reserve(sequences.size() + new_sequences.size());  // a place that grows would lose what is put in it
+    sequences.reserve(sequences.size() +
+                      new_sequences.size());  // a place that grows would lose what is put in it
     for (auto &sequence : new_sequences) {
         if (sequence->follows != 0)
             followers[sequence->follows].push_back(sequence->id), ++following;
@@ -218,12 +222,12 @@ bool Engine::Core::receive() {
 
 // Caller holds `mutex`.
 bool Engine::Core::has_work() const {
-    return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle() || !followers.empty() ||
-           new_cache_bytes || clears_cache;
+    return stopping || !inbox.empty() || !cancelled.empty() || !scheduler.idle() ||
+           !followers.empty() || new_cache_bytes || clears_cache;
 }
 
-// While there is no work yet: the states of the first slots. Where memory is new, each takes as long as a token, and
-// the first requests that come together would wait for all of them.
+// While there is no work yet: the states of the first slots. Where memory is new, each takes as
+// long as a token, and the first requests that come together would wait for all of them.
 void Engine::Core::make_states(std::unique_lock<std::mutex> &lock) noexcept {
     while (states.size() < states_ahead && !has_work()) {
         lock.unlock();
@@ -252,7 +256,9 @@ void Engine::Core::drop_cancelled() {
 // Null: it has ended, perhaps in this step.
 Sequence *Engine::Core::at_work(uint64_t id) const {
     const auto found = sequences.find(id);
-    return found != sequences.end() && found->second->finish == Finish::running ? found->second.get() : nullptr;
+    return found != sequences.end() && found->second->finish == Finish::running
+               ? found->second.get()
+               : nullptr;
 }
 
 // Those whose prompt nobody reads any more: the first of them does.
@@ -293,8 +299,8 @@ void Engine::Core::admit() {
             }
             if (!sequence->embeds() && !sequence->request.score && resume(*sequence)) continue;
             if (is_new && !start) continue;
-            model->write_state(state.data, start ? std::span<const float>(*start)
-                                                 : model->initial_state());
+            model->write_state(state.data,
+                               start ? std::span<const float>(*start) : model->initial_state());
         } catch (const std::exception &error) {
             sequence->fail(error);
             scheduler.remove(*sequence);
@@ -313,8 +319,10 @@ void Engine::Core::plan() {
     const int64_t running = std::min<int64_t>(scheduler.running(), options.max_batch);
     const int64_t later = scheduler.running() + scheduler.prefilling() - scheduler.embedding();
     const bool quick = scheduler.quick() == scheduler.embedding();
-    const Pace &pace = pace_of(later > 0 ? model->info().layers : embedding_layer(*model, quick) + 1);
-    const auto planned = scheduler.plan(running ? pace.rows_beside(running, later) - running : pace.rows_alone());
+    const Pace &pace =
+        pace_of(later > 0 ? model->info().layers : embedding_layer(*model, quick) + 1);
+    const auto planned =
+        scheduler.plan(running ? pace.rows_beside(running, later) - running : pace.rows_alone());
     shares.assign(planned.begin(), planned.end());
     back_up();
     make_room();
@@ -323,12 +331,13 @@ void Engine::Core::plan() {
 
 // What the step feeds to the model, and what is done with the result.
 void Engine::Core::lay_out() {
-    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear(), scoring.clear();
+    tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear(),
+        scoring.clear();
     depth = 0;
     for (auto [sequence, rows] : shares) {
         const auto input = sequence->input(rows);
-        spans.push_back({static_cast<int32_t>(tokens.size()), rows,
-                         state_of(*sequence), &sequence->request.cache});
+        spans.push_back({static_cast<int32_t>(tokens.size()), rows, state_of(*sequence),
+                         &sequence->request.cache});
         tokens.insert(tokens.end(), input.begin(), input.end());
         const Request &request = sequence->request;
         depth = std::max(depth, sequence->embeds() ? embedding_layer(*model, request.quick) + 1
@@ -340,12 +349,14 @@ void Engine::Core::lay_out() {
         else if (draws > 0)
             drawing.push_back({sequence, logit_rows.size(), draws, !sequence->decoding()});
         // The last ones, or those of a score: all but the prompt's last.
-        const int32_t end = static_cast<int32_t>(tokens.size()) - (request.score ? rows - draws : 0);
+        const int32_t end =
+            static_cast<int32_t>(tokens.size()) - (request.score ? rows - draws : 0);
         for (int32_t i = draws; i > 0; --i) logit_rows.push_back(end - i);
     }
 }
 
-// Copies the states that a step with guesses may have to go back to; without memory for that nothing is guessed.
+// Copies the states that a step with guesses may have to go back to; without memory for that
+// nothing is guessed.
 void Engine::Core::back_up() noexcept {
     for (auto &[sequence, rows] : shares) {
         if (!sequence->decoding() || rows == sequence->known) continue;
@@ -360,8 +371,9 @@ void Engine::Core::back_up() noexcept {
     }
 }
 
-// For the logits and activations of the step, before it moves any state. Where memory runs out it goes without
-// guesses, then without prompts, which end with the error; streams, whose rows had room before, go on.
+// For the logits and activations of the step, before it moves any state. Where memory runs out it
+// goes without guesses, then without prompts, which end with the error; streams, whose rows had
+// room before, go on.
 void Engine::Core::make_room() {
     for (;;) {
         size_t draws = 0;
@@ -398,7 +410,9 @@ bool Engine::Core::drop_guesses() noexcept {
 
 // Ends what is part of the step, or those of it that read their prompts. False: there are none.
 bool Engine::Core::fail_shares(const std::exception &error, bool prompts_only) {
-    const auto ends = [&](const Share &share) { return !prompts_only || !share.sequence->decoding(); };
+    const auto ends = [&](const Share &share) {
+        return !prompts_only || !share.sequence->decoding();
+    };
     for (const Share &share : shares) {
         if (!ends(share)) continue;
         share.sequence->fail(error);
@@ -438,12 +452,12 @@ void Engine::Core::sample() {
         const size_t size = static_cast<size_t>(draws) * n_vocab;
         sequence->draw(logits.subspan(row * n_vocab, size), draws, *vocab);
     });
-    model->backend().spread(static_cast<int64_t>(embedded.size()), [this](int64_t i) {
-        embed(*embedded[static_cast<size_t>(i)]);
-    });
+    model->backend().spread(static_cast<int64_t>(embedded.size()),
+                            [this](int64_t i) { embed(*embedded[static_cast<size_t>(i)]); });
     model->backend().spread(static_cast<int64_t>(scoring.size()), [this](int64_t i) {
         const auto [sequence, row, rows, token] = scoring[static_cast<size_t>(i)];
-        sequence->score(logits.subspan(row * n_vocab, static_cast<size_t>(rows) * n_vocab), rows, token);
+        sequence->score(logits.subspan(row * n_vocab, static_cast<size_t>(rows) * n_vocab), rows,
+                        token);
     });
     for (const Scoring &scored : scoring)
         if (scored.sequence->finish != Finish::running) embedded.push_back(scored.sequence);
@@ -503,7 +517,8 @@ void Engine::Core::go_on(Sequence &sequence) {
     const auto fork = std::exchange(sequence.fork, nullptr);
     model->write_state(states[static_cast<size_t>(sequence.slot)].data, fork->state);
     sequence.request.cache = fork->cache;
-    sequence.prefilled = sequence.cached = sequence.saved = static_cast<int64_t>(sequence.request.prompt.size());
+    sequence.prefilled = sequence.cached = sequence.saved =
+        static_cast<int64_t>(sequence.request.prompt.size());
     ++done.forked;
     draw_first(sequence, fork->logits);
 }
@@ -548,11 +563,12 @@ const float *Engine::Core::before_of(const Sequence &sequence) const {
     return slot < saved.size() ? saved[slot].data : nullptr;
 }
 
-// The prompts whose first tokens have just been told: a state of a few MB can take as many milliseconds,
-// where its memory is new.
+// The prompts whose first tokens have just been told: a state of a few MB can take as many
+// milliseconds, where its memory is new.
 void Engine::Core::keep_prompts() noexcept {
     for (const Drawing &drawn : prompts_read)
-        keeper.keep_prompt(*drawn.sequence, state_of(*drawn.sequence), &logits[drawn.row * n_vocab]);
+        keeper.keep_prompt(*drawn.sequence, state_of(*drawn.sequence),
+                           &logits[drawn.row * n_vocab]);
     prompts_read.clear();
 }
 
@@ -560,7 +576,8 @@ void Engine::Core::keep_prompts() noexcept {
 void Engine::Core::embed(Sequence &sequence) const noexcept {
     const Request &request = sequence.request;
     try {
-        sequence.event.embedding = embedding(*model, state_of(sequence), request.quick, request.dimensions);
+        sequence.event.embedding =
+            embedding(*model, state_of(sequence), request.quick, request.dimensions);
         sequence.finish = Finish::stop;
     } catch (const std::exception &error) {
         sequence.fail(error);
@@ -585,8 +602,8 @@ void Engine::Core::emit() noexcept {
     speakers.clear();
 }
 
-// Moves what a sequence has to say to the outbox, merged with what it said since the last poll. One that
-// is quiet goes on collecting it, and so does one for whose words there is no memory now.
+// Moves what a sequence has to say to the outbox, merged with what it said since the last poll. One
+// that is quiet goes on collecting it, and so does one for whose words there is no memory now.
 void Engine::Core::tell(Sequence &sequence) noexcept {
     const bool ends = sequence.finish != Finish::running, failed = sequence.finish == Finish::error;
     if (sequence.request.quiet && sequence.told_in > 0 && !ends) return;
@@ -636,7 +653,8 @@ void Engine::Core::ring_if_told(std::unique_lock<std::mutex> lock) noexcept {
     options.ring(options.payload);
 }
 
-// After a fault of the loop itself: every request ends with the error, and the engine goes on. Needs no memory.
+// After a fault of the loop itself: every request ends with the error, and the engine goes on.
+// Needs no memory.
 void Engine::Core::end_all(const std::exception &error) noexcept {
     scheduler = Scheduler(options.max_batch, options.prefill_chunk);
     prompts_read.clear(), drawing.clear(), embedded.clear(), shares.clear(), speakers.clear();
@@ -690,8 +708,9 @@ void Engine::Core::hold_ends(Request &request) {
 
 void Engine::Core::refuse_speculation(int32_t speculate) const {
     if (speculate > 0 && model->info().version == "7b")
-        throw unsupported("speculate needs a state that can be put back, and RWKV-7b also keeps its "
-                          "whole text; use speculate 0");
+        throw unsupported(
+            "speculate needs a state that can be put back, and RWKV-7b also keeps its "
+            "whole text; use speculate 0");
 }
 
 // Bytes of states that may be kept; none of RWKV-7b, whose past is more than a state.
@@ -727,7 +746,8 @@ uint64_t Engine::submit(Request request) {
     if (request.dimensions > 0 || request.score || request.mask.call) request.speculate = 0;
     core.refuse_speculation(request.speculate);
     if (request.keep_state && core.model->info().version == "7b")
-        throw unsupported("keep_state needs a state that is all of the past, and RWKV-7b also keeps its whole text");
+        throw unsupported(
+            "keep_state needs a state that is all of the past, and RWKV-7b also keeps its whole text");
     core.forbid_undecodable(request);
     core.hold_ends(request);
     std::vector<std::unique_ptr<Sequence>> answers;
@@ -744,8 +764,8 @@ uint64_t Engine::submit(Request request) {
     const int64_t free =
         std::max<int64_t>(core.options.max_batch - now.prefilling - now.running, 0);
     if (now.waiting - free + n > core.options.max_queue)
-        throw Error(RWKV_BUSY, "the queue is full: " + std::to_string(now.waiting) +
-                                   " requests are waiting");
+        throw Error(RWKV_BUSY,
+                    "the queue is full: " + std::to_string(now.waiting) + " requests are waiting");
     keep_room(core.outbox, 3 * (core.alive + answers.size()));
     if (core.inbox.capacity() - core.inbox.size() < answers.size())
         core.inbox.reserve(2 * (core.inbox.size() + answers.size()));

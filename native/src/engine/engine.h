@@ -3,8 +3,8 @@
 #pragma once
 
 #include "engine/prefix_cache.h"
-#include "model/model.h"
 #include "engine/sequence.h"
+#include "model/model.h"
 #include "text/vocab.h"
 
 #include <cstdint>
@@ -44,20 +44,20 @@ public:
     Engine(std::shared_ptr<Model> model, std::shared_ptr<const Vocab> vocab, EngineOptions options);
     ~Engine();  // ends the thread after the step in progress; unfinished requests vanish
 
-    // The id of the first of Request::n answers; the others have the following ids. Throws Error: RWKV_INVALID,
-    // RWKV_BUSY, RWKV_STOPPED.
+    // The id of the first of Request::n answers; the others have the following ids. Throws Error:
+    // RWKV_INVALID, RWKV_BUSY, RWKV_STOPPED.
     uint64_t submit(Request request);
     // Takes effect before the next step; the request then says Finish::cancel as its last word.
     // Ids that are unknown or have ended are ignored.
     void cancel(uint64_t id);
     // Every event since the last poll, merged per request; valid until the next poll. One thread at
-    // a time. A poll falls before a step's events and their ring or after both. Where memory runs out it
-    // throws std::bad_alloc, and nothing is lost.
+    // a time. A poll falls before a step's events and their ring or after both. Where memory runs
+    // out it throws std::bad_alloc, and nothing is lost.
     std::span<const Event> poll();
     EngineStats stats() const;
-    // Both take effect before the next step. What requests at work have found stays theirs, and what they
-    // save comes after. 0 bytes: off, and everything kept is freed. RWKV-7b never keeps anything: its past
-    // is more than a state.
+    // Both take effect before the next step. What requests at work have found stays theirs, and
+    // what they save comes after. 0 bytes: off, and everything kept is freed. RWKV-7b never keeps
+    // anything: its past is more than a state.
     void resize_cache(int64_t bytes);
     void clear_cache();
     CacheStats cache_stats() const;

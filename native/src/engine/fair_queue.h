@@ -1,10 +1,10 @@
-// Who waits for a slot, and who gets the next one: the queue of the scheduler, which alone calls it, on
-// the engine's thread. It knows clients, their groups (requests that came together) and how many slots
-// each holds; it knows no slot by its number, and no step.
+// Who waits for a slot, and who gets the next one: the queue of the scheduler, which alone calls
+// it, on the engine's thread. It knows clients, their groups (requests that came together) and how
+// many slots each holds; it knows no slot by its number, and no step.
 //
-// The next is of the client that holds the fewest slots, then of its group that holds the fewest; among
-// equals it goes round, and within a group they come as they came. Each call costs the logarithm of how
-// many wait: whoever sends half a million requests makes nobody's step longer.
+// The next is of the client that holds the fewest slots, then of its group that holds the fewest;
+// among equals it goes round, and within a group they come as they came. Each call costs the
+// logarithm of how many wait: whoever sends half a million requests makes nobody's step longer.
 #pragma once
 
 #include "engine/sequence.h"

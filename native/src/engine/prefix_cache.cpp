@@ -1,5 +1,5 @@
-// When a state is worth keeping. Only memory can run out here, and what is kept can be done without: it is
-// then dropped, and the requests go on.
+// When a state is worth keeping. Only memory can run out here, and what is kept can be done
+// without: it is then dropped, and the requests go on.
 #include "engine/prefix_cache.h"
 
 #include <algorithm>
@@ -35,8 +35,8 @@ StateCache::Found Keeper::resume(Sequence &sequence, float *state, const Vocab &
     ++(known.state ? asked_.hits : asked_.misses);
     asked_.asked_tokens += static_cast<int64_t>(prompt.size());
     asked_.cached_tokens += static_cast<int64_t>(known.tokens);
-    asked_.reworded += known.tokens < prompt.size() &&
-                       cache_.rewords(sequence.request.state, prompt, vocab);
+    asked_.reworded +=
+        known.tokens < prompt.size() && cache_.rewords(sequence.request.state, prompt, vocab);
     if (known.state) {
         model_.write_state(state, {known.state, model_.state_floats()});
         sequence.prefilled = sequence.cached = sequence.saved = static_cast<int64_t>(known.tokens);
@@ -48,8 +48,8 @@ void Keeper::keep_prompt(Sequence &sequence, const float *state, const float *lo
     if (sequence.embeds()) return;  // the layers above the last that it needed have read nothing
     const int64_t at = sequence.prefilled;
     const auto &marks = sequence.request.save_at;
-    if (!logits && (at - sequence.saved < least_apart ||
-                    !std::binary_search(marks.begin(), marks.end(), at)))
+    if (!logits &&
+        (at - sequence.saved < least_apart || !std::binary_search(marks.begin(), marks.end(), at)))
         return;
     try {
         keep(sequence, at, state, logits);
@@ -58,8 +58,8 @@ void Keeper::keep_prompt(Sequence &sequence, const float *state, const float *lo
     }
 }
 
-// Of the states at hand it is the one that has read most of what is shown: an answer that ends before a
-// stop string goes on from there, whatever tokens the rest becomes in the next prompt.
+// Of the states at hand it is the one that has read most of what is shown: an answer that ends
+// before a stop string goes on from there, whatever tokens the rest becomes in the next prompt.
 void Keeper::keep_answer(Sequence &sequence, const float *state, const float *before) noexcept {
     const bool wanted = sequence.request.keep_state;
     if (cache_.limit() == 0 && !wanted) return;

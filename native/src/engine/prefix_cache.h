@@ -1,10 +1,11 @@
-// Which states of a sequence the cache keeps, and when: after the places that its request names, after its
-// prompt and after its answer. Called by the engine's thread, which moves the states, between two steps.
+// Which states of a sequence the cache keeps, and when: after the places that its request names,
+// after its prompt and after its answer. Called by the engine's thread, which moves the states,
+// between two steps.
 #pragma once
 
-#include "model/model.h"
 #include "engine/sequence.h"
 #include "engine/state_trie.h"
+#include "model/model.h"
 #include "text/vocab.h"
 
 #include <cstdint>
@@ -18,7 +19,8 @@ struct CacheStats {
     int64_t hits = 0, misses = 0;
     int64_t asked_tokens = 0, cached_tokens = 0;  // of their prompts: in all; not computed
     int64_t saved = 0, evicted = 0;               // states
-    int64_t reworded = 0;  // requests that found less than the text of a state, for it was cut otherwise
+    int64_t reworded =
+        0;  // requests that found less than the text of a state, for it was cut otherwise
 };
 
 class Keeper {
@@ -30,15 +32,18 @@ public:
     void clear() noexcept { cache_.clear(); }
     CacheStats stats() const;
 
-    // Puts a sequence that has just got its slot, with that slot's state, behind the part of its prompt
-    // that is known. Where that is all of it, these are the logits that follow, valid until the next call.
+    // Puts a sequence that has just got its slot, with that slot's state, behind the part of its
+    // prompt that is known. Where that is all of it, these are the logits that follow, valid until
+    // the next call.
     StateCache::Found resume(Sequence &sequence, float *state, const Vocab &vocab);
-    // After a step of the prompt: keeps its state at the end, with the logits, and where the request asks
-    // for it, unless a few tokens before one is kept: those are read again sooner than a state is copied.
+    // After a step of the prompt: keeps its state at the end, with the logits, and where the
+    // request asks for it, unless a few tokens before one is kept: those are read again sooner than
+    // a state is copied.
     void keep_prompt(Sequence &sequence, const float *state, const float *logits) noexcept;
-    // After a draw: keeps the state of an answer that has ended, and hands it out where the request wants
-    // that, or sets one aside while text is held back. Only where one to be handed out finds no memory the
-    // sequence ends with the error. `before` is the state before the last step, where the step had guesses.
+    // After a draw: keeps the state of an answer that has ended, and hands it out where the request
+    // wants that, or sets one aside while text is held back. Only where one to be handed out finds
+    // no memory the sequence ends with the error. `before` is the state before the last step, where
+    // the step had guesses.
     void keep_answer(Sequence &sequence, const float *state, const float *before) noexcept;
 
 private:

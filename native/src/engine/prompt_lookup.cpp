@@ -41,8 +41,8 @@ std::vector<int32_t> Draft::guess(int32_t room) const {
 void Draft::judge(int32_t verified, int32_t accepted) {
     if (verified == 0) return;
     failures_ = accepted == 0 ? failures_ + 1 : 0;
-    reach_ = accepted == verified ? std::min(most_, 2 * std::max(reach_, 1))
-                                  : std::max(1, accepted);
+    reach_ =
+        accepted == verified ? std::min(most_, 2 * std::max(reach_, 1)) : std::max(1, accepted);
 }
 
 }  // namespace rwkv

@@ -26,8 +26,8 @@ public:
 
 private:
     int32_t most_;
-    int32_t reach_;           // tokens worth guessing: doubles with success, falls to what came true
-    int32_t failures_ = 0;    // guesses in a row of which nothing came true
+    int32_t reach_;         // tokens worth guessing: doubles with success, falls to what came true
+    int32_t failures_ = 0;  // guesses in a row of which nothing came true
     std::vector<int32_t> text_;
 };
 

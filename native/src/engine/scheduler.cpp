@@ -17,10 +17,10 @@ void Scheduler::add(Sequence &sequence) { waiting_.add(sequence); }
 Sequence *Scheduler::admit() {
     const auto beyond = static_cast<int64_t>(active_.size()) - max_batch_;
     if (beyond >= extra_slots()) return nullptr;
-    const Waiter waiter = waiting_.take(
-        {.full = beyond >= 0,
-         .chats_may = 2 * texts_ > max_batch_,
-         .texts_last = waiting_.chats() > 0 && 2 * texts_ >= max_batch_});
+    const Waiter waiter =
+        waiting_.take({.full = beyond >= 0,
+                       .chats_may = 2 * texts_ > max_batch_,
+                       .texts_last = waiting_.chats() > 0 && 2 * texts_ >= max_batch_});
     Sequence *const sequence = waiter.sequence;
     if (!sequence) return nullptr;
     texts_ += sequence->embeds();
@@ -76,11 +76,14 @@ void Scheduler::plan_prompts(int64_t budget) {
         return std::tie(a->end, a->arrival) < std::tie(b->end, b->arrival);
     });
     const auto embeds = [](const Place *place) { return place->sequence->embeds(); };
-    const auto is_long = [this](const Place *place) { return place->sequence->prompt_left() > grain_; };
+    const auto is_long = [this](const Place *place) {
+        return place->sequence->prompt_left() > grain_;
+    };
     const bool chats = !std::all_of(prompts_.begin(), prompts_.end(), embeds);
     const bool long_ones = std::any_of(prompts_.begin(), prompts_.end(), is_long);
 
-    // The first of the longer ones has a grain in every step, or in every other if they hold little more.
+    // The first of the longer ones has a grain in every step, or in every other if they hold little
+    // more.
     const bool keeps = long_ones && (long_one_waits_ || budget >= 2 * grain_);
     const int64_t kept = keeps ? grain_ : 0;
     int64_t left = budget, for_texts = chats ? std::max<int64_t>(budget / 2, grain_) : budget;
@@ -96,7 +99,8 @@ void Scheduler::plan_prompts(int64_t budget) {
         if (!is_long(place) && read(place, left - kept)) somebody_listens |= !embeds(place);
     if (somebody_listens) left = std::min<int64_t>(left, grain_);
 
-    // A grain that does not fit is passed over, not split, and a shorter one behind it may still fit.
+    // A grain that does not fit is passed over, not split, and a shorter one behind it may still
+    // fit.
     long_one_waits_ = long_ones;
     for (Place *place : prompts_) {
         if (!is_long(place)) continue;
@@ -105,12 +109,14 @@ void Scheduler::plan_prompts(int64_t budget) {
     }
 }
 
-// Finds its place among the prompts that are being read, once what is known of it has been left out.
+// Finds its place among the prompts that are being read, once what is known of it has been left
+// out.
 void Scheduler::queue_up(Place &place) {
     std::vector<const Group *> reading{place.group};
     for (const Place &other : active_) {
         const Group *group = other.group;
-        if (group->client == place.group->client && other.weight > 0 && !other.sequence->decoding() &&
+        if (group->client == place.group->client && other.weight > 0 &&
+            !other.sequence->decoding() &&
             std::find(reading.begin(), reading.end(), group) == reading.end())
             reading.push_back(group);
     }
@@ -124,7 +130,8 @@ void Scheduler::queue_up(Place &place) {
 // Gives a prompt at most `most` rows of the budget; false: it has got none.
 bool Scheduler::take(Place &place, int64_t most, int64_t &budget) {
     const Sequence &sequence = *place.sequence;
-    const int32_t rows = sequence.prompt_rows(grain_, static_cast<int32_t>(std::max<int64_t>(most, 0)));
+    const int32_t rows =
+        sequence.prompt_rows(grain_, static_cast<int32_t>(std::max<int64_t>(most, 0)));
     if (rows == 0) return false;
     budget -= rows;
     plan_.push_back({place.sequence, rows});

@@ -2,22 +2,23 @@
 // Called by the engine thread alone. Owns neither sequences nor states, runs nothing, and knows no
 // model: a slot is a number.
 //
-// Slots. A free one goes to the next that waits. Texts to embed hold at most half of them while chats
-// wait. Where all are taken, a few more are for those who hold none, so that nobody waits for
-// the end of another's answers; in a step there are never more than max_batch answers, which take turns.
+// Slots. A free one goes to the next that waits. Texts to embed hold at most half of them while
+// chats wait. Where all are taken, a few more are for those who hold none, so that nobody waits for
+// the end of another's answers; in a step there are never more than max_batch answers, which take
+// turns.
 //
-// Rows. A step holds the known rows of every answer (one, unless the last step was undone), some rows that
-// they have guessed, and a bounded number of prompt rows in all. Prompts are read one after the other, in
-// the order in which they would end if all groups were read side by side ("virtual time", as in weighted
-// fair queueing): equal ones first come first served, shorter ones before longer ones, and while a prompt
-// waits, no other group reads much more than the prompt's own length. One of at most a grain does not wait
-// for longer ones at all, and its step is not filled up with them. A prompt is cut at multiples of `grain`
-// rows, counted from its own start: how many grains go together is a matter of time and neighbours, what a
-// row is cut from is not.
+// Rows. A step holds the known rows of every answer (one, unless the last step was undone), some
+// rows that they have guessed, and a bounded number of prompt rows in all. Prompts are read one
+// after the other, in the order in which they would end if all groups were read side by side
+// ("virtual time", as in weighted fair queueing): equal ones first come first served, shorter ones
+// before longer ones, and while a prompt waits, no other group reads much more than the prompt's
+// own length. One of at most a grain does not wait for longer ones at all, and its step is not
+// filled up with them. A prompt is cut at multiples of `grain` rows, counted from its own start:
+// how many grains go together is a matter of time and neighbours, what a row is cut from is not.
 #pragma once
 
-#include "engine/sequence.h"
 #include "engine/fair_queue.h"
+#include "engine/sequence.h"
 
 #include <cstdint>
 #include <span>
@@ -35,8 +36,8 @@ class Scheduler {
 public:
     // What one step beside running streams takes at least of a prompt.
     static constexpr int32_t largest_grain = 16;
-    // Guessed rows are carried while a step has fewer rows than this: so few cost hardly more than one,
-    // because all of them read the weights once.
+    // Guessed rows are carried while a step has fewer rows than this: so few cost hardly more than
+    // one, because all of them read the weights once.
     static constexpr int64_t guessing_rows = 16;
 
     Scheduler(int32_t max_batch, int32_t prefill_chunk);
@@ -46,8 +47,9 @@ public:
     // Gives the next waiting sequence a slot; nullptr if there is none of either for it. Slots are
     // numbered from 0, below max_batch + extra_slots(), and a used one is preferred to a new one.
     Sequence *admit();
-    // The shares of the next step, with at most `prompt_rows` and prefill_chunk prompt rows, but a grain
-    // in any case; empty if no sequence has a slot. Answers come first. Valid until the next call.
+    // The shares of the next step, with at most `prompt_rows` and prefill_chunk prompt rows, but a
+    // grain in any case; empty if no sequence has a slot. Answers come first. Valid until the next
+    // call.
     std::span<const Share> plan(int64_t prompt_rows = INT32_MAX);
     // Forgets a sequence in whatever phase; its slot is free at once.
     void remove(Sequence &sequence);

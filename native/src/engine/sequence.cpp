@@ -71,10 +71,12 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     check(request.sampling, vocab);
 }
 
-// For `more` items; twice as much as there was, so that many small pieces cost what one large one does.
+// For `more` items; twice as much as there was, so that many small pieces cost what one large one
+// does.
 template <class List>
 static void make_room(List &list, size_t more) {
-    if (list.capacity() - list.size() < more) list.reserve(std::max(list.size() + more, 2 * list.size()));
+    if (list.capacity() - list.size() < more)
+        list.reserve(std::max(list.size() + more, 2 * list.size()));
 }
 
 void Event::append(const Event &later) {
@@ -138,7 +140,8 @@ void Sequence::score(std::span<const float> logits, int32_t rows, int64_t token)
         event.logprob_width = most + 1;
         for (int32_t i = 0; i < rows; ++i) {
             const int32_t scored = request.prompt[static_cast<size_t>(token + i)];
-            const auto found = log_softmax(logits.subspan(static_cast<size_t>(i) * n, n), scored, most);
+            const auto found =
+                log_softmax(logits.subspan(static_cast<size_t>(i) * n, n), scored, most);
             event.tokens.push_back(scored);
             for (const auto &[likely, logprob] : found) {
                 event.logprob_ids.push_back(likely);
@@ -178,11 +181,13 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
         return;
     }
     // What has been said before a failure stays said.
-    size_t n_text = event.text.size(), n_tokens = event.tokens.size(), n_logprobs = event.logprobs.size();
+    size_t n_text = event.text.size(), n_tokens = event.tokens.size(),
+           n_logprobs = event.logprobs.size();
     int64_t counted = completion;
     try {
         for (;; ++accepted) {
-            n_text = event.text.size(), n_tokens = event.tokens.size(), n_logprobs = event.logprobs.size();
+            n_text = event.text.size(), n_tokens = event.tokens.size(),
+            n_logprobs = event.logprobs.size();
             counted = completion;
             read = prompt_size() + completion;
             const Drawn drawn =

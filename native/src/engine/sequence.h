@@ -5,8 +5,8 @@
 
 #include "backend.h"
 #include "engine/prompt_lookup.h"
-#include "text/output.h"
 #include "sampling/sampler.h"
+#include "text/output.h"
 #include "text/vocab.h"
 
 #include <cstdint>
@@ -28,23 +28,23 @@ struct MaskCall {
 struct Request {
     std::vector<int32_t> prompt;
     SamplingOptions sampling;
-    int64_t max_tokens = 0;    // 0: the prompt is read, and nothing is drawn
+    int64_t max_tokens = 0;  // 0: the prompt is read, and nothing is drawn
     std::vector<std::string> stops;
     std::vector<int32_t> stop_ids, end_ids;
     std::shared_ptr<const std::vector<float>> state;  // null: zero; many requests may share one
-    TextCache cache;           // that belongs to the start state, or the sequence's own
-    int32_t speculate = -1;    // tokens to guess ahead at most; 0: none, -1: as the engine does
-    bool quiet = false;        // says nothing between its first token and its end
+    TextCache cache;         // that belongs to the start state, or the sequence's own
+    int32_t speculate = -1;  // tokens to guess ahead at most; 0: none, -1: as the engine does
+    bool quiet = false;      // says nothing between its first token and its end
     // Numbers of prompt tokens, ascending, after which others may go on differently.
     std::vector<int64_t> save_at;
-    int32_t dimensions = 0;    // above 0: an embedding of so many numbers is wanted, and no token
-    bool quick = false;        // of the first layer's memory
+    int32_t dimensions = 0;  // above 0: an embedding of so many numbers is wanted, and no token
+    bool quick = false;      // of the first layer's memory
     // Whose turn it is; see scheduler.h. Requests of one client that came together have one number.
     uint64_t client = 0;
-    uint64_t group = 0;        // 0: this request alone
-    int32_t n = 1;             // answers
-    bool keep_state = false;   // the state after an answer is part of its last event
-    bool score = false;        // the log-probabilities of the prompt are wanted, and no token
+    uint64_t group = 0;       // 0: this request alone
+    int32_t n = 1;            // answers
+    bool keep_state = false;  // the state after an answer is part of its last event
+    bool score = false;       // the log-probabilities of the prompt are wanted, and no token
     MaskCall mask;
 };
 
@@ -76,8 +76,8 @@ void check(const Request &request, size_t vocab, size_t state_floats);
 
 enum class Finish { running, stop, length, cancel, error };
 
-// What one request has to say. An error is an event of its own, whose text is the message, after one with
-// what was said before.
+// What one request has to say. An error is an event of its own, whose text is the message, after
+// one with what was said before.
 struct Event {
     uint64_t id = 0;
     Finish finish = Finish::running;
@@ -86,12 +86,13 @@ struct Event {
     std::vector<int32_t> logprob_ids;  // [tokens][logprob_width]
     std::vector<float> logprobs;
     size_t logprob_width = 0;
-    std::vector<float> embedding;      // of the last event, where one is wanted
+    std::vector<float> embedding;  // of the last event, where one is wanted
     int64_t prompt_tokens = 0, completion_tokens = 0;
-    int64_t cached_tokens = 0;         // of the prompt: were not computed
-    std::shared_ptr<KeptState> kept;   // of the last event, where it is wanted
+    int64_t cached_tokens = 0;        // of the prompt: were not computed
+    std::shared_ptr<KeptState> kept;  // of the last event, where it is wanted
 
-    // Becomes this event followed by a later one of the same request. Where memory runs out it stays as it is.
+    // Becomes this event followed by a later one of the same request. Where memory runs out it
+    // stays as it is.
     void append(const Event &later);
     bool empty() const { return text.empty() && tokens.empty() && embedding.empty(); }
 };
@@ -100,42 +101,44 @@ struct Sequence {
     explicit Sequence(Request request);
 
     uint64_t id = 0;
-    uint64_t follows = 0;      // the request that reads the prompt for it, too, until it has; 0: none
+    uint64_t follows = 0;  // the request that reads the prompt for it, too, until it has; 0: none
     Request request;
     Sampler sampler;
     Output output;
 
-    int32_t slot = -1;         // its place among the engine's states; -1: none
-    int64_t prefilled = 0;     // prompt tokens that have been through the model
-    int64_t cached = 0;        // ... and before: their state was known
-    int64_t saved = 0;         // tokens whose state was known or has been kept last
-    int64_t completion = 0;    // tokens counted as answer
+    int32_t slot = -1;            // its place among the engine's states; -1: none
+    int64_t prefilled = 0;        // prompt tokens that have been through the model
+    int64_t cached = 0;           // ... and before: their state was known
+    int64_t saved = 0;            // tokens whose state was known or has been kept last
+    int64_t completion = 0;       // tokens counted as answer
     std::vector<int32_t> answer;  // these
-    // The next rows once the prompt is through: `known` tokens, the last of which has just been drawn,
-    // and guesses. Known tokens before that one have been through the model in a step that was undone.
+    // The next rows once the prompt is through: `known` tokens, the last of which has just been
+    // drawn, and guesses. Known tokens before that one have been through the model in a step that
+    // was undone.
     std::vector<int32_t> ahead{-1};
     int32_t known = 1;
-    // Of the last step: guesses that were verified and came true, and whether one did not. The state
-    // is then to be what it was before the step.
+    // Of the last step: guesses that were verified and came true, and whether one did not. The
+    // state is then to be what it was before the step.
     int32_t verified = 0, accepted = 0;
     bool undone = false;
     // Tokens of prompt and answer that its state has read, now and before the last step.
     int64_t read = 0, read_before = 0;
-    int64_t aside_read = -1;   // the same of a state that is set aside while text is held back; -1: none
-    int64_t held_from = -1;    // number of the answer's first token that is held back, if one is
+    int64_t aside_read =
+        -1;  // the same of a state that is set aside while text is held back; -1: none
+    int64_t held_from = -1;  // number of the answer's first token that is held back, if one is
     Finish finish = Finish::running;
-    Event event;               // since the engine last collected it
-    std::string failure;       // the message of an error
-    uint64_t told_in = 0;      // the poll period in which it last spoke ...
-    size_t told_at = 0;        // ... and the place of its event in that period's outbox
+    Event event;           // since the engine last collected it
+    std::string failure;   // the message of an error
+    uint64_t told_in = 0;  // the poll period in which it last spoke ...
+    size_t told_at = 0;    // ... and the place of its event in that period's outbox
 
     std::shared_ptr<const Fork> fork;  // the end of its prompt, where another has read it
     std::vector<uint64_t> mask;        // of the next draw
 
     bool embeds() const { return request.dimensions > 0; }
     bool decoding() const { return prefilled == prompt_size(); }
-    // At most `most` rows up to the prompt's end, the next of `save_at` that is worth a state or a multiple of
-    // `grain`, counted from the prompt's own start; 0 if that many do not reach one.
+    // At most `most` rows up to the prompt's end, the next of `save_at` that is worth a state or a
+    // multiple of `grain`, counted from the prompt's own start; 0 if that many do not reach one.
     int32_t prompt_rows(int32_t grain, int32_t most) const;
     int64_t prompt_left() const { return prompt_size() - prefilled; }
     // Whether so many rows more are the end of the prompt.
@@ -157,12 +160,12 @@ struct Sequence {
     // The tokens of what is shown that its state, which has read so many, has not.
     std::vector<int32_t> unread(int64_t state_read) const;
 
-    // Draws from logits [draws, vocab], row after row while the guesses come true, decides what each
-    // token means, and guesses again. Never throws: a failure ends this sequence with Finish::error.
-    // Touches nothing but this sequence, and the logits only while it runs.
+    // Draws from logits [draws, vocab], row after row while the guesses come true, decides what
+    // each token means, and guesses again. Never throws: a failure ends this sequence with
+    // Finish::error. Touches nothing but this sequence, and the logits only while it runs.
     void draw(std::span<float> logits, int32_t draws, const Vocab &vocab) noexcept;
-    // Adds the log-probabilities of the prompt's tokens number `token` and following to the event, by the
-    // logits [rows, vocab] before each.
+    // Adds the log-probabilities of the prompt's tokens number `token` and following to the event,
+    // by the logits [rows, vocab] before each.
     void score(std::span<const float> logits, int32_t rows, int64_t token) noexcept;
     // Asks for the mask of the next draw. A failure ends this sequence.
     void ask_mask(size_t vocab) noexcept;

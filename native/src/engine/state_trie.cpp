@@ -1,5 +1,5 @@
-// See state_trie.h. Everything that allocates comes before what it changes: where memory runs out the
-// trie stays whole.
+// See state_trie.h. Everything that allocates comes before what it changes: where memory runs out
+// the trie stays whole.
 #include "engine/state_trie.h"
 
 #include <algorithm>
@@ -12,9 +12,9 @@ struct StateCache::Node {
     Node *parent = nullptr;  // null: a root
     std::vector<int32_t> edge;
     std::map<int32_t, std::unique_ptr<Node>> children;  // by the first token of their edges
-    float *state = nullptr, *logits = nullptr;  // blocks of the slabs
-    bool kept = false;       // has a state, or is about to get one
-    Used::iterator place;    // if kept
+    float *state = nullptr, *logits = nullptr;          // blocks of the slabs
+    bool kept = false;                                  // has a state, or is about to get one
+    Used::iterator place;                               // if kept
 };
 
 struct StateCache::Root {
@@ -144,9 +144,8 @@ bool StateCache::rewords(const Start &start, std::span<const int32_t> tokens,
         Branch branch = branches.back();
         branches.pop_back();
         const auto ahead = std::span(branch.node->edge).last(branch.rest);
-        if (!std::all_of(ahead.begin(), ahead.end(), [&](int32_t token) {
-                return branch.reader.read(vocab.bytes(token));
-            }))
+        if (!std::all_of(ahead.begin(), ahead.end(),
+                         [&](int32_t token) { return branch.reader.read(vocab.bytes(token)); }))
             continue;
         if (branch.node->kept) return true;
         add_children(*branch.node, branch.reader);
@@ -274,9 +273,11 @@ void StateCache::prune(Node *node) {
     }
 }
 
-// What a burst of some twenty requests wants of a model of 0.1B, for their prompts and their answers, and a small part
-// of the limit; none of states so small that their first writing costs nothing.
-constexpr size_t kStatesAhead = size_t{128} << 20, kLogitsAhead = size_t{8} << 20, kSmall = size_t{256} << 10;
+// What a burst of some twenty requests wants of a model of 0.1B, for their prompts and their
+// answers, and a small part of the limit; none of states so small that their first writing costs
+// nothing.
+constexpr size_t kStatesAhead = size_t{128} << 20, kLogitsAhead = size_t{8} << 20,
+                 kSmall = size_t{256} << 10;
 
 void StateCache::set_limit(size_t bytes) {
     limit_ = bytes;
@@ -287,8 +288,8 @@ void StateCache::set_limit(size_t bytes) {
     shrink(nullptr);
 }
 
-// Not by recursion: a chain of a hundred thousand nodes is a long conversation. And without memory, of which
-// there may be none.
+// Not by recursion: a chain of a hundred thousand nodes is a long conversation. And without memory,
+// of which there may be none.
 void StateCache::clear() noexcept {
     for (auto &[start, root] : roots_) {
         Node *node = &root->node;

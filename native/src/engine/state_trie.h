@@ -1,10 +1,11 @@
-// States that prompts and answers have passed through, by the tokens that led to them, so that a text
-// with a known beginning is read from there on. Called by the engine thread alone; what a state is made
-// of, and when one is worth keeping, is the engine's business.
+// States that prompts and answers have passed through, by the tokens that led to them, so that a
+// text with a known beginning is read from there on. Called by the engine thread alone; what a
+// state is made of, and when one is worth keeping, is the engine's business.
 //
-// A compressed trie over token ids: every edge is a run of tokens, and every node but a root holds a
-// state or has at least two children. Texts that begin from different start states never meet: each start
-// has a root of its own. Least recently used by bytes: states, tokens and nodes all count.
+// A compressed trie over token ids: every edge is a run of tokens, and every node but a root holds
+// a state or has at least two children. Texts that begin from different start states never meet:
+// each start has a root of its own. Least recently used by bytes: states, tokens and nodes all
+// count.
 #pragma once
 
 #include "memory/slab.h"
@@ -22,8 +23,8 @@ namespace rwkv {
 
 class StateCache {
 public:
-    // Where a text begins; null: the model's own initial state. Told apart by address, and kept alive by
-    // its root, so that an address cannot come to mean another state.
+    // Where a text begins; null: the model's own initial state. Told apart by address, and kept
+    // alive by its root, so that an address cannot come to mean another state.
     using Start = std::shared_ptr<const std::vector<float>>;
 
     // Sizes of a state and of a row of logits. Nothing is kept until there is a limit.
@@ -32,20 +33,21 @@ public:
     StateCache(const StateCache &) = delete;
     StateCache &operator=(const StateCache &) = delete;
 
-    // The state after the longest kept beginning of `tokens`. The whole of them counts only where the
-    // logits after it were kept, too: something must be there to draw from.
+    // The state after the longest kept beginning of `tokens`. The whole of them counts only where
+    // the logits after it were kept, too: something must be there to draw from.
     struct Found {
         size_t tokens = 0;  // how many; 0: none was found
-        const float *state = nullptr, *logits = nullptr;  // until the next call; logits: of the whole only
+        const float *state = nullptr,
+                    *logits = nullptr;  // until the next call; logits: of the whole only
     };
     Found find(const Start &start, std::span<const int32_t> tokens);
-    // Whether a longer beginning of the same text is kept, in other tokens: the text was cut differently
-    // where an answer had ended.
+    // Whether a longer beginning of the same text is kept, in other tokens: the text was cut
+    // differently where an answer had ended.
     bool rewords(const Start &start, std::span<const int32_t> tokens, const Vocab &vocab) const;
 
-    // Room for the state after `tokens`, at least one, to be filled before the next call, and for the
-    // logits, if wanted. Null: it is kept already, which makes it the most recently used one, or it is too
-    // large for the limit.
+    // Room for the state after `tokens`, at least one, to be filled before the next call, and for
+    // the logits, if wanted. Null: it is kept already, which makes it the most recently used one,
+    // or it is too large for the limit.
     struct Room {
         float *state = nullptr, *logits = nullptr;
     };
@@ -69,8 +71,8 @@ private:
     struct Root;
     using Used = std::list<Node *>;
 
-    // The deepest place that the first tokens lead to: the last `rest` tokens of the node's edge lie
-    // beyond it.
+    // The deepest place that the first tokens lead to: the last `rest` tokens of the node's edge
+    // lie beyond it.
     struct Place {
         Node *node;
         size_t tokens, rest;

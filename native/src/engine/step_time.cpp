@@ -21,8 +21,8 @@ void Pace::saw(int64_t rows, double seconds) {
     seen.seconds += weight * (seconds - seen.seconds);
 }
 
-// Seconds that one more row costs beyond `from`. Where nothing larger has been seen: 1/16 of the step
-// if it was small (its time went into reading the weights), or its mean.
+// Seconds that one more row costs beyond `from`. Where nothing larger has been seen: 1/16 of the
+// step if it was small (its time went into reading the weights), or its mean.
 double Pace::slope(const Seen &from, const Seen *above) const {
     if (above) return std::max(above->seconds - from.seconds, 0.0) / (above->rows - from.rows);
     return from.seconds / std::max(from.rows, 16.0);

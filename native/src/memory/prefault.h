@@ -1,6 +1,7 @@
-// Writes to memory before it is wanted: where the host of a virtual machine has first to give a page to it, the first
-// write costs 2 ms per MB, and whoever waits for it holds up all streams. Called by slab.cpp, by one thread; the
-// writing is done by a thread of low priority, which knows nothing of what the memory is for.
+// Writes to memory before it is wanted: where the host of a virtual machine has first to give a
+// page to it, the first write costs 2 ms per MB, and whoever waits for it holds up all streams.
+// Called by slab.cpp, by one thread; the writing is done by a thread of low priority, which knows
+// nothing of what the memory is for.
 #pragma once
 
 #include <atomic>
@@ -20,7 +21,8 @@ public:
     Forerunner(const Forerunner &) = delete;
     Forerunner &operator=(const Forerunner &) = delete;
 
-    // The next block to write to. Throws std::system_error where no thread can be had, std::bad_alloc.
+    // The next block to write to. Throws std::system_error where no thread can be had,
+    // std::bad_alloc.
     void send(void *block);
     // One that has been written to; null: none yet.
     void *take();

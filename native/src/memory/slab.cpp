@@ -44,8 +44,8 @@ void Slab::write_ahead(size_t bytes) {
     send_ahead();
 }
 
-// Only when half of the blocks are gone, so that most requests meet none of it. Without memory or a thread there is
-// nothing ahead.
+// Only when half of the blocks are gone, so that most requests meet none of it. Without memory or a
+// thread there is nothing ahead.
 void Slab::send_ahead() noexcept {
     if (!forerunner_ || forerunner_->out() > ahead_ / 2) return;
     try {

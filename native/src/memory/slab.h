@@ -1,7 +1,7 @@
-// Blocks of one size, cut from large mappings of huge pages, for states that are kept and forgotten all
-// the time while running streams wait: the first write to memory costs 0.52 ms per MB in small pages, 0.12 in
-// huge ones, and 0.04 where it has been written to before. Called by state_trie.cpp, by engine.cpp for
-// logits and by cpu/shelves.cpp for running states; one thread at a time.
+// Blocks of one size, cut from large mappings of huge pages, for states that are kept and forgotten
+// all the time while running streams wait: the first write to memory costs 0.52 ms per MB in small
+// pages, 0.12 in huge ones, and 0.04 where it has been written to before. Called by state_trie.cpp,
+// by engine.cpp for logits and by cpu/shelves.cpp for running states; one thread at a time.
 #pragma once
 
 #include "memory/prefault.h"
@@ -34,15 +34,15 @@ public:
 
 private:
     struct Mapping {
-        size_t cut = 0;             // blocks so far
-        std::vector<void *> free;   // of these: given back
+        size_t cut = 0;            // blocks so far
+        std::vector<void *> free;  // of these: given back
     };
 
     void *cut();
     void send_ahead() noexcept;
 
-    size_t block_, blocks_;  // bytes of one; how many a mapping holds
-    size_t ahead_ = 0;       // blocks to have been written to
+    size_t block_, blocks_;                   // bytes of one; how many a mapping holds
+    size_t ahead_ = 0;                        // blocks to have been written to
     std::unique_ptr<Forerunner> forerunner_;  // if there are any
     std::map<std::byte *, Mapping> mappings_;
 };

@@ -40,7 +40,8 @@ std::vector<double> memory_of(const Model &model, const float *state, int64_t la
     }
     std::vector<double> memory = layer_of(model, state, "wkv", layer);
     const size_t head = memory.size() / static_cast<size_t>(model.info().heads);
-    for (size_t at = 0; at < memory.size(); at += head) scale_to_1(std::span(memory).subspan(at, head));
+    for (size_t at = 0; at < memory.size(); at += head)
+        scale_to_1(std::span(memory).subspan(at, head));
     return memory;
 }
 
@@ -74,7 +75,8 @@ std::vector<float> embedding(const Model &model, const float *state, bool quick,
     scale_to_1(sums);
     const auto usable = [](double x) { return std::isfinite(x); };
     const auto zero = [](double x) { return x == 0; };
-    if (!std::all_of(sums.begin(), sums.end(), usable) || std::all_of(sums.begin(), sums.end(), zero))
+    if (!std::all_of(sums.begin(), sums.end(), usable) ||
+        std::all_of(sums.begin(), sums.end(), zero))
         throw Error(RWKV_INTERNAL, "the model's memory of the text is empty or not finite");
     return {sums.begin(), sums.end()};
 }

@@ -1,8 +1,8 @@
 #include "model/load.h"
 
 #include "error.h"
-#include "weights/quant.h"
 #include "model/strategy.h"
+#include "weights/quant.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -29,41 +29,44 @@ void require_whole_blocks(const Tensor &t) {
     bool whole = !t.shape.empty() && t.shape.back() % unit == 0 && t.stride.back() == 1;
     for (size_t i = 0; i + 1 < t.stride.size(); ++i) whole &= t.stride[i] % unit == 0;
     if (!whole) {
-        throw invalid("the tensor " + t.name + " does not consist of whole blocks of " + std::to_string(unit) +
-                      ", as " + name_of(t.dtype) + " needs");
+        throw invalid("the tensor " + t.name + " does not consist of whole blocks of " +
+                      std::to_string(unit) + ", as " + name_of(t.dtype) + " needs");
     }
 }
 
-// A packed matrix [out, in] has its size from its shape; strides [1, in] show one of [in, out]. A single row
-// of that kind would be taken for the other one.
+// A packed matrix [out, in] has its size from its shape; strides [1, in] show one of [in, out]. A
+// single row of that kind would be taken for the other one.
 void require_whole_panels(const Tensor &t, uint64_t nbytes) {
-    const bool two = t.shape.size() == 2, plain = two && t.stride[1] == 1 && t.stride[0] == t.shape[1];
-    const bool turned = two && !plain && t.shape[0] > 1 && t.stride[0] == 1 && t.stride[1] == t.shape[0];
+    const bool two = t.shape.size() == 2,
+               plain = two && t.stride[1] == 1 && t.stride[0] == t.shape[1];
+    const bool turned =
+        two && !plain && t.shape[0] > 1 && t.stride[0] == 1 && t.stride[1] == t.shape[0];
     const bool matrix = plain || turned;
-    const int64_t out = matrix ? t.shape[turned ? 1 : 0] : 0, in = matrix ? t.shape[turned ? 0 : 1] : 0;
+    const int64_t out = matrix ? t.shape[turned ? 1 : 0] : 0,
+                  in = matrix ? t.shape[turned ? 0 : 1] : 0;
     if (!matrix || nbytes / quant::panel_bytes(t.dtype, in) <
                        (static_cast<uint64_t>(out) + quant::kOutputs - 1) / quant::kOutputs) {
         throw invalid("the tensor " + t.name + " is not a matrix packed as " + name_of(t.dtype));
     }
 }
 
-// A checked row of the index: the shape is sane and its last element lies within nbytes. More elements
-// than nbytes can hold (a view that repeats bytes) would let a small file ask for any amount of memory.
+// A checked row of the index: the shape is sane and its last element lies within nbytes. More
+// elements than nbytes can hold (a view that repeats bytes) would let a small file ask for any
+// amount of memory.
 Tensor checked(const rwkv_tensor &row) {
     if (!row.name) throw invalid("a tensor of the index has no name");
     const std::string name = row.name;
     const bool blocks = row.dtype >= RWKV_Q4_0 && row.dtype <= RWKV_Q6_K;
-    if (!blocks && (row.dtype < RWKV_F32 || row.dtype > RWKV_PACKED_BF16)) {
+    if (!blocks && (row.dtype < RWKV_F32 || row.dtype > RWKV_PACKED_BF16))
         throw invalid("the tensor " + name + " has the unknown type " + std::to_string(row.dtype));
-    }
-    if (row.rank < 0 || row.rank > 8) {
+    if (row.rank < 0 || row.rank > 8)
         throw invalid("the tensor " + name + " has the rank " + std::to_string(row.rank));
-    }
     // A power of two changes no mantissa, and this range no sane weight's class.
     const float scale = row.scale == 0 ? 1 : row.scale;
     int exponent = 0;
     if (std::frexp(scale, &exponent) != 0.5f || exponent < -30 || exponent > 31) {
-        throw invalid("the tensor " + name + " has a scale that is not a power of two from 2^-30 to 2^30");
+        throw invalid("the tensor " + name +
+                      " has a scale that is not a power of two from 2^-30 to 2^30");
     }
     Tensor t;
     t.name = name;
@@ -74,13 +77,14 @@ Tensor checked(const rwkv_tensor &row) {
     for (int i = 0; i < row.rank; ++i) {
         const int64_t size = row.shape[i], stride = row.stride[i];
         if (size < 1 || size > max_elements || stride < 0 || stride > max_elements) {
-            throw invalid("the tensor " + name + " has an impossible shape or stride in dimension " +
-                          std::to_string(i));
+            throw invalid("the tensor " + name +
+                          " has an impossible shape or stride in dimension " + std::to_string(i));
         }
         int64_t step = 0;
         if (__builtin_mul_overflow(count, size, &count) ||
             __builtin_mul_overflow(size - 1, stride, &step) ||
-            __builtin_add_overflow(last, step, &last) || count > max_elements || last > max_elements) {
+            __builtin_add_overflow(last, step, &last) || count > max_elements ||
+            last > max_elements) {
             throw invalid("the tensor " + name + " is impossibly large");
         }
         t.shape.push_back(size);
@@ -108,7 +112,7 @@ MappedFile::MappedFile(const std::string &path) {
     // Nobody may ever write to what has the name of a FIFO by now.
     fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd_ < 0) throw fail(errno);
-    struct stat info {};
+    struct stat info{};
     if (fstat(fd_, &info) != 0 || !S_ISREG(info.st_mode)) {
         const int code = S_ISDIR(info.st_mode) ? EISDIR : EINVAL;
         close(fd_);
@@ -126,10 +130,11 @@ MappedFile::MappedFile(const std::string &path) {
     }
 }
 
-// Reading brings the file in large pieces of the page cache, of which the mapping then needs a quarter of
-// the page faults that it has after madvise(WILLNEED).
+// Reading brings the file in large pieces of the page cache, of which the mapping then needs a
+// quarter of the page faults that it has after madvise(WILLNEED).
 void MappedFile::fetch(std::stop_token stop) const {
-    std::byte unused[size_t{256} << 10];  // on the stack: a thread that throws would end the process
+    std::byte
+        unused[size_t{256} << 10];  // on the stack: a thread that throws would end the process
     for (size_t at = 0; at < size_ && !stop.stop_requested(); at += sizeof unused)
         if (pread(fd_, unused, sizeof unused, static_cast<off_t>(at)) <= 0) return;
 }
@@ -151,8 +156,10 @@ Load::Load(std::span<const rwkv_tensor> index, std::string strategy, int threads
     for (const rwkv_tensor &row : index) {
         Row r{checked(row), row.path ? row.path : "", row.offset, row.nbytes};
         if (!row.path) {
-            if (r.tensor.packed) throw invalid("the tensor " + r.tensor.name + " is packed and not in a file");
-            if (!row.data) throw invalid("the tensor " + r.tensor.name + " has neither path nor data");
+            if (r.tensor.packed)
+                throw invalid("the tensor " + r.tensor.name + " is packed and not in a file");
+            if (!row.data)
+                throw invalid("the tensor " + r.tensor.name + " has neither path nor data");
             r.tensor.data = static_cast<const std::byte *>(row.data) + row.offset;
         }
         rows_.push_back(std::move(r));
@@ -194,7 +201,8 @@ std::shared_ptr<Model> Load::load() {
             if (!file) file = std::make_shared<MappedFile>(row.path);
             const auto bytes = file->bytes();
             if (row.offset > bytes.size() || row.nbytes > bytes.size() - row.offset) {
-                throw invalid("the tensor " + row.tensor.name + " lies outside the file " + row.path);
+                throw invalid("the tensor " + row.tensor.name + " lies outside the file " +
+                              row.path);
             }
             row.tensor.data = bytes.data() + row.offset;
             if (kept.contains(row.path)) row.tensor.owner = file;

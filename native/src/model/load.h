@@ -1,5 +1,6 @@
-// From an index of tensors to a model, on a native thread: maps the files, checks every range again,
-// calls Model::load. Made by api.cpp; never reads a file format (the index comes from outside).
+// From an index of tensors to a model, on a native thread: maps the files, checks every range
+// again, calls Model::load. Made by api.cpp; never reads a file format (the index comes from
+// outside).
 #pragma once
 
 #include "model/model.h"
@@ -39,8 +40,8 @@ public:
     MappedFile &operator=(const MappedFile &) = delete;
 
     std::span<const std::byte> bytes() const { return {data_, size_}; }
-    // Has the kernel read all of it, first to last. Takes as long as a cold disk takes: for a thread of
-    // its own, so that what has arrived is packed meanwhile.
+    // Has the kernel read all of it, first to last. Takes as long as a cold disk takes: for a
+    // thread of its own, so that what has arrived is packed meanwhile.
     void fetch(std::stop_token stop) const;
     // Takes what has been read out of this process; the system keeps it while it has room.
     void forget() const;
@@ -65,8 +66,8 @@ public:
 
 private:
     struct Row {
-        Tensor tensor;      // data is set once the file is mapped
-        std::string path;   // empty: tensor.data is set already
+        Tensor tensor;     // data is set once the file is mapped
+        std::string path;  // empty: tensor.data is set already
         uint64_t offset = 0, nbytes = 0;
     };
     void run();

@@ -21,20 +21,27 @@ namespace {
 
 // Forms that would load as something else and give wrong output.
 void refuse_lookalikes(const TensorTable &table) {
-    const auto has = [&table](const char *name) { return table.has(std::string("blocks.0.") + name); };
+    const auto has = [&table](const char *name) {
+        return table.has(std::string("blocks.0.") + name);
+    };
     const char *found = nullptr;
-    if (has("qkv.kk.weight")) found = "RWKV-8 hybrid (research)";
-    else if (has("rosa.x_q") || has("rosa.rosa_qkv.emb")) found = "ROSA (research)";
-    else if (has("att.time_maa_rkvw_w1") || has("att.gate_w1")) found = "RWKV-6 (experimental)";
-    else if (has("att.time_mix")) found = "RWKV-2";
+    if (has("qkv.kk.weight"))
+        found = "RWKV-8 hybrid (research)";
+    else if (has("rosa.x_q") || has("rosa.rosa_qkv.emb"))
+        found = "ROSA (research)";
+    else if (has("att.time_maa_rkvw_w1") || has("att.gate_w1"))
+        found = "RWKV-6 (experimental)";
+    else if (has("att.time_mix"))
+        found = "RWKV-2";
     if (found) {
-        throw unsupported(std::string("this is an ") + found +
-                          " checkpoint; this version runs RWKV 4, 5, 6, 7 (with 7a and 7b) and 8-rc00");
+        throw unsupported(
+            std::string("this is an ") + found +
+            " checkpoint; this version runs RWKV 4, 5, 6, 7 (with 7a and 7b) and 8-rc00");
     }
 }
 
 std::variant<v4::Weights, v5::Weights, v6::Weights, v7::Weights> load_weights(WeightReader &reader,
-                                                                               StateLayout &state) {
+                                                                              StateLayout &state) {
     const TensorTable &table = reader.table();
     if (v7::recognise(table)) return v7::load(reader, state);
     if (v6::recognise(table)) return v6::load(reader, state);
@@ -54,7 +61,8 @@ void refuse_untaken(const TensorTable &table, const std::string &version) {
 }
 
 // The tuned state of layer i, [H][value][key] in every version, as the version's own state has it.
-std::vector<float> tuned_state(TensorTable &table, int64_t layer, const Dimensions &s, bool key_first) {
+std::vector<float> tuned_state(TensorTable &table, int64_t layer, const Dimensions &s,
+                               bool key_first) {
     const std::string name = block(layer, "att.time_state");
     const int64_t N = s.head_size;
     const std::vector<float> file = table.vector(name, s.heads * N * N);
@@ -71,9 +79,9 @@ std::vector<float> tuned_state(TensorTable &table, int64_t layer, const Dimensio
     return state;
 }
 
-// Operations of the recurrence per token, one per addition or multiplication. Version 7: S·κ 2, decay 1,
-// two rank-one updates 4, S·r 2 and a sum, per element of the state. Versions 5 and 6: 6. Version 4: 20
-// per channel.
+// Operations of the recurrence per token, one per addition or multiplication. Version 7: S·κ 2,
+// decay 1, two rank-one updates 4, S·r 2 and a sum, per element of the state. Versions 5 and 6: 6.
+// Version 4: 20 per channel.
 int64_t recurrence_flops(const std::string &version, const Dimensions &s) {
     const int64_t elements = s.layers * s.attention * s.head_size;
     if (version == "4") return 20 * s.layers * s.attention;
@@ -82,7 +90,8 @@ int64_t recurrence_flops(const std::string &version, const Dimensions &s) {
 
 // The version's own forward, which the member of that name would hide.
 template <class Weights>
-void run(Backend &backend, const Weights &weights, const Batch &batch, float *scratch, float *logits) {
+void run(Backend &backend, const Weights &weights, const Batch &batch, float *scratch,
+         float *logits) {
     forward(backend, weights, batch, scratch, logits);
 }
 
@@ -129,7 +138,8 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     model->architecture_ =
         std::make_unique<Architecture>(Architecture{load_weights(reader, model->state_)});
     const auto &weights = model->architecture_->weights;
-    const Dimensions &s = std::visit([](const auto &w) -> const Dimensions & { return w.size; }, weights);
+    const Dimensions &s =
+        std::visit([](const auto &w) -> const Dimensions & { return w.size; }, weights);
 
     ModelInfo &info = model->info_;
     const char *const versions[] = {"4", "5", "6.0", "7"};
@@ -146,7 +156,8 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
         for (int64_t i = 0; part.name == "wkv" && i < s.layers; ++i) {
             if (!table.has(block(i, "att.time_state"))) continue;
             const std::vector<float> tuned = tuned_state(table, i, s, key_first);
-            narrow(model->initial_.data() + part.at(i), tuned.data(), part.layer_count(), part.kept);
+            narrow(model->initial_.data() + part.at(i), tuned.data(), part.layer_count(),
+                   part.kept);
         }
         if (part.name == "wkv") info.state_type = name_of(part.kept);
     }
@@ -157,7 +168,8 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     info.strategy = strategy_text(precisions);
     info.file_dtype = name_of(table.main_dtype());
     info.isa = backend.isa();
-    info.layers = s.layers, info.width = s.width, info.heads = s.heads, info.head_size = s.head_size;
+    info.layers = s.layers, info.width = s.width, info.heads = s.heads,
+    info.head_size = s.head_size;
     info.ffn = s.ffn, info.vocab = s.vocab;
     info.threads = backend.threads();
     info.parameters = parameters;
@@ -171,9 +183,7 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
     return model;
 }
 
-size_t Model::state_floats() const {
-    return initial_.size();
-}
+size_t Model::state_floats() const { return initial_.size(); }
 
 Buffer Model::new_state() const {
     Buffer state = backend_->floats(state_floats());
@@ -220,9 +230,10 @@ void Model::read_layer(std::span<float> to, const float *state, const StatePart 
 
 // Holds its turn.
 void Model::make_scratch(int64_t rows) {
-    const int64_t wanted = std::visit([&](const auto &weights) { return scratch_size(weights, rows); },
-                                      architecture_->weights);
-    if (scratch_.count < static_cast<size_t>(wanted)) scratch_ = backend_->floats(static_cast<size_t>(wanted));
+    const int64_t wanted = std::visit(
+        [&](const auto &weights) { return scratch_size(weights, rows); }, architecture_->weights);
+    if (scratch_.count < static_cast<size_t>(wanted))
+        scratch_ = backend_->floats(static_cast<size_t>(wanted));
 }
 
 void Model::make_room(int64_t rows) {
@@ -233,11 +244,8 @@ void Model::make_room(int64_t rows) {
 void Model::forward(const Batch &batch, float *logits) {
     const std::lock_guard turn(turns_);
     make_scratch(batch.rows());
-    std::visit(
-        [&](const auto &weights) {
-            run(*backend_, weights, batch, scratch_.data, logits);
-        },
-        architecture_->weights);
+    std::visit([&](const auto &weights) { run(*backend_, weights, batch, scratch_.data, logits); },
+               architecture_->weights);
 }
 
 }  // namespace rwkv

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "backend.h"
-#include "state_layout.h"
 #include "model/turns.h"
+#include "state_layout.h"
 
 #include <atomic>
 #include <functional>
@@ -30,14 +30,14 @@ struct LoadProgress {
 
 class Model {
 public:
-    // Throws Error. `tensors` are checked views; nothing of them is used afterwards but what a packed
-    // file holds. forget() is called between tensors whenever some more have been read, so that file
-    // and model need not be in memory together. `state` is how the matrices of a state are kept: f32, f16
-    // or bf16.
-    static std::shared_ptr<Model> load(std::vector<Tensor> tensors, const std::string &strategy,
-                                       int threads, LoadProgress &progress,
-                                       const std::function<void()> &forget = [] {},
-                                       DType state = DType::f32);
+    // Throws Error. `tensors` are checked views; nothing of them is used afterwards but what a
+    // packed file holds. forget() is called between tensors whenever some more have been read, so
+    // that file and model need not be in memory together. `state` is how the matrices of a state
+    // are kept: f32, f16 or bf16.
+    static std::shared_ptr<Model> load(
+        std::vector<Tensor> tensors, const std::string &strategy, int threads,
+        LoadProgress &progress, const std::function<void()> &forget = [] {},
+        DType state = DType::f32);
     ~Model();
 
     const ModelInfo &info() const { return info_; }
@@ -58,10 +58,11 @@ public:
                     int64_t layer) const;
     Backend &backend() const { return *backend_; }
 
-    // Memory for the activations of a step of so many rows, so that forward() asks for less once states move.
+    // Memory for the activations of a step of so many rows, so that forward() asks for less once
+    // states move.
     void make_room(int64_t rows);
-    // Moves every span's state on and writes logits [batch.logit_rows, vocab] to host memory. Calls of
-    // several threads take turns, first come, first served. Tokens must be in [0, vocab).
+    // Moves every span's state on and writes logits [batch.logit_rows, vocab] to host memory. Calls
+    // of several threads take turns, first come, first served. Tokens must be in [0, vocab).
     void forward(const Batch &batch, float *logits);
 
 private:
@@ -75,7 +76,7 @@ private:
     std::shared_ptr<Backend> backend_;
     std::unique_ptr<Architecture> architecture_;
     Turns turns_;
-    Buffer scratch_;             // activations of the largest step so far
+    Buffer scratch_;              // activations of the largest step so far
     std::vector<float> initial_;  // state: its parts' values, or the tuned state of the checkpoint
 };
 

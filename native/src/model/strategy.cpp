@@ -14,7 +14,8 @@ namespace {
 
 constexpr size_t longest = 256;  // characters: more stages than any model has use for
 
-const char *const usable = "use 'cpu fp32', 'cpu bf16', 'cpu fp16' (with i8 or i4 behind it for quantised weights) or 'auto'";
+const char *const usable =
+    "use 'cpu fp32', 'cpu bf16', 'cpu fp16' (with i8 or i4 behind it for quantised weights) or 'auto'";
 
 // The text with single blanks, none at the ends, and " -> " around every arrow.
 std::string normalised(const std::string &text) {
@@ -37,9 +38,8 @@ std::vector<std::string> split(const std::string &words) {
     std::vector<std::string> parts;
     const std::string arrow = " -> ";
     size_t from = 0;
-    for (size_t at; (at = words.find(arrow, from)) != std::string::npos; from = at + arrow.size()) {
+    for (size_t at; (at = words.find(arrow, from)) != std::string::npos; from = at + arrow.size())
         parts.push_back(words.substr(from, at - from));
-    }
     parts.push_back(words.substr(from));
     return parts;
 }
@@ -51,7 +51,8 @@ bool skip(std::string_view &text, std::string_view wanted) {
     return true;
 }
 std::string_view digits(std::string_view &text) {
-    const std::string_view found = text.substr(0, std::min(text.find_first_not_of("0123456789"), text.size()));
+    const std::string_view found =
+        text.substr(0, std::min(text.find_first_not_of("0123456789"), text.size()));
     text.remove_prefix(found.size());
     return found;
 }
@@ -100,7 +101,7 @@ std::string nearest(const std::string &part) {
     struct Word {
         const char *said, *meant;
     };
-    static constexpr Word types[] = {{"fp32", "fp32"}, {"f32", "fp32"},  {"float32", "fp32"},
+    static constexpr Word types[] = {{"fp32", "fp32"}, {"f32", "fp32"},      {"float32", "fp32"},
                                      {"bf16", "bf16"}, {"bfloat16", "bf16"}, {"fp16", "fp16"},
                                      {"f16", "fp16"},  {"float16", "fp16"},  {"half", "fp16"}};
     static constexpr Word blocks[] = {{"int8", "i8"}, {"i8", "i8"}, {"q8", "i8"}, {"8bit", "i8"},
@@ -125,9 +126,8 @@ Precision precision_of(const Words &words) {
 }  // namespace
 
 Strategy parse_strategy(const std::string &text) {
-    if (text.size() > longest) {
+    if (text.size() > longest)
         throw invalid("the strategy is longer than " + std::to_string(longest) + " characters");
-    }
     const std::string words = normalised(text);
     Strategy strategy;
     if (words.empty() || words == "auto") return strategy;
@@ -140,7 +140,8 @@ Strategy parse_strategy(const std::string &text) {
             const std::string meant = nearest(part);
             std::string message = "'" + text + "' is no strategy";
             if (part != words) message += ": '" + part + "' is no stage of one";
-            message += meant.empty() ? "; " + std::string(usable) : "; did you mean '" + meant + "'?";
+            message +=
+                meant.empty() ? "; " + std::string(usable) : "; did you mean '" + meant + "'?";
             throw invalid(message);
         }
         Stage stage{precision_of(*found), -1, found->count.ends_with('+')};
@@ -152,12 +153,10 @@ Strategy parse_strategy(const std::string &text) {
         streamed |= stage.streamed;
         strategy.stages.push_back(stage);
 
-        if (found->device != "cpu" && lacking.empty()) {
+        if (found->device != "cpu" && lacking.empty())
             lacking = "the device " + found->device + ", which this build lacks";
-        }
-        if (found->blocks == "i3" && lacking.empty()) {
+        if (found->blocks == "i3" && lacking.empty())
             lacking = "weights quantised to i3, which this version does not offer";
-        }
         alternative += (alternative.empty() ? "cpu " : " -> cpu ") + found->type +
                        (found->blocks == "i3" ? "i4" : found->blocks);
         if (!found->count.empty()) alternative += " *" + found->count;
@@ -202,19 +201,19 @@ std::vector<Precision> Strategy::place(int64_t layers, DType file_dtype) const {
     share[taker] += left;
 
     std::vector<Precision> precisions;
-    for (size_t i = 0; i < stages.size(); ++i) {
+    for (size_t i = 0; i < stages.size(); ++i)
         precisions.insert(precisions.end(), static_cast<size_t>(share[i]), stages[i].precision);
-    }
-    for (Precision &precision : precisions) {
-        if (is_quantised(file_dtype) && is_quantised(precision.stored)) precision.stored = file_dtype;
-    }
+    for (Precision &precision : precisions)
+        if (is_quantised(file_dtype) && is_quantised(precision.stored))
+            precision.stored = file_dtype;
     return precisions;
 }
 
 std::string strategy_text(const std::vector<Precision> &precisions) {
     std::string text;
     for (auto from = precisions.begin(); from != precisions.end();) {
-        const auto to = std::find_if(from, precisions.end(), [&](const Precision &p) { return p != *from; });
+        const auto to =
+            std::find_if(from, precisions.end(), [&](const Precision &p) { return p != *from; });
         text += (text.empty() ? "cpu " : " -> cpu ") + std::string(name_of(from->compute));
         if (from->stored == DType::i8) text += "i8";
         if (from->stored == DType::i4) text += "i4";

@@ -22,8 +22,8 @@ struct Strategy {
     std::vector<Stage> stages;
 
     // The precision of every layer and, as the last element, of the head: layers + 1 elements.
-    // "auto" takes the file's type; for one of quantised blocks bf16 with each matrix in its own format.
-    // What a file holds in int8 or int4 stays so, whichever of the two a stage names.
+    // "auto" takes the file's type; for one of quantised blocks bf16 with each matrix in its own
+    // format. What a file holds in int8 or int4 stays so, whichever of the two a stage names.
     std::vector<Precision> place(int64_t layers, DType file_dtype) const;
 };
 

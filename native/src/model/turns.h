@@ -1,6 +1,6 @@
-// A lock that is given to whoever has waited longest. A mutex that is released and taken again at once goes to
-// the one who runs, so that a long prompt of Model.forward would leave an engine on the same model nothing.
-// Called by model.cpp.
+// A lock that is given to whoever has waited longest. A mutex that is released and taken again at
+// once goes to the one who runs, so that a long prompt of Model.forward would leave an engine on
+// the same model nothing. Called by model.cpp.
 #pragma once
 
 #include <condition_variable>

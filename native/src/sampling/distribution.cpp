@@ -55,9 +55,8 @@ struct Histogram {
         for (size_t i = 0; i < x.size(); i += block_size) {
             const size_t n = std::min(block_size, x.size() - i);
             passes().place(band, x.data() + i, n, law);
-            for (size_t j = 0; j < n; ++j) {
+            for (size_t j = 0; j < n; ++j)
                 add(static_cast<size_t>(band[j]), static_cast<double>(e[i + j]));
-            }
         }
     }
 };
@@ -73,9 +72,7 @@ struct Distribution::Limits {
     // The first of the bands [0, end) that reaches a limit, or `end`; adds those before it.
     size_t first(const Histogram &bands, size_t end, double &w, size_t &n) const {
         for (size_t b = 0; b < end; ++b) {
-            if (reached(w + bands.weights[b], n + bands.counts[b])) {
-                return b;
-            }
+            if (reached(w + bands.weights[b], n + bands.counts[b])) return b;
             w += bands.weights[b];
             n += bands.counts[b];
         }
@@ -90,12 +87,9 @@ void Distribution::set(std::span<const float> x, std::span<const float> residual
     changed_ = changed;
     block_max_.resize(blocks_of(x.size()));
     row_ = {.x = x.data(), .n = x.size(), .block_max = block_max_.data()};
-    if (!residual.empty()) {
-        row_.residual = residual.data();
-    }
-    if (!passes().maxima(block_max_.data(), x.data(), x.size())) {
+    if (!residual.empty()) row_.residual = residual.data();
+    if (!passes().maxima(block_max_.data(), x.data(), x.size()))
         throw Error(RWKV_INTERNAL, "the model gave a logit that is NaN or infinite");
-    }
     find_maximum();
     if (law.temperature == 0) {
         cut_ = {max_, static_cast<int32_t>(first_)};
@@ -110,9 +104,7 @@ void Distribution::set(std::span<const float> x, std::span<const float> residual
                              .count = top_k ? static_cast<size_t>(law.top_k) : SIZE_MAX});
         }
         const double least = max_ + std::log(law.min_p);
-        if (least > cut_.z) {
-            cut_ = {least, INT_MAX};
-        }
+        if (least > cut_.z) cut_ = {least, INT_MAX};
         power_ = std::min(1 / law.temperature, 1e300);
     }
     sum_blocks();
@@ -135,26 +127,19 @@ void Distribution::find_maximum() {
     maxima_of_maxima_.resize(blocks_of(block_max_.size()));
     passes().maxima(maxima_of_maxima_.data(), block_max_.data(), block_max_.size());
     max_x_ = -infinity;
-    for (const float m : maxima_of_maxima_) {
-        max_x_ = std::max(max_x_, m);
-    }
-    if (max_x_ == -infinity) {
+    for (const float m : maxima_of_maxima_) max_x_ = std::max(max_x_, m);
+    if (max_x_ == -infinity)
         throw Error(RWKV_INTERNAL, "no token can be drawn: no logit is finite");
-    }
     max_ = -wide_infinity;
     for (size_t b = 0; b < block_max_.size(); ++b) {
-        if (block_max_[b] < max_x_) {
-            continue;
-        }
+        if (block_max_[b] < max_x_) continue;
         for (size_t i = b * block_size; i < std::min(x_.size(), (b + 1) * block_size); ++i) {
             if (x_[i] == max_x_ && z(i) > max_) {
                 max_ = z(i);
                 first_ = i;
             }
         }
-        if (residual_.empty()) {
-            return;
-        }
+        if (residual_.empty()) return;
     }
 }
 
@@ -165,14 +150,10 @@ template <class Accept>
 void Distribution::gather(float threshold, size_t most, Accept accept) {
     candidates_.clear();
     for (size_t b = 0; b < block_max_.size(); ++b) {
-        if (block_max_[b] < threshold) {
-            continue;
-        }
+        if (block_max_[b] < threshold) continue;
         for (size_t i = b * block_size; i < std::min(x_.size(), (b + 1) * block_size); ++i) {
             if (accept(x_[i])) {
-                if (candidates_.size() == most) {
-                    return;
-                }
+                if (candidates_.size() == most) return;
                 candidates_.push_back({z(i), 0, static_cast<int32_t>(i)});
             }
         }
@@ -183,14 +164,10 @@ void Distribution::gather(float threshold, size_t most, Accept accept) {
 double Distribution::weigh_candidates() {
     const size_t n = candidates_.size(), step = LogitRow::widest;
     weights_.resize((n + step - 1) / step * step);
-    for (size_t i = 0; i < n; ++i) {
-        weights_[i] = candidates_[i].z - max_;
-    }
+    for (size_t i = 0; i < n; ++i) weights_[i] = candidates_[i].z - max_;
     passes().exp_exactly(weights_.data(), weights_.size());
     double sum = 0;
-    for (size_t i = 0; i < n; ++i) {
-        sum += candidates_[i].weight = weights_[i];
-    }
+    for (size_t i = 0; i < n; ++i) sum += candidates_[i].weight = weights_[i];
     return sum;
 }
 
@@ -200,35 +177,24 @@ Distribution::Cut Distribution::find_cut(Limits limits) {
     const bool many = blocks_within(8) > few_blocks;
     std::optional<Bracket> bracket = many ? guess_bracket(limits) : std::nullopt;
     Survey survey;
-    if (bracket) {
-        survey = take_survey(*bracket, limits);
-    }
+    if (bracket) survey = take_survey(*bracket, limits);
     if (limits.share < 1) {
-        const double sum = bracket ? survey.sum
-                                   : passes().sum_exp(x_.data(), x_.size(), max_x_, nullptr);
+        const double sum =
+            bracket ? survey.sum : passes().sum_exp(x_.data(), x_.size(), max_x_, nullptr);
         limits.weight = limits.share * sum;
     }
     // Usually a few tokens near the maximum are enough.
     for (const float depth : {3.f, 8.f}) {
-        if (blocks_within(depth) > few_blocks) {
-            break;
-        }
+        if (blocks_within(depth) > few_blocks) break;
         const float threshold = max_x_ - depth;
         gather(threshold, few, [=](float x) { return x >= threshold; });
-        if (candidates_.size() == few) {
-            break;
-        }
-        if (limits.reached(weigh_candidates(), candidates_.size())) {
+        if (candidates_.size() == few) break;
+        if (limits.reached(weigh_candidates(), candidates_.size()))
             return select(candidates_, 0, 0, limits);
-        }
     }
-    if (!many && (bracket = guess_bracket(limits))) {
-        survey = take_survey(*bracket, limits);
-    }
+    if (!many && (bracket = guess_bracket(limits))) survey = take_survey(*bracket, limits);
     if (bracket) {
-        if (std::optional<Cut> cut = find_cut_inside(*bracket, survey, limits)) {
-            return *cut;
-        }
+        if (std::optional<Cut> cut = find_cut_inside(*bracket, survey, limits)) return *cut;
     }
     return find_cut_by_histograms(limits);
 }
@@ -236,9 +202,7 @@ Distribution::Cut Distribution::find_cut(Limits limits) {
 // Histograms narrow the values down. The first has bands of 1/16; where logits are bunched so
 // closely that its band holds many, the next one divides that band.
 Distribution::Cut Distribution::find_cut_by_histograms(const Limits &limits) {
-    if (!row_.e) {
-        passes().sum_exp(x_.data(), x_.size(), max_x_, keep_e());
-    }
+    if (!row_.e) passes().sum_exp(x_.data(), x_.size(), max_x_, keep_e());
     double weight = 0;
     size_t count = 0;
     BandLaw law{.low = -FLT_MAX, .high = max_x_, .scale = 16, .n = Histogram::most};
@@ -246,9 +210,7 @@ Distribution::Cut Distribution::find_cut_by_histograms(const Limits &limits) {
         Histogram bands(law);
         bands.fill(x_, e_.data());
         size_t last = law.n - 1;
-        while (last > 0 && bands.counts[last] == 0) {
-            --last;
-        }
+        while (last > 0 && bands.counts[last] == 0) --last;
         const size_t band = limits.first(bands, last, weight, count);
         const auto inside = [&](float x) {
             return x >= law.low && x <= law.high && law.place(x) == band;
@@ -276,18 +238,12 @@ Distribution::Cut Distribution::find_cut_by_histograms(const Limits &limits) {
 // Every 16th logit tells roughly where the cut is. Nothing if there are too few, or all are equal.
 std::optional<Distribution::Bracket> Distribution::guess_bracket(const Limits &limits) {
     constexpr size_t stride = 16, least = 4096;
-    if (x_.size() < least) {
-        return {};
-    }
+    if (x_.size() < least) return {};
     sample_.resize(x_.size() / stride / 4 * 4);
-    for (size_t i = 0; i < sample_.size(); ++i) {
-        sample_[i] = x_[i * stride + i % stride];
-    }
+    for (size_t i = 0; i < sample_.size(); ++i) sample_[i] = x_[i * stride + i % stride];
     const float low = passes().least(sample_.data(), sample_.size());
     const float scale = (Histogram::most - 1) / (max_x_ - low);
-    if (!(scale > 0 && scale < FLT_MAX)) {
-        return {};
-    }
+    if (!(scale > 0 && scale < FLT_MAX)) return {};
     Histogram bands({.low = low, .high = max_x_, .scale = scale, .n = Histogram::most});
     sample_e_.resize(blocks_of(sample_.size()) * block_size);
     passes().sum_exp(sample_.data(), sample_.size(), max_x_, sample_e_.data());
@@ -309,9 +265,7 @@ std::optional<Distribution::Bracket> Distribution::guess_bracket(const Limits &l
         return Share{(p - error) * all, (p + error) * all};
     };
     Share by_weight, by_count;
-    if (limits.share < 1) {
-        by_weight = share_of(limits.share, weights * weights / squares, weights);
-    }
+    if (limits.share < 1) by_weight = share_of(limits.share, weights * weights / squares, weights);
     if (limits.count < SIZE_MAX) {
         const auto n = static_cast<double>(x_.size());
         by_count = share_of(static_cast<double>(limits.count) / n, counts, counts);
@@ -339,7 +293,7 @@ Survey Distribution::take_survey(const Bracket &bracket, const Limits &limits) {
     ids_.resize(most_inside + block_size);
     if (limits.share < 1) {
         passes().survey(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high, max_x_,
-                      keep_e());
+                        keep_e());
     } else {
         passes().survey_counts(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high);
     }
@@ -350,9 +304,7 @@ Survey Distribution::take_survey(const Bracket &bracket, const Limits &limits) {
 std::optional<Distribution::Cut> Distribution::find_cut_inside(const Bracket &bracket,
                                                                const Survey &survey,
                                                                const Limits &limits) {
-    if (survey.found > most_inside || limits.reached(survey.above, survey.count)) {
-        return {};
-    }
+    if (survey.found > most_inside || limits.reached(survey.above, survey.count)) return {};
     const std::span ids = std::span(ids_).first(survey.found);
     constexpr size_t n = 256;
     Histogram bands({bracket.low, bracket.high, (n - 1) / (bracket.high - bracket.low), n});
@@ -364,21 +316,15 @@ std::optional<Distribution::Cut> Distribution::find_cut_inside(const Bracket &br
         bands_[i] = static_cast<uint16_t>(bands.law.place(x_[id]));
     }
     passes().exp_exactly(weights_.data(), weights_.size());
-    for (size_t i = 0; i < ids.size(); ++i) {
-        bands.add(bands_[i], weights_[i]);
-    }
+    for (size_t i = 0; i < ids.size(); ++i) bands.add(bands_[i], weights_[i]);
     double weight = survey.above;
     size_t count = survey.count;
     const size_t band = limits.first(bands, n, weight, count);
     candidates_.clear();
-    for (size_t i = 0; i < ids.size(); ++i) {
-        if (bands_[i] == band) {
+    for (size_t i = 0; i < ids.size(); ++i)
+        if (bands_[i] == band)
             candidates_.push_back({z(static_cast<size_t>(ids[i])), weights_[i], ids[i]});
-        }
-    }
-    if (candidates_.empty()) {
-        return {};
-    }
+    if (candidates_.empty()) return {};
     return select(candidates_, weight, count, limits);
 }
 
@@ -407,9 +353,7 @@ Distribution::Cut Distribution::select(std::span<Candidate> c, double weight, si
         if (equal > begin && limits.reached(above, n_above)) {
             end = equal;
         } else if (limits.reached(through, n_through)) {
-            if (n_through <= limits.count) {
-                return {pivot, INT_MAX};
-            }
+            if (n_through <= limits.count) return {pivot, INT_MAX};
             const auto at = [&](size_t n) { return c.begin() + static_cast<ptrdiff_t>(n); };
             const auto last = at(equal + (limits.count - n_above) - 1);
             std::nth_element(at(equal), last, at(less),
@@ -423,9 +367,7 @@ Distribution::Cut Distribution::select(std::span<Candidate> c, double weight, si
     }
     // Rounding kept the sum from its limit: all that are left survive.
     double least = wide_infinity;
-    for (const Candidate &candidate : c.first(end)) {
-        least = std::min(least, candidate.z);
-    }
+    for (const Candidate &candidate : c.first(end)) least = std::min(least, candidate.z);
     return {least, INT_MAX};
 }
 
@@ -439,7 +381,7 @@ double Distribution::weigh(double *weights, size_t block) const {
     for (size_t i = 0; i < block_size; ++i) {
         const double value = i < n ? z(start + i) : -wide_infinity;
         weights[i] = cut_.keeps(value, static_cast<int32_t>(start + i)) ? (value - max_) * power_
-                                                                       : -wide_infinity;
+                                                                        : -wide_infinity;
     }
     passes().exp_exactly(weights, block_size);
     double even = 0, odd = 0;
@@ -460,9 +402,7 @@ void Distribution::correct_kept() {
         corrected_[i] = (x_[id] - max_x_) + residual_[id];
     }
     passes().sum_exp(corrected_.data(), n, 0, corrected);
-    for (size_t i = 0; i < n; ++i) {
-        e_[static_cast<size_t>(changed_[i])] = corrected[i];
-    }
+    for (size_t i = 0; i < n; ++i) e_[static_cast<size_t>(changed_[i])] = corrected[i];
 }
 
 // Where more than 32 blocks are alive, in float. A value at the cut takes a closer look if its
@@ -474,37 +414,28 @@ void Distribution::sum_blocks() {
     active_.resize(block_max_.size());
     if (active > 32) {
         const auto cut = static_cast<float>(cut_.z), shift = static_cast<float>(max_ - max_x_);
-        const bool simple = residual_.empty() && cut_.id == INT_MAX &&
-                            static_cast<double>(cut) == cut_.z;
-        if (power_ != 1 || shift != 0) {
-            row_.e = nullptr;
-        }
-        if (row_.e) {
-            correct_kept();
-        }
+        const bool simple =
+            residual_.empty() && cut_.id == INT_MAX && static_cast<double>(cut) == cut_.z;
+        if (power_ != 1 || shift != 0) row_.e = nullptr;
+        if (row_.e) correct_kept();
         active_.resize(passes().weigh(
             active_.data(), row_, threshold,
-            {.cut = cut, .max = max_x_, .shift = shift,
+            {.cut = cut,
+             .max = max_x_,
+             .shift = shift,
              .log2_power = static_cast<float>(std::min(power_ * 1.4426950408889634, 1e30)),
              .cut_survives = simple}));
-        for (BlockSum &block : active_) {
-            block.at_cut &= !simple && cut > -infinity;
-        }
+        for (BlockSum &block : active_) block.at_cut &= !simple && cut > -infinity;
     } else {
         size_t n = 0;
-        for (size_t b = 0; b < block_max_.size(); ++b) {
-            if (block_max_[b] >= threshold) {
-                active_[n++] = {0, static_cast<uint32_t>(b), true};
-            }
-        }
+        for (size_t b = 0; b < block_max_.size(); ++b)
+            if (block_max_[b] >= threshold) active_[n++] = {0, static_cast<uint32_t>(b), true};
         active_.resize(n);
     }
     total_ = 0;
     double weights[block_size];
     for (BlockSum &block : active_) {
-        if (block.at_cut) {
-            block.sum = weigh(weights, block.index);
-        }
+        if (block.at_cut) block.sum = weigh(weights, block.index);
         total_ += block.sum;
     }
 }
@@ -518,9 +449,7 @@ int32_t Distribution::token_at(double u) const {
             chosen = &block;  // the last one, should rounding leave the target behind all
             before = sum;
             sum += block.sum;
-            if (target < sum) {
-                break;
-            }
+            if (target < sum) break;
         }
     }
     double weights[block_size];
@@ -531,9 +460,7 @@ int32_t Distribution::token_at(double u) const {
         if (weights[i] > 0) {
             token = chosen->index * block_size + i;
             sum += weights[i];
-            if (inner < sum) {
-                break;
-            }
+            if (inner < sum) break;
         }
     }
     return static_cast<int32_t>(token);
@@ -545,9 +472,7 @@ void Distribution::probabilities(std::span<double> out) const {
     for (const BlockSum &block : active_) {
         const double sum = weigh(weights, block.index), share = block.sum / total_;
         const size_t start = block.index * block_size, n = std::min(block_size, x_.size() - start);
-        for (size_t i = 0; i < n && sum > 0; ++i) {
-            out[start + i] = weights[i] / sum * share;
-        }
+        for (size_t i = 0; i < n && sum > 0; ++i) out[start + i] = weights[i] / sum * share;
     }
 }
 
@@ -559,14 +484,10 @@ LogProbabilities log_softmax(std::span<const float> x, int32_t token, size_t k) 
     const double shift = static_cast<double>(max) + std::log(sum);
     std::vector<size_t> best;  // the greatest first
     for (size_t b = 0; k > 0 && b < block_max.size(); ++b) {
-        if (best.size() == k && block_max[b] <= x[best.back()]) {
-            continue;
-        }
+        if (best.size() == k && block_max[b] <= x[best.back()]) continue;
         for (size_t i = b * block_size; i < std::min(x.size(), (b + 1) * block_size); ++i) {
             if (best.size() == k) {
-                if (x[i] <= x[best.back()]) {
-                    continue;
-                }
+                if (x[i] <= x[best.back()]) continue;
                 best.pop_back();
             }
             const auto greater = [&](float value, size_t j) { return value > x[j]; };

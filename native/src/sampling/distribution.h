@@ -86,10 +86,10 @@ private:
     std::vector<float> block_max_;  // of x
     std::vector<float> maxima_of_maxima_;
     float max_x_ = 0;
-    double max_ = 0;                // of z
-    size_t first_ = 0;              // the lowest id with z = max
+    double max_ = 0;    // of z
+    size_t first_ = 0;  // the lowest id with z = max
     Cut cut_{};
-    double power_ = 1;              // 1 / T
+    double power_ = 1;  // 1 / T
     std::vector<BlockSum> active_;
     double total_ = 0;
     std::vector<Candidate> candidates_;

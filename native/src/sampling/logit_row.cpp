@@ -16,8 +16,8 @@ namespace rwkv {
 namespace narrow {
 #define LOGIT_LANES 4
 #include "sampling/logit_row.inl"
-constexpr LogitRow form{"narrow", maxima, sum_exp, exp_exactly, weigh, least,
-                         place, survey, survey_counts};
+constexpr LogitRow form{"narrow", maxima, sum_exp, exp_exactly,  weigh,
+                        least,    place,  survey,  survey_counts};
 #undef LOGIT_LANES
 }  // namespace narrow
 
@@ -31,8 +31,8 @@ constexpr LogitRow form{"narrow", maxima, sum_exp, exp_exactly, weigh, least,
 namespace avx2 {
 #define LOGIT_LANES 8
 #include "sampling/logit_row.inl"
-constexpr LogitRow form{"avx2", maxima, sum_exp, exp_exactly, weigh, least,
-                         place, survey, survey_counts};
+constexpr LogitRow form{"avx2", maxima, sum_exp, exp_exactly,  weigh,
+                        least,  place,  survey,  survey_counts};
 #undef LOGIT_LANES
 }  // namespace avx2
 #if defined(__clang__)
@@ -46,8 +46,8 @@ constexpr LogitRow form{"avx2", maxima, sum_exp, exp_exactly, weigh, least,
 namespace avx512 {
 #define LOGIT_LANES 16
 #include "sampling/logit_row.inl"
-constexpr LogitRow form{"avx512", maxima, sum_exp, exp_exactly, weigh, least,
-                         place, survey, survey_counts};
+constexpr LogitRow form{"avx512", maxima, sum_exp, exp_exactly,  weigh,
+                        least,    place,  survey,  survey_counts};
 #undef LOGIT_LANES
 }  // namespace avx512
 #if defined(__clang__)

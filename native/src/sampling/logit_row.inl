@@ -170,9 +170,7 @@ inline uint64_t exp_block(Sums &sums, Sums &above, const float *x, float max, fl
         LOGIT_EACH v[j] = (load(x + i + j * lanes) - max) * log2_e;
         exp2(v);
         LOGIT_EACH sums.add(j, v[j]);
-        if (e) {
-            LOGIT_EACH store(e + i + j * lanes, v[j]);
-        }
+        if (e) LOGIT_EACH store(e + i + j * lanes, v[j]);
         if constexpr (divided) {
             LOGIT_EACH {
                 const Mask m = gt(load(x + i + j * lanes), splat(high));
@@ -262,12 +260,12 @@ size_t weigh_as(BlockSum *out, const Row &row, float threshold, const QuickLaw &
 
 size_t weigh(BlockSum *out, const Row &row, float threshold, const QuickLaw &law) {
     if (row.e) {
-        return (law.cut_survives ? weigh_as<true, false, true> : weigh_as<true, false, false>)(
-            out, row, threshold, law);
+        return (law.cut_survives ? weigh_as<true, false, true>
+                                 : weigh_as<true, false, false>)(out, row, threshold, law);
     }
     if (row.residual) return weigh_as<false, true, false>(out, row, threshold, law);
-    return (law.cut_survives ? weigh_as<false, false, true> : weigh_as<false, false, false>)(
-        out, row, threshold, law);
+    return (law.cut_survives ? weigh_as<false, false, true>
+                             : weigh_as<false, false, false>)(out, row, threshold, law);
 }
 
 float least(const float *x, size_t n) {

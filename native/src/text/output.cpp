@@ -39,8 +39,7 @@ size_t decode(std::string &out, std::string &partial, std::string_view bytes) {
         const auto byte = static_cast<uint8_t>(bytes[i]);
         if (!partial.empty()) {
             const auto lead = static_cast<uint8_t>(partial[0]);
-            const bool fits =
-                partial.size() == 1 ? second_fits(lead, byte) : (byte & 0xc0) == 0x80;
+            const bool fits = partial.size() == 1 ? second_fits(lead, byte) : (byte & 0xc0) == 0x80;
             if (!fits) {  // the byte itself is looked at again
                 out += replacement;
                 ++replaced;
@@ -60,11 +59,8 @@ size_t decode(std::string &out, std::string &partial, std::string_view bytes) {
             out += replacement;
             ++replaced;
             break;
-        case 1:
-            out += static_cast<char>(byte);
-            break;
-        default:
-            partial += static_cast<char>(byte);
+        case 1: out += static_cast<char>(byte); break;
+        default: partial += static_cast<char>(byte);
         }
     }
     return replaced;
@@ -76,19 +72,14 @@ Output::Output(const std::vector<std::string> &stops) {
     for (size_t n = 0; n < stops.size(); ++n) {
         const std::string &stop = stops[n];
         const std::string name = "stop[" + std::to_string(n) + "]";
-        if (stop.empty()) {
-            throw invalid(name + " is empty");
-        }
+        if (stop.empty()) throw invalid(name + " is empty");
         std::string characters, partial;
-        if (decode(characters, partial, stop) > 0 || !partial.empty()) {
+        if (decode(characters, partial, stop) > 0 || !partial.empty())
             throw invalid(name + " is not UTF-8");
-        }
         std::vector<uint32_t> border(stop.size() + 1);
         uint32_t k = 0;
         for (size_t i = 1; i < stop.size(); ++i) {
-            while (k > 0 && stop[i] != stop[k]) {
-                k = border[k];
-            }
+            while (k > 0 && stop[i] != stop[k]) k = border[k];
             k += stop[i] == stop[k];
             border[i + 1] = k;
         }
@@ -97,9 +88,7 @@ Output::Output(const std::vector<std::string> &stops) {
 }
 
 bool Output::add(std::string_view bytes, std::string &text, bool may_stop) {
-    if (stopped_) {
-        return true;
-    }
+    if (stopped_) return true;
     std::string characters;
     decode(characters, partial_, bytes);
     return match(characters, text, may_stop);
@@ -125,9 +114,7 @@ bool Output::match(std::string_view characters, std::string &text, bool may_stop
         size_t complete = 0;
         for (Stop &stop : stops_) {
             uint32_t k = stop.matched;
-            while (k > 0 && stop.text[k] != c) {
-                k = stop.border[k];
-            }
+            while (k > 0 && stop.text[k] != c) k = stop.border[k];
             k += stop.text[k] == c;
             stop.matched = k;
             if (k < stop.text.size()) continue;
@@ -143,9 +130,7 @@ bool Output::match(std::string_view characters, std::string &text, bool may_stop
         }
     }
     size_t keep = 0;
-    for (const Stop &stop : stops_) {
-        keep = std::max<size_t>(keep, stop.matched);
-    }
+    for (const Stop &stop : stops_) keep = std::max<size_t>(keep, stop.matched);
     text.append(held_, 0, held_.size() - keep);
     held_.erase(0, held_.size() - keep);
     return false;

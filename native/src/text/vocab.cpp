@@ -48,9 +48,9 @@ class Places {
 public:
     explicit Places(std::vector<uint64_t> &units) : units_(units) {
         Block &first = add_block();
-        first.free.clear(0);       // the root
+        first.free.clear(0);  // the root
         first.count = 255;
-        first.base_taken.set(0);   // base 0 marks leaves: it must lead nowhere
+        first.base_taken.set(0);  // base 0 marks leaves: it must lead nowhere
     }
 
     // A base for a node with these child labels, whose units are then taken.
@@ -59,17 +59,11 @@ public:
             Block &block = open_[i];
             if (block.count >= labels.size()) {
                 const int base = find(block, labels);
-                if (base >= 0) {
-                    return occupy(i, static_cast<uint64_t>(base), labels);
-                }
+                if (base >= 0) return occupy(i, static_cast<uint64_t>(base), labels);
             }
-            if (++block.failures > 32) {
-                open_.erase(open_.begin() + static_cast<ptrdiff_t>(i--));
-            }
+            if (++block.failures > 32) open_.erase(open_.begin() + static_cast<ptrdiff_t>(i--));
         }
-        if (open_.size() >= 16) {
-            open_.erase(open_.begin());
-        }
+        if (open_.size() >= 16) open_.erase(open_.begin());
         add_block();
         return occupy(open_.size() - 1, 0, labels);
     }
@@ -84,9 +78,7 @@ private:
 
     Block &add_block() {
         Block block{.start = units_.size(), .free = {}, .base_taken = {}};
-        for (size_t i = 0; i < 256; ++i) {
-            block.free.set(i);
-        }
+        for (size_t i = 0; i < 256; ++i) block.free.set(i);
         units_.resize(units_.size() + 256, no_label);
         return open_.emplace_back(block);
     }
@@ -115,9 +107,7 @@ private:
             block.free.clear(low ^ label);
             units_[base ^ label] = label;
         }
-        if (block.count == 0) {
-            open_.erase(open_.begin() + static_cast<ptrdiff_t>(i));
-        }
+        if (block.count == 0) open_.erase(open_.begin() + static_cast<ptrdiff_t>(i));
         return base;
     }
 
@@ -129,9 +119,8 @@ private:
 // the bytes themselves.
 uint64_t sort_key(std::string_view bytes) {
     uint64_t key = 0;
-    for (size_t i = 0; i < 8; ++i) {
+    for (size_t i = 0; i < 8; ++i)
         key = key << 8 | (i < bytes.size() ? static_cast<uint8_t>(bytes[i]) : 0);
-    }
     return key;
 }
 
@@ -144,9 +133,8 @@ uint64_t sort_key(std::string_view bytes) {
 uint32_t parse_number(std::string_view text, size_t line, const char *name) {
     uint32_t value = 0;
     const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (code != std::errc() || end != text.data() + text.size()) {
+    if (code != std::errc() || end != text.data() + text.size())
         bad_line(line, std::string(name) + " is not a number");
-    }
     return value;
 }
 
@@ -154,16 +142,14 @@ uint32_t parse_hex(std::string_view text, size_t at, size_t digits, size_t line)
     uint32_t value = 0;
     const std::string_view hex = text.substr(at, digits);
     const char *end = hex.data() + hex.size();
-    if (hex.size() < digits || std::from_chars(hex.data(), end, value, 16).ptr != end) {
+    if (hex.size() < digits || std::from_chars(hex.data(), end, value, 16).ptr != end)
         bad_line(line, "an escape lacks hexadecimal digits");
-    }
     return value;
 }
 
 void append_utf8(std::string &out, uint32_t code, size_t line) {
-    if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) {
+    if (code > 0x10ffff || (code >= 0xd800 && code < 0xe000))
         bad_line(line, "an escape is no character");
-    }
     if (code < 0x80) {
         out += static_cast<char>(code);
     } else if (code < 0x800) {
@@ -186,20 +172,16 @@ void append_utf8(std::string &out, uint32_t code, size_t line) {
 void append_literal(std::string &out, std::string_view text, size_t line) {
     const bool raw = !text.empty() && text.front() == 'b';
     text.remove_prefix(raw);
-    if (text.size() < 2 || (text[0] != '\'' && text[0] != '"') || text.back() != text[0]) {
+    if (text.size() < 2 || (text[0] != '\'' && text[0] != '"') || text.back() != text[0])
         bad_line(line, "the token is not a quoted Python literal");
-    }
     const char quote = text[0];
     text = text.substr(1, text.size() - 2);
     for (size_t i = 0; i < text.size();) {
         const char c = text[i++];
-        if (c == quote) {
-            bad_line(line, "a quote inside the token is not escaped");
-        }
+        if (c == quote) bad_line(line, "a quote inside the token is not escaped");
         if (c != '\\') {
-            if (raw && static_cast<uint8_t>(c) >= 0x80) {
+            if (raw && static_cast<uint8_t>(c) >= 0x80)
                 bad_line(line, "a bytes literal holds a character outside ASCII");
-            }
             out += c;
             continue;
         }
@@ -209,22 +191,21 @@ void append_literal(std::string &out, std::string_view text, size_t line) {
         case 'n': out += '\n'; continue;
         case 't': out += '\t'; continue;
         case 'r': out += '\r'; continue;
-        case '\\': case '\'': case '"': out += escape; continue;
+        case '\\':
+        case '\'':
+        case '"': out += escape; continue;
         case 'x': digits = 2; break;
         case 'u': digits = raw ? 0 : 4; break;
         case 'U': digits = raw ? 0 : 8; break;
         default: break;
         }
-        if (digits == 0) {
-            bad_line(line, "an escape is unknown or cut short");
-        }
+        if (digits == 0) bad_line(line, "an escape is unknown or cut short");
         const uint32_t code = parse_hex(text, i, digits, line);
         i += digits;
-        if (raw) {
+        if (raw)
             out += static_cast<char>(code);
-        } else {
+        else
             append_utf8(out, code, line);
-        }
     }
 }
 
@@ -244,20 +225,13 @@ Vocab Vocab::parse(std::string_view text) {
         const size_t end = text.find('\n');
         std::string_view row = text.substr(0, end);
         text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
-        if (row.ends_with('\r')) {
-            row.remove_suffix(1);
-        }
+        if (row.ends_with('\r')) row.remove_suffix(1);
         const size_t first = row.find(' '), last = row.rfind(' ');
-        if (first == std::string_view::npos || first == last) {
+        if (first == std::string_view::npos || first == last)
             bad_line(line, "expected `id literal length`");
-        }
         const uint32_t id = parse_number(row.substr(0, first), line, "the id");
-        if (id >= max_ids) {
-            bad_line(line, "the id must be below " + std::to_string(max_ids));
-        }
-        if (id >= entries.size()) {
-            entries.resize(id + 1);
-        }
+        if (id >= max_ids) bad_line(line, "the id must be below " + std::to_string(max_ids));
+        if (id >= entries.size()) entries.resize(id + 1);
         if (entries[id].line) {
             bad_line(line, "the id " + std::to_string(id) + " occurs twice, first in line " +
                                std::to_string(entries[id].line));
@@ -265,18 +239,14 @@ Vocab Vocab::parse(std::string_view text) {
         const size_t offset = bytes.size();
         append_literal(bytes, row.substr(first + 1, last - first - 1), line);
         const size_t length = bytes.size() - offset;
-        if (length == 0) {
-            bad_line(line, "the token is empty");
-        }
+        if (length == 0) bad_line(line, "the token is empty");
         if (parse_number(row.substr(last + 1), line, "the length") != length) {
             bad_line(line, "the token has " + std::to_string(length) + " bytes, not " +
                                std::string(row.substr(last + 1)));
         }
         entries[id] = {offset, static_cast<uint32_t>(length), static_cast<uint32_t>(line)};
     }
-    if (entries.empty()) {
-        throw invalid("the vocabulary is empty");
-    }
+    if (entries.empty()) throw invalid("the vocabulary is empty");
 
     Vocab vocab;
     vocab.blob_.reserve(bytes.size());
@@ -291,18 +261,15 @@ Vocab Vocab::parse(std::string_view text) {
 }
 
 Vocab::Vocab(const std::vector<std::string> &tokens) {
-    if (tokens.size() > max_ids) {
+    if (tokens.size() > max_ids)
         throw invalid("a vocabulary has at most " + std::to_string(max_ids) + " tokens");
-    }
     offsets_.reserve(tokens.size() + 1);
     offsets_.push_back(0);
     for (const std::string &token : tokens) {
         blob_ += token;
         offsets_.push_back(blob_.size());
     }
-    if (blob_.empty()) {
-        throw invalid("the vocabulary is empty");
-    }
+    if (blob_.empty()) throw invalid("the vocabulary is empty");
     build_trie();
 }
 
@@ -323,9 +290,7 @@ void Vocab::build_trie() {
         }
     }
     std::sort(items.begin(), items.end(), [&](const Item &a, const Item &b) {
-        if (a.key != b.key) {
-            return a.key < b.key;
-        }
+        if (a.key != b.key) return a.key < b.key;
         const int order = bytes(a.id).compare(bytes(b.id));
         return order != 0 ? order < 0 : a.id < b.id;
     });
@@ -342,13 +307,9 @@ void Vocab::build_trie() {
         for (auto [begin, end, depth, unit] : runs) {
             if (bytes(items[begin].id).size() == depth) {
                 trie_[unit] |= static_cast<uint64_t>(items[begin].id + 1) << 9;  // the smallest id
-                while (begin < end && bytes(items[begin].id).size() == depth) {
-                    ++begin;
-                }
+                while (begin < end && bytes(items[begin].id).size() == depth) ++begin;
             }
-            if (begin == end) {
-                continue;
-            }
+            if (begin == end) continue;
             labels.clear();
             ends.clear();
             for (size_t i = begin; i < end; ++i) {
@@ -372,9 +333,7 @@ void Vocab::build_trie() {
 }
 
 std::string_view Vocab::bytes(int32_t id) const {
-    if (id < 0 || static_cast<size_t>(id) >= size()) {
-        return {};
-    }
+    if (id < 0 || static_cast<size_t>(id) >= size()) return {};
     const size_t i = static_cast<size_t>(id);
     return std::string_view(blob_).substr(offsets_[i], offsets_[i + 1] - offsets_[i]);
 }
@@ -384,12 +343,8 @@ void Vocab::beginnings(std::vector<int32_t> &ids, std::string_view text) const {
     for (const char c : text) {
         const auto byte = static_cast<uint8_t>(c);
         unit = trie_[unit_base(unit) ^ byte];
-        if (unit_label(unit) != byte) {
-            return;
-        }
-        if (const uint64_t id = unit_id(unit)) {
-            ids.push_back(static_cast<int32_t>(id - 1));
-        }
+        if (unit_label(unit) != byte) return;
+        if (const uint64_t id = unit_id(unit)) ids.push_back(static_cast<int32_t>(id - 1));
     }
 }
 
@@ -405,9 +360,7 @@ void Vocab::encode(std::vector<int32_t> &ids, std::string_view text) const {
         const uint8_t *best_end = p;
         for (const uint8_t *q = p; q < end;) {
             unit = units[unit_base(unit) ^ *q];
-            if (unit_label(unit) != *q) {
-                break;
-            }
+            if (unit_label(unit) != *q) break;
             ++q;
             const uint64_t id = unit_id(unit);
             best = id ? id : best;
@@ -422,8 +375,8 @@ void Vocab::encode(std::vector<int32_t> &ids, std::string_view text) const {
     }
 }
 
-// Most tokens are short: 16 bytes are copied whatever their length, and the next token overwrites what
-// was too much.
+// Most tokens are short: 16 bytes are copied whatever their length, and the next token overwrites
+// what was too much.
 size_t Vocab::decode(std::span<char> out, std::span<const int32_t> ids) const {
     size_t n = 0;
     for (const int32_t id : ids) {
@@ -434,11 +387,10 @@ size_t Vocab::decode(std::span<char> out, std::span<const int32_t> ids) const {
         const size_t i = static_cast<size_t>(id);
         const size_t length = offsets_[i + 1] - offsets_[i];
         const char *from = blob_.data() + offsets_[i];
-        if (n + 16 <= out.size() && length <= 16) {
+        if (n + 16 <= out.size() && length <= 16)
             std::memcpy(out.data() + n, from, 16);
-        } else if (n < out.size()) {
+        else if (n < out.size())
             std::memcpy(out.data() + n, from, std::min(length, out.size() - n));
-        }
         n += length;
     }
     return n;

@@ -1,5 +1,6 @@
 // id -> bytes for every tokenizer, and greedy longest match for byte vocabularies such as World.
-// Called by api.cpp and, for the bytes of a drawn token, by sequence.cpp and state_trie.cpp; never knows about prompts.
+// Called by api.cpp and, for the bytes of a drawn token, by sequence.cpp and state_trie.cpp; never
+// knows about prompts.
 #pragma once
 
 #include <cstdint>
@@ -24,12 +25,12 @@ public:
     // Appends to ids; of several ids with the same bytes the smallest wins. Throws Error
     // (RWKV_INVALID) naming the byte offset where no token matches; ids is then as it was.
     void encode(std::vector<int32_t> &ids, std::string_view text) const;
-    // Appends the tokens that the text begins with, the shortest first; of several with the same bytes the
-    // smallest.
+    // Appends the tokens that the text begins with, the shortest first; of several with the same
+    // bytes the smallest.
     void beginnings(std::vector<int32_t> &ids, std::string_view text) const;
     size_t longest() const { return longest_; }  // bytes of a token
-    // Writes the bytes of ids as far as `out` reaches and returns how many there are. Ids without bytes
-    // add nothing; ids outside [0, size()) throw Error (RWKV_INVALID).
+    // Writes the bytes of ids as far as `out` reaches and returns how many there are. Ids without
+    // bytes add nothing; ids outside [0, size()) throw Error (RWKV_INVALID).
     size_t decode(std::span<char> out, std::span<const int32_t> ids) const;
 
 private:

@@ -10,7 +10,8 @@ namespace rwkv {
 
 namespace {
 
-// row[c] += Σ_j weights[j] · lines[j · stride + c]. A strip of columns stays in registers over all j.
+// row[c] += Σ_j weights[j] · lines[j · stride + c]. A strip of columns stays in registers over all
+// j.
 void add_lines(float *row, int64_t columns, const float *weights, const float *lines, int64_t n,
                int64_t stride) {
     constexpr int64_t kStrip = 32;
@@ -86,7 +87,8 @@ void require_change_fits(const Change &change, int64_t out, int64_t in) {
     case ChangeKind::magnitude: fits = a == out; break;
     }
     if (!fits)
-        throw invalid("the change does not fit a matrix [" + std::to_string(out) + ", " + std::to_string(in) + "]");
+        throw invalid("the change does not fit a matrix [" + std::to_string(out) + ", " +
+                      std::to_string(in) + "]");
 }
 
 void change_row(float *row, int64_t o, int64_t in, const Change &change) {

@@ -1,6 +1,6 @@
-// What an adapter changes of a matrix [out, in] while it is read, row by row: LoRA, shards, Bat and the
-// magnitudes of DoRA. Made by arch/weight_reader.cpp and by api.cpp; applied by tensor.cpp to every row that it
-// reads. Knows no names and no files.
+// What an adapter changes of a matrix [out, in] while it is read, row by row: LoRA, shards, Bat and
+// the magnitudes of DoRA. Made by arch/weight_reader.cpp and by api.cpp; applied by tensor.cpp to
+// every row that it reads. Knows no names and no files.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,13 @@ namespace rwkv {
 //   bat_columns  w[c:] += w[c:] · a[c / rank] + a[c / rank, o mod rank]    a [in / rank, rank, rank], c whole blocks
 //   bat_rows     the same with a[o / rank] for every block      a [out / rank, rank, rank]
 //   magnitude    w *= a[o] / ‖w‖                                a [out]
-enum class ChangeKind : int32_t { low_rank = 0, shard = 1, bat_columns = 2, bat_rows = 3, magnitude = 4 };
+enum class ChangeKind : int32_t {
+    low_rank = 0,
+    shard = 1,
+    bat_columns = 2,
+    bat_rows = 3,
+    magnitude = 4
+};
 
 struct Change {
     ChangeKind kind = ChangeKind::low_rank;

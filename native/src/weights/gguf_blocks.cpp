@@ -1,5 +1,5 @@
-// See gguf_blocks.h. q are the integers of a block, written from its bytes into an array first, so that
-// what the bytes say and what the numbers mean stay apart.
+// See gguf_blocks.h. q are the integers of a block, written from its bytes into an array first, so
+// that what the bytes say and what the numbers mean stay apart.
 #include "weights/gguf_blocks.h"
 
 #include "weights/half.h"
@@ -66,8 +66,8 @@ void read_32(float *out, Bytes p, DType type) {
     }
 }
 
-// The scale and the minimum, 6 bits each, of part j of 8: 12 bytes hold the low bits of parts 0 to 3, then
-// of parts 4 to 7, whose high bits fill up the bytes of the first.
+// The scale and the minimum, 6 bits each, of part j of 8: 12 bytes hold the low bits of parts 0 to
+// 3, then of parts 4 to 7, whose high bits fill up the bytes of the first.
 void scale_and_minimum(int &scale, int &minimum, Bytes p, int j) {
     const auto at = [p](int i) { return static_cast<int>(byte_at(p, i)); };
     if (j < 4) {
@@ -79,8 +79,8 @@ void scale_and_minimum(int &scale, int &minimum, Bytes p, int j) {
     }
 }
 
-// d, dmin, 12 bytes of scales and minima; Q5_K: 32 bytes of fifth bits; 128 bytes of 4 bits. The bytes 32 i
-// to 32 i + 31 hold parts 2 i and 2 i + 1 of 32 elements.
+// d, dmin, 12 bytes of scales and minima; Q5_K: 32 bytes of fifth bits; 128 bytes of 4 bits. The
+// bytes 32 i to 32 i + 31 hold parts 2 i and 2 i + 1 of 32 elements.
 void read_k45(float *out, Bytes p, bool five) {
     const float d = half_at(p), least = half_at(p + 2);
     const Bytes low = p + (five ? 48 : 16);
@@ -97,7 +97,8 @@ void read_k45(float *out, Bytes p, bool five) {
     }
 }
 
-// 128 bytes of 4 bits, 64 of 2 more, 16 signed scales of 16 elements each, d; halves of 128 elements.
+// 128 bytes of 4 bits, 64 of 2 more, 16 signed scales of 16 elements each, d; halves of 128
+// elements.
 void read_k6(float *out, Bytes p) {
     const float d = half_at(p + 208);
     for (int half = 0; half < 2; ++half) {
@@ -105,9 +106,10 @@ void read_k6(float *out, Bytes p) {
         for (int i = 0; i < 128; ++i) {
             const int part = i / 32, l = i % 32;
             const uint32_t both = byte_at(low, l + 32 * (part % 2));
-            const uint32_t q = (part < 2 ? both & 15 : both >> 4) |
-                               (byte_at(high, l) >> (2 * part) & 3) << 4;
-            const float scale = d * static_cast<float>(static_cast<int8_t>(byte_at(scales, i / 16)));
+            const uint32_t q =
+                (part < 2 ? both & 15 : both >> 4) | (byte_at(high, l) >> (2 * part) & 3) << 4;
+            const float scale =
+                d * static_cast<float>(static_cast<int8_t>(byte_at(scales, i / 16)));
             out[128 * half + i] = scale * static_cast<float>(static_cast<int>(q) - 32);
         }
     }
@@ -117,14 +119,13 @@ void read_k6(float *out, Bytes p) {
 
 void read_blocks(float *out, Bytes blocks, DType type, int64_t n) {
     const Unit unit = unit_of(type);
-    for (int64_t i = 0; i < n; i += unit.elements, blocks += unit.bytes, out += unit.elements) {
+    for (int64_t i = 0; i < n; i += unit.elements, blocks += unit.bytes, out += unit.elements)
         if (type == DType::q4_k || type == DType::q5_k)
             read_k45(out, blocks, type == DType::q5_k);
         else if (type == DType::q6_k)
             read_k6(out, blocks);
         else
             read_32(out, blocks, type);
-    }
 }
 
 bool finite_blocks(Bytes blocks, DType type, int64_t n) {

@@ -1,8 +1,9 @@
-// The block formats of quantised GGUF files, read as fp32: what their bytes mean, nothing about the file
-// around them. Used by tensor.cpp, and by what checks or packs such tensors; never writes one.
+// The block formats of quantised GGUF files, read as fp32: what their bytes mean, nothing about the
+// file around them. Used by tensor.cpp, and by what checks or packs such tensors; never writes one.
 //
 // A block holds 32 or 256 neighbours of a row, with fp16 scales d (and m or dmin, which is added or
-// subtracted) for all of them; the K formats have 6- or 8-bit scales for parts of the block below those.
+// subtracted) for all of them; the K formats have 6- or 8-bit scales for parts of the block below
+// those.
 #pragma once
 
 #include "weights/tensor.h"

@@ -1,5 +1,5 @@
-// See quant.h. Four outputs go side by side through the loops that take the time, in vectors that every
-// machine has; no sum crosses them, so the result is the same for each.
+// See quant.h. Four outputs go side by side through the loops that take the time, in vectors that
+// every machine has; no sum crosses them, so the result is the same for each.
 #include "weights/quant.h"
 
 #include "weights/half.h"
@@ -38,7 +38,8 @@ F clamp(F x, float low, float high) {
     return x > low ? x : splat(low);
 #endif
 }
-// To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no room for a fraction.
+// To the nearest integer, ties to even, for |x| < 2^22: adding 1.5 · 2^23 leaves no room for a
+// fraction.
 F nearest(F x) { return (x + 12582912.0f) - 12582912.0f; }
 
 constexpr float largest_of(DType type) { return type == DType::i8 ? 127 : 7; }
@@ -69,9 +70,9 @@ void scales_i8(uint16_t *scales, const float *w) {
 }
 
 // For int4. The extreme weight is mapped to each of these values in turn (beyond −8 and 7 it is cut
-// off, which the others may gain more from than it loses); the q that follow have a best scale of their
-// own, d = Σ w q / Σ q², and with it the error Σ w² − d Σ w q. Against a search of 800 scales these few
-// leave 0.3 % more error (root mean square) on normal weights, 0.7 % on uniform ones.
+// off, which the others may gain more from than it loses); the q that follow have a best scale of
+// their own, d = Σ w q / Σ q², and with it the error Σ w² − d Σ w q. Against a search of 800 scales
+// these few leave 0.3 % more error (root mean square) on normal weights, 0.7 % on uniform ones.
 constexpr float kTargets[] = {-9.2f, -8.6f, -8.2f, -7.7f, 6.9f, 7.3f, 7.7f, 8.4f};
 
 void scales_i4(uint16_t *scales, const float *w) {
@@ -117,9 +118,7 @@ Loss round_tile(float *q, const float *w, const uint16_t *scales, DType type) {
             norm += wk * wk;
             store(q + k * kOutputs + o, qk);
         }
-    const auto total = [](F v) {
-        return static_cast<double>(v[0]) + v[1] + v[2] + v[3];
-    };
+    const auto total = [](F v) { return static_cast<double>(v[0]) + v[1] + v[2] + v[3]; };
     return {total(error), total(norm)};
 }
 
@@ -148,14 +147,14 @@ uint16_t scale_at(const std::byte *panel, int64_t group, int64_t o) {
 
 // q of input k of a group.
 int number_at(const std::byte *tile, DType type, int64_t o, int64_t k) {
-    if (type == DType::i8)
-        return static_cast<int>(tile[(k / 4 * kOutputs + o) * 4 + k % 4]) - 128;
+    if (type == DType::i8) return static_cast<int>(tile[(k / 4 * kOutputs + o) * 4 + k % 4]) - 128;
     const int both = static_cast<int>(tile[(k / 8 * kOutputs + o) * 4 + k % 4]);
     return (k % 8 < 4 ? both & 15 : both >> 4) - 8;
 }
 
 const std::byte *group_at(const std::byte *panel, DType type, int64_t in, int64_t g) {
-    return panel + scale_bytes(type, in) + static_cast<size_t>(g * tile_of(type)) / (type == DType::i8 ? 1 : 2);
+    return panel + scale_bytes(type, in) +
+           static_cast<size_t>(g * tile_of(type)) / (type == DType::i8 ? 1 : 2);
 }
 
 // Writes w as `type` and returns what is left of it there.
@@ -170,7 +169,8 @@ float put(std::byte *to, float w, DType type) {
 }
 
 Loss pack_plain(std::byte *panels, const float *weights, DType type, int64_t rows, int64_t in) {
-    std::memset(panels, 0, static_cast<size_t>((rows + kOutputs - 1) / kOutputs) * panel_bytes(type, in));
+    std::memset(panels, 0,
+                static_cast<size_t>((rows + kOutputs - 1) / kOutputs) * panel_bytes(type, in));
     Loss loss;
     for (int64_t o = 0; o < rows; ++o)
         for (int64_t k = 0; k < in; ++k) {
@@ -230,7 +230,8 @@ void unpack(float *weights, const std::byte *panel, DType type, int64_t in, int6
     for (int64_t k = 0; k < in; ++k) {
         const int64_t g = k / group(type);
         const float d = from_f16(scale_at(panel, g, o));
-        weights[k] = d * static_cast<float>(number_at(group_at(panel, type, in, g), type, o, k % group(type)));
+        weights[k] = d * static_cast<float>(
+                             number_at(group_at(panel, type, in, g), type, o, k % group(type)));
     }
 }
 
@@ -254,7 +255,8 @@ double product(const std::byte *panel, DType type, int64_t in, int64_t o, const 
     for (int64_t g = 0; g < groups(type, in); ++g) {
         const std::byte *tile = group_at(panel, type, in, g);
         int32_t sum = 0;
-        for (int64_t k = 0; k < group(type); ++k) sum += number_at(tile, type, o, k) * p[g * group(type) + k];
+        for (int64_t k = 0; k < group(type); ++k)
+            sum += number_at(tile, type, o, k) * p[g * group(type) + k];
         y += static_cast<double>(sum) * from_f16(scale_at(panel, g, o)) * static_cast<double>(s[g]);
     }
     return y;

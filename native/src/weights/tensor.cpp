@@ -36,8 +36,7 @@ void read_line(float *out, const std::byte *data, DType dtype, int64_t n, int64_
         for (int64_t i = 0; i < n; ++i) out[i] = from_bf16(peek<uint16_t>(data, i * stride));
         return;
     case DType::f64:
-        for (int64_t i = 0; i < n; ++i)
-            out[i] = static_cast<float>(peek<double>(data, i * stride));
+        for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(peek<double>(data, i * stride));
         return;
     default: read_blocks(out, data, dtype, n);
     }

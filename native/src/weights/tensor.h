@@ -1,5 +1,5 @@
-// A checked, read-only view of one checkpoint tensor. Made by load.cpp from the index and the mapped
-// file; read by the architectures and by Backend::matrix.
+// A checked, read-only view of one checkpoint tensor. Made by load.cpp from the index and the
+// mapped file; read by the architectures and by Backend::matrix.
 #pragma once
 
 #include "weights/change.h"
@@ -12,11 +12,24 @@
 
 namespace rwkv {
 
-// i8 and i4 are the block formats of quant.h: of matrices in memory and in packed files. q4_0 and the others
-// are those of GGUF files (gguf_blocks.h): of tensors in a file, and of tables that are only looked up.
+// i8 and i4 are the block formats of quant.h: of matrices in memory and in packed files. q4_0 and
+// the others are those of GGUF files (gguf_blocks.h): of tensors in a file, and of tables that are
+// only looked up.
 enum class DType : int32_t {
-    f32 = 0, f16 = 1, bf16 = 2, f64 = 3, i8 = 4, i4 = 5,
-    q4_0 = 16, q4_1 = 17, q5_0 = 18, q5_1 = 19, q8_0 = 20, q4_k = 21, q5_k = 22, q6_k = 23,
+    f32 = 0,
+    f16 = 1,
+    bf16 = 2,
+    f64 = 3,
+    i8 = 4,
+    i4 = 5,
+    q4_0 = 16,
+    q4_1 = 17,
+    q5_0 = 18,
+    q5_1 = 19,
+    q8_0 = 20,
+    q4_k = 21,
+    q5_k = 22,
+    q6_k = 23,
 };
 
 constexpr bool in_blocks(DType t) { return t >= DType::q4_0; }
@@ -48,8 +61,9 @@ const char *name_of(DType t);  // "fp32" ...
 
 // In what a layer computes and how its matrices are kept.
 struct Precision {
-    DType compute;     // to which the inputs of products are rounded, and of what is not quantised
-    DType stored;      // of the large matrices: compute, i8, or i4, where a tensor that it would harm gets i8
+    DType compute;  // to which the inputs of products are rounded, and of what is not quantised
+    DType stored;   // of the large matrices: compute, i8, or i4, where a tensor that it would harm
+                    // gets i8
     bool own = false;  // one that the file holds quantised keeps its own format instead
 
     Precision(DType both = DType::f32) : compute(both), stored(both) {}
@@ -70,9 +84,10 @@ struct Tensor {
     std::vector<int64_t> shape;
     std::vector<int64_t> stride;  // in elements; of blocks: the last is 1, the others whole blocks
     float scale = 1;              // a power of two; the readers below multiply by it
-    bool packed = false;                // a matrix in the panels of quant.h; i8 and i4 always are
+    bool packed = false;          // a matrix in the panels of quant.h; i8 and i4 always are
     std::shared_ptr<const void> owner;  // of the bytes, where they may be kept; else null
-    // What read_row makes of every row, one after the other; null for nothing. Of plain matrices only.
+    // What read_row makes of every row, one after the other; null for nothing. Of plain matrices
+    // only.
     std::shared_ptr<const std::vector<Change>> changes;
 
     int64_t count() const {
@@ -82,9 +97,11 @@ struct Tensor {
     }
 };
 
-// Every element as float, in C order of the shape; out holds count() floats. Exact for 16-bit types.
+// Every element as float, in C order of the shape; out holds count() floats. Exact for 16-bit
+// types.
 void read_floats(float *out, const Tensor &tensor);
-// Row `row` of a two-dimensional tensor, packed or not, but not i8 or i4, with its changes; shape[1] floats.
+// Row `row` of a two-dimensional tensor, packed or not, but not i8 or i4, with its changes;
+// shape[1] floats.
 void read_row(float *out, const Tensor &tensor, int64_t row);
 
 }  // namespace rwkv

@@ -11,9 +11,7 @@ namespace rwkv {
 
 std::string shape_text(const std::vector<int64_t> &shape) {
     std::string text = "[";
-    for (size_t i = 0; i < shape.size(); ++i) {
-        text += (i ? ", " : "") + std::to_string(shape[i]);
-    }
+    for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
     return text + "]";
 }
 
@@ -25,9 +23,8 @@ TensorTable::TensorTable(std::vector<Tensor> tensors)
             t.shape.erase(t.shape.begin());
             t.stride.erase(t.stride.begin());
         }
-        if (!index_.emplace(t.name, i).second) {
+        if (!index_.emplace(t.name, i).second)
             throw invalid("the tensor " + t.name + " occurs twice");
-        }
     }
 }
 
@@ -72,7 +69,8 @@ const Tensor &TensorTable::tensor(const std::string &name, const std::vector<int
 std::vector<float> TensorTable::vector(const std::string &name, int64_t count) {
     const Tensor &tensor = take(name);
     if (tensor.packed) {
-        throw invalid("the tensor " + name + " is packed as " + name_of(tensor.dtype) + " and should be plain numbers");
+        throw invalid("the tensor " + name + " is packed as " + name_of(tensor.dtype) +
+                      " and should be plain numbers");
     }
     if (tensor.count() != count) {
         throw invalid("the tensor " + name + " has the shape " + shape_text(tensor.shape) +
@@ -80,9 +78,8 @@ std::vector<float> TensorTable::vector(const std::string &name, int64_t count) {
     }
     std::vector<float> values(static_cast<size_t>(count));
     read_floats(values.data(), tensor);
-    for (float x : values) {
+    for (float x : values)
         if (!std::isfinite(x)) throw invalid("the tensor " + name + " holds a NaN or an infinity");
-    }
     return values;
 }
 
@@ -97,9 +94,8 @@ int64_t TensorTable::layers() const {
         const char *digits = t.name.c_str() + 7;
         char *end = nullptr;
         const long long i = std::strtoll(digits, &end, 10);
-        if (end == digits || *end != '.' || i < 0 || i > 100000) {
+        if (end == digits || *end != '.' || i < 0 || i > 100000)
             throw invalid("the tensor name " + t.name + " has no layer number");
-        }
         layers = std::max<int64_t>(layers, i + 1);
     }
     return layers;
@@ -107,9 +103,8 @@ int64_t TensorTable::layers() const {
 
 std::vector<std::string> TensorTable::untaken() const {
     std::vector<std::string> names;
-    for (size_t i = 0; i < tensors_.size(); ++i) {
+    for (size_t i = 0; i < tensors_.size(); ++i)
         if (!taken_[i]) names.push_back(tensors_[i].name);
-    }
     std::sort(names.begin(), names.end());
     return names;
 }
@@ -119,7 +114,8 @@ DType TensorTable::main_dtype() const {
     for (const Tensor &t : tensors_)
         if (!is_statement(t.name)) counts[t.dtype] += t.count();
     if (counts.empty()) return DType::f32;
-    if (counts.contains(DType::i8) || counts.contains(DType::i4))  // a packed file, whatever its embedding
+    if (counts.contains(DType::i8) ||
+        counts.contains(DType::i4))  // a packed file, whatever its embedding
         std::erase_if(counts, [](const auto &count) { return !is_quantised(count.first); });
     const auto fewer = [](const auto &a, const auto &b) { return a.second < b.second; };
     return std::max_element(counts.begin(), counts.end(), fewer)->first;

@@ -1,5 +1,6 @@
 // The tensors of one checkpoint by official name: what version detection looks at and what the
-// architectures take their weights from. Counts what was taken, so that nothing unexpected is ignored.
+// architectures take their weights from. Counts what was taken, so that nothing unexpected is
+// ignored.
 #pragma once
 
 #include "weights/tensor.h"
