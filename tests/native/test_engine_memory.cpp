@@ -207,7 +207,7 @@ void test_poll_loses_nothing() {
 
 // What is kept is dropped because memory has run out: that must not need any.
 void test_a_cache_is_cleared_without_memory() {
-    rwkv::StateCache cache(4, 4);
+    rwkv::StateTrie cache(4, 4);
     cache.set_limit(1 << 20);
     Random random{5};
     for (int i = 0; i < 200; ++i) {

@@ -13,9 +13,9 @@
 
 namespace {
 
+using rwkv::Scheduled;
 using rwkv::Scheduler;
 using rwkv::Sequence;
-using rwkv::Share;
 
 struct Asker {
     uint64_t client = 0, group = 0;
@@ -37,7 +37,7 @@ std::unique_ptr<Sequence> text(int64_t prompt, Asker asker = {}) {
 }
 
 // What the engine does with a plan, model and sampler left out. Removes the sequences that end.
-std::vector<Sequence *> play(Scheduler &scheduler, std::span<const Share> plan) {
+std::vector<Sequence *> play(Scheduler &scheduler, std::span<const Scheduled> plan) {
     std::vector<Sequence *> done;
     for (auto [s, rows] : plan) {
         const bool draws = s->draws_after(rows);
@@ -49,15 +49,15 @@ std::vector<Sequence *> play(Scheduler &scheduler, std::span<const Share> plan) 
     return done;
 }
 
-int64_t prefill_rows(std::span<const Share> plan) {
+int64_t prefill_rows(std::span<const Scheduled> plan) {
     int64_t rows = 0;
-    for (const Share &share : plan)
+    for (const Scheduled &share : plan)
         if (!share.sequence->decoding()) rows += share.rows;
     return rows;
 }
 
-int32_t rows_of(std::span<const Share> plan, const Sequence *s) {
-    for (const Share &share : plan)
+int32_t rows_of(std::span<const Scheduled> plan, const Sequence *s) {
+    for (const Scheduled &share : plan)
         if (share.sequence == s) return share.rows;
     return 0;
 }
@@ -122,13 +122,13 @@ struct Game {
         scheduler.add(*all.back());
         return all.back().get();
     }
-    std::vector<Share> step(int64_t prompt_rows = INT32_MAX) {
+    std::vector<Scheduled> step(int64_t prompt_rows = INT32_MAX) {
         admit_all(scheduler);
         const auto plan = scheduler.plan(prompt_rows);
-        const std::vector<Share> shares(plan.begin(), plan.end());
+        const std::vector<Scheduled> scheduled(plan.begin(), plan.end());
         ++steps, rows += prefill_rows(plan);
         for (Sequence *s : play(scheduler, plan)) done.push_back(s);
-        return shares;
+        return scheduled;
     }
     bool has_ended(const Sequence *s) const {
         return std::find(done.begin(), done.end(), s) != done.end();
@@ -166,8 +166,8 @@ void test_a_short_prompt_passes() {
     Sequence *const prompt = game.add(sequence(4096));
     for (int i = 0; i < 10; ++i) game.step(96);
     Sequence *const brief = game.add(sequence(13));
-    const auto shares = game.step(96);
-    CHECK(rows_of(shares, brief) == 13 && rows_of(shares, prompt) == 16);
+    const auto scheduled = game.step(96);
+    CHECK(rows_of(scheduled, brief) == 13 && rows_of(scheduled, prompt) == 16);
     CHECK(game.has_ended(brief));
     game.wait(prompt, 1, 96);
     CHECK(game.steps <= steps_alone + 1);
@@ -286,7 +286,7 @@ void test_texts_leave_room_for_chats() {
             int64_t most = 0, steps = 0;
             for (; !longer->decoding() && steps < 1000; ++steps) {
                 int64_t rows = 0;
-                for (const Share &share : game.step(96))
+                for (const Scheduled &share : game.step(96))
                     rows += share.sequence->embeds() ? share.rows : 0;
                 most = std::max(most, rows);
             }
@@ -314,12 +314,12 @@ void test_answers_take_turns() {
     CHECK(a->slot == 8 && b->slot == 9 && c->slot == -1 && game.scheduler.running() == 10);
     std::map<const Sequence *, int> left_out;
     for (int i = 0; i < 100; ++i) {
-        const auto shares = game.step();
-        CHECK(shares.size() == 8);
+        const auto scheduled = game.step();
+        CHECK(scheduled.size() == 8);
         for (size_t k = 0; k < game.all.size(); ++k) {
             const Sequence *const s = game.all[k].get();
             if (s->slot < 0) continue;
-            CHECK((left_out[s] = rows_of(shares, s) ? 0 : left_out[s] + 1) < 2);
+            CHECK((left_out[s] = rows_of(scheduled, s) ? 0 : left_out[s] + 1) < 2);
         }
     }
     CHECK(a->completion == 80 || a->completion == 81);
@@ -332,10 +332,10 @@ void test_guesses_take_turns() {
     for (int i = 0; i < 8; ++i) {
         Sequence *const s = game.add(sequence(1, 1000));
         game.step();
-        s->ahead.resize(5, 1);
+        s->next.resize(5, 1);
     }
     for (int i = 0; i < 80; ++i)
-        for (auto [s, rows] : game.scheduler.plan()) guesses[s] += rows - s->known;
+        for (auto [s, rows] : game.scheduler.plan()) guesses[s] += rows - s->certain;
     for (const auto &[s, rows] : guesses) CHECK(rows == 80);
 }
 
@@ -386,27 +386,27 @@ void test_prompts_beside_streams() {
 }
 
 void test_pace() {
-    rwkv::Pace pace(0.020);
-    CHECK(pace.estimate(5) == 0);
-    CHECK(pace.rows_beside(1, 1) > 10000);  // nothing is known yet
+    rwkv::StepTime step_time(0.020);
+    CHECK(step_time.estimate(5) == 0);
+    CHECK(step_time.rows_beside(1, 1) > 10000);  // nothing is known yet
     for (int i = 0; i < 100; ++i) {
-        pace.saw(1, 0.010);
-        pace.saw(21, 0.012);
-        pace.saw(101, 0.052);
+        step_time.saw(1, 0.010);
+        step_time.saw(21, 0.012);
+        step_time.saw(101, 0.052);
     }
-    CHECK_NEAR(pace.estimate(1), 0.010, 1e-4);
-    CHECK_NEAR(pace.estimate(11), 0.011, 1e-4);
-    CHECK_NEAR(pace.estimate(61), 0.032, 1e-4);
+    CHECK_NEAR(step_time.estimate(1), 0.010, 1e-4);
+    CHECK_NEAR(step_time.estimate(11), 0.011, 1e-4);
+    CHECK_NEAR(step_time.estimate(61), 0.032, 1e-4);
     // 2.5 steps of one stream: 25 ms. Of 21 streams: 30 ms.
-    CHECK_NEAR(static_cast<double>(pace.rows_beside(1, 1)), 47, 1);
-    CHECK_NEAR(static_cast<double>(pace.rows_beside(21, 21)), 57, 1);
+    CHECK_NEAR(static_cast<double>(step_time.rows_beside(1, 1)), 47, 1);
+    CHECK_NEAR(static_cast<double>(step_time.rows_beside(21, 21)), 57, 1);
     // Twenty prompts wait beside one stream: steps will soon be those of 21.
-    CHECK_NEAR(static_cast<double>(pace.rows_beside(1, 21)), 57, 1);
-    for (int i = 0; i < 4; ++i) pace.saw(1, 10);  // the process was stopped
-    for (int i = 0; i < 40; ++i) pace.saw(1, 0.010);
-    CHECK_NEAR(pace.estimate(1), 0.010, 1e-4);
+    CHECK_NEAR(static_cast<double>(step_time.rows_beside(1, 21)), 57, 1);
+    for (int i = 0; i < 4; ++i) step_time.saw(1, 10);  // the process was stopped
+    for (int i = 0; i < 40; ++i) step_time.saw(1, 0.010);
+    CHECK_NEAR(step_time.estimate(1), 0.010, 1e-4);
     // A target above the streams' own steps.
-    rwkv::Pace slow(1.0);
+    rwkv::StepTime slow(1.0);
     slow.saw(1, 0.010);
     slow.saw(101, 0.110);
     CHECK(slow.rows_beside(1, 1) > 900);
@@ -416,17 +416,18 @@ void test_pace() {
 // Steps of prompts alone are bounded, too: by 50 ms, or by what a large model needs to be at full
 // speed.
 void test_pace_of_prompts_alone() {
-    rwkv::Pace pace(0.020);
-    CHECK(pace.rows_alone() == 0);  // nothing is known yet: the scheduler takes a grain
-    pace.saw(16, 0.012);
-    CHECK(pace.rows_alone() > 32 && pace.rows_alone() < 100);
+    rwkv::StepTime step_time(0.020);
+    CHECK(step_time.rows_alone() == 0);  // nothing is known yet: the scheduler takes a grain
+    step_time.saw(16, 0.012);
+    CHECK(step_time.rows_alone() > 32 && step_time.rows_alone() < 100);
     for (int i = 0; i < 100; ++i) {
-        pace.saw(1, 0.008);
-        pace.saw(16, 0.012);
-        pace.saw(pace.rows_alone(), 0.004 + 0.0005 * static_cast<double>(pace.rows_alone()));
+        step_time.saw(1, 0.008);
+        step_time.saw(16, 0.012);
+        step_time.saw(step_time.rows_alone(),
+                      0.004 + 0.0005 * static_cast<double>(step_time.rows_alone()));
     }
-    CHECK_NEAR(static_cast<double>(pace.rows_alone()), 92, 4);
-    rwkv::Pace large(0.020);  // of 7B
+    CHECK_NEAR(static_cast<double>(step_time.rows_alone()), 92, 4);
+    rwkv::StepTime large(0.020);  // of 7B
     for (int i = 0; i < 100; ++i) {
         large.saw(1, 0.5);
         large.saw(large.rows_alone(), 0.4 + 0.03 * static_cast<double>(large.rows_alone()));

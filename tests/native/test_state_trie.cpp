@@ -22,9 +22,9 @@
 
 namespace {
 
-using rwkv::StateCache;
+using rwkv::StateTrie;
 using Ids = std::vector<int32_t>;
-using Start = StateCache::Start;
+using Start = StateTrie::Start;
 
 constexpr size_t state_floats = 50, n_vocab = 20;
 constexpr size_t state_bytes = 4 * state_floats, logit_bytes = 4 * n_vocab;
@@ -58,7 +58,7 @@ public:
     // The text, first in use, with what is new about it; nullptr: too large.
     Text *insert(const Start &start, const Ids &tokens, bool logits, bool &is_new, bool &adds) {
         const size_t least = state_bytes + (logits ? logit_bytes : 0) + 4 * tokens.size() +
-                             (start ? 4 * start->size() : 0) + StateCache::node_bytes();
+                             (start ? 4 * start->size() : 0) + StateTrie::node_bytes();
         if (tokens.empty() || least > limit) return nullptr;
         const auto known = std::find_if(texts.begin(), texts.end(), [&](const Text &text) {
             return text.start == start && text.tokens == tokens;
@@ -97,7 +97,7 @@ public:
                 const bool ends = std::any_of(texts.begin(), texts.end(), [&](const Text &text) {
                     return text.start == start && text.tokens == one;
                 });
-                if (ends || followers[start][one].size() > 1) total += StateCache::node_bytes();
+                if (ends || followers[start][one].size() > 1) total += StateTrie::node_bytes();
             }
         }
         return total;
@@ -117,7 +117,7 @@ void test_against_an_oracle() {
     const std::array<Start, 3> starts{nullptr, std::make_shared<std::vector<float>>(state_floats),
                                       std::make_shared<std::vector<float>>(state_floats)};
     for (int round = 0; round < 8; ++round) {
-        StateCache cache(state_floats, n_vocab);
+        StateTrie cache(state_floats, n_vocab);
         Oracle oracle;
         oracle.limit = static_cast<size_t>(random.below(round % 4 ? 8000 : 100000));
         cache.set_limit(oracle.limit);
@@ -166,7 +166,7 @@ void test_against_an_oracle() {
 
 // An address that is used again does not bring another start's texts back.
 void test_a_start_state_lives_as_long_as_its_texts() {
-    StateCache cache(state_floats, n_vocab);
+    StateTrie cache(state_floats, n_vocab);
     cache.set_limit(100000);
     auto start = std::make_shared<const std::vector<float>>(state_floats);
     const std::weak_ptr<const std::vector<float>> watched = start;
@@ -183,7 +183,7 @@ void test_a_start_state_lives_as_long_as_its_texts() {
 void test_other_tokens() {
     // 1 "a", 2 "b", 3 "ab", 4 "abc", 5 "c", 6 no text
     const rwkv::Vocab vocab({"", "a", "b", "ab", "abc", "c", ""});
-    StateCache cache(state_floats, n_vocab);
+    StateTrie cache(state_floats, n_vocab);
     cache.set_limit(100000);
     const auto rewords = [&](const Ids &tokens) { return cache.rewords(nullptr, tokens, vocab); };
     CHECK(!rewords({1}));
@@ -211,11 +211,11 @@ void test_other_tokens_of_many() {
     for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = "<" + std::to_string(i) + ">";
     tokens[1] = "<", tokens[2] = "77", tokens[3] = "77>";
     const rwkv::Vocab vocab(tokens);
-    StateCache wide(1, 1), narrow(1, 1);
-    for (StateCache *cache : {&wide, &narrow}) cache->set_limit(size_t{1} << 30);
+    StateTrie wide(1, 1), narrow(1, 1);
+    for (StateTrie *cache : {&wide, &narrow}) cache->set_limit(size_t{1} << 30);
     for (int32_t id = 10; id < 20000; ++id) wide.insert(nullptr, Ids{id}, false);
     for (int32_t id = 70; id < 80; ++id) narrow.insert(nullptr, Ids{id}, false);
-    const auto seconds = [&](const StateCache &cache, int times) {
+    const auto seconds = [&](const StateTrie &cache, int times) {
         const auto start = std::chrono::steady_clock::now();
         for (int i = 0; i < times; ++i) {
             CHECK(cache.rewords(nullptr, Ids{1, 3}, vocab));
@@ -248,15 +248,15 @@ void test_a_forerunner_is_called_back() {
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(memory != MAP_FAILED);
     {
-        rwkv::Forerunner forerunner(bytes);
-        forerunner.send(memory);
+        rwkv::Prefault prefault(bytes);
+        prefault.send(memory);
         const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
         while (touched(memory, 1 << 20) == 0 && std::chrono::steady_clock::now() < end)
             std::this_thread::yield();
-        forerunner.recall();
+        prefault.recall();
         CHECK(touched(memory, bytes) < bytes / 4096);
-        CHECK(forerunner.take() == nullptr && forerunner.out() == 0);
-        forerunner.send(memory);  // and it can be sent again
+        CHECK(prefault.take() == nullptr && prefault.out() == 0);
+        prefault.send(memory);  // and it can be sent again
     }
     munmap(memory, bytes);
 }
@@ -335,13 +335,13 @@ void test_a_slab_written_ahead() {
 
 // Every token of a long text: neither lookups nor the end recurse.
 void test_a_long_chain() {
-    StateCache cache(1, 1);
+    StateTrie cache(1, 1);
     cache.set_limit(size_t{1} << 30);
     constexpr size_t length = 8000;
     const Ids text(length, 7);
     for (size_t n = length; n > 0; --n) cache.insert(nullptr, std::span(text).first(n), false);
     CHECK(cache.entries() == length);
-    CHECK(cache.bytes() == length * (StateCache::node_bytes() + 8));
+    CHECK(cache.bytes() == length * (StateTrie::node_bytes() + 8));
     CHECK(cache.find(nullptr, text).tokens ==
           length - 1);  // nothing to draw from after the whole ...
     CHECK(cache.insert(nullptr, text, true).logits);

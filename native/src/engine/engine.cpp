@@ -1,4 +1,4 @@
-// The engine thread and what other threads share with it. Callers leave requests and cancellations
+// The engine thread and what other threads one with it. Callers leave requests and cancellations
 // in the inbox and take events from the outbox; the thread looks at both between two steps and
 // holds no lock during one. Called by api.cpp. Never knows what a token means: see sequence.cpp.
 #include "engine/engine.h"
@@ -31,12 +31,12 @@ struct Engine::Core {
     void make_states(std::unique_lock<std::mutex> &lock) noexcept;
     void drop_cancelled();
     void admit();
-    Pace &pace_of(int64_t layers);
+    StepTime &step_time_of(int64_t layers);
     void plan();
     void back_up() noexcept;
     void make_room();
     bool drop_guesses() noexcept;
-    bool fail_shares(const std::exception &error, bool prompts_only);
+    bool fail_scheduled(const std::exception &error, bool prompts_only);
     void lay_out();
     void step();
     void sample();
@@ -51,9 +51,9 @@ struct Engine::Core {
     const float *before_of(const Sequence &sequence) const;
     void embed(Sequence &sequence) const noexcept;
     void emit() noexcept;
-    void tell(Sequence &sequence) noexcept;
+    void report(Sequence &sequence) noexcept;
     void end_all(const std::exception &error) noexcept;
-    void ring_if_told(std::unique_lock<std::mutex> lock) noexcept;
+    void ring_if_reported(std::unique_lock<std::mutex> lock) noexcept;
     void forbid_undecodable(Request &request) const;
     static void hold_ends(Request &request);
     void refuse_speculation(int32_t speculate) const;
@@ -97,16 +97,16 @@ struct Engine::Core {
     // scheduler.
     std::unordered_map<uint64_t, std::vector<uint64_t>> followers;
     int64_t following = 0;                          // of these: alive
-    std::map<int64_t, Pace> paces;                  // by depth: texts to embed need fewer layers
+    std::map<int64_t, StepTime> step_times;         // by depth: texts to embed need fewer layers
     std::chrono::steady_clock::time_point started;  // this step's forward
     EngineStats done;                               // counts of what has been done
     std::vector<Buffer> states;  // by slot, made when a slot is first used, or before
     size_t states_ahead;         // slots whose states are made before
     std::vector<Buffer> saved;   // the same: before a step with guesses
-    Keeper keeper;
+    PrefixCache prefix_cache;
     std::vector<std::unique_ptr<Sequence>> new_sequences;
     std::vector<uint64_t> new_cancelled;
-    std::vector<Share> shares;  // of this step
+    std::vector<Scheduled> scheduled;  // of this step
     std::vector<int32_t> tokens, logit_rows;
     std::vector<Span> spans;
     // [logits' rows, n_vocab], in huge pages: products write to all rows at once, which lie far
@@ -128,8 +128,8 @@ struct Engine::Core {
         int64_t token;  // of its prompt: what the first row predicts
     };
     std::vector<Scoring> scoring;
-    int64_t depth = 0;                 // layers that this step needs
-    std::vector<Sequence *> speakers;  // those with something to say after this step
+    int64_t depth = 0;                  // layers that this step needs
+    std::vector<Sequence *> reporting;  // those with something to say after this step
 
     std::thread thread;
 };
@@ -156,7 +156,7 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
       scheduler(at_least_1("max_batch", options.max_batch),
                 at_least_1("prefill_chunk", options.prefill_chunk)),
       states_ahead(ahead_of(*model, options)),
-      keeper(*model) {
+      prefix_cache(*model) {
     if (!(options.step_ms >= 0 && options.step_ms <= 60e3)) {
         char text[64];
         std::snprintf(text, sizeof text, "step_ms is %g, outside [0, 60000]", options.step_ms);
@@ -167,7 +167,7 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
         throw invalid("speculate is " + std::to_string(options.speculate) + ", outside [0, " +
                       std::to_string(most_speculation) + "]");
     refuse_speculation(options.speculate);
-    keeper.set_limit(keepable(options.cache_bytes));
+    prefix_cache.set_limit(keepable(options.cache_bytes));
     show_stats();
     for (size_t id = 0; id < n_vocab; ++id)
         if (!vocab->has(static_cast<int32_t>(id))) undecodable.push_back(static_cast<int32_t>(id));
@@ -204,8 +204,8 @@ bool Engine::Core::receive() {
     new_sequences.swap(inbox);
     new_cancelled.swap(cancelled);
     lock.unlock();
-    if (clears) keeper.clear();
-    if (cache_bytes) keeper.set_limit(*cache_bytes);
+    if (clears) prefix_cache.clear();
+    if (cache_bytes) prefix_cache.set_limit(*cache_bytes);
     sequences.reserve(sequences.size() +
                       new_sequences.size());  // a place that grows would lose what is put in it
     for (auto &sequence : new_sequences) {
@@ -216,7 +216,7 @@ bool Engine::Core::receive() {
         sequences.emplace(sequence->id, std::move(sequence));
     }
     new_sequences.clear();
-    speakers.clear();
+    reporting.clear();
     return true;
 }
 
@@ -248,7 +248,7 @@ void Engine::Core::drop_cancelled() {
         sequence.cancel();
         if (std::exchange(sequence.follows, 0) != 0) --following;
         scheduler.remove(sequence);
-        speakers.push_back(&sequence);
+        reporting.push_back(&sequence);
     }
     new_cancelled.clear();
 }
@@ -304,26 +304,26 @@ void Engine::Core::admit() {
         } catch (const std::exception &error) {
             sequence->fail(error);
             scheduler.remove(*sequence);
-            speakers.push_back(sequence);
+            reporting.push_back(sequence);
         }
     }
     std::lock_guard lock(mutex);  // what has left the queue makes room in it at once
     show_stats();
 }
 
-Pace &Engine::Core::pace_of(int64_t layers) {
-    return paces.try_emplace(layers, options.step_ms / 1000).first->second;
+StepTime &Engine::Core::step_time_of(int64_t layers) {
+    return step_times.try_emplace(layers, options.step_ms / 1000).first->second;
 }
 
 void Engine::Core::plan() {
     const int64_t running = std::min<int64_t>(scheduler.running(), options.max_batch);
     const int64_t later = scheduler.running() + scheduler.prefilling() - scheduler.embedding();
     const bool quick = scheduler.quick() == scheduler.embedding();
-    const Pace &pace =
-        pace_of(later > 0 ? model->info().layers : embedding_layer(*model, quick) + 1);
-    const auto planned =
-        scheduler.plan(running ? pace.rows_beside(running, later) - running : pace.rows_alone());
-    shares.assign(planned.begin(), planned.end());
+    const StepTime &step_time =
+        step_time_of(later > 0 ? model->info().layers : embedding_layer(*model, quick) + 1);
+    const auto planned = scheduler.plan(running ? step_time.rows_beside(running, later) - running
+                                                : step_time.rows_alone());
+    scheduled.assign(planned.begin(), planned.end());
     back_up();
     make_room();
     lay_out();
@@ -334,7 +334,7 @@ void Engine::Core::lay_out() {
     tokens.clear(), spans.clear(), logit_rows.clear(), drawing.clear(), embedded.clear(),
         scoring.clear();
     depth = 0;
-    for (auto [sequence, rows] : shares) {
+    for (auto [sequence, rows] : scheduled) {
         const auto input = sequence->input(rows);
         spans.push_back({static_cast<int32_t>(tokens.size()), rows, state_of(*sequence),
                          &sequence->request.cache});
@@ -358,15 +358,15 @@ void Engine::Core::lay_out() {
 // Copies the states that a step with guesses may have to go back to; without memory for that
 // nothing is guessed.
 void Engine::Core::back_up() noexcept {
-    for (auto &[sequence, rows] : shares) {
-        if (!sequence->decoding() || rows == sequence->known) continue;
+    for (auto &[sequence, rows] : scheduled) {
+        if (!sequence->decoding() || rows == sequence->certain) continue;
         try {
             const size_t slot = static_cast<size_t>(sequence->slot);
             saved.resize(std::max(saved.size(), states.size()));
             if (!saved[slot].data) saved[slot] = model->new_state();
             model->copy_state(saved[slot].data, state_of(*sequence));
         } catch (const std::exception &) {
-            rows = sequence->known;
+            rows = sequence->certain;
         }
     }
 }
@@ -378,9 +378,9 @@ void Engine::Core::make_room() {
     for (;;) {
         size_t draws = 0;
         int64_t rows = 0;
-        for (const Share &share : shares) {
-            draws += static_cast<size_t>(share.sequence->draws_after(share.rows));
-            rows += share.rows;
+        for (const Scheduled &one : scheduled) {
+            draws += static_cast<size_t>(one.sequence->draws_after(one.rows));
+            rows += one.rows;
         }
         try {
             if (draws * n_vocab > logits.size()) {
@@ -392,7 +392,7 @@ void Engine::Core::make_room() {
             if (rows > 0) model->make_room(rows);
             return;
         } catch (const std::exception &error) {
-            if (!drop_guesses() && !fail_shares(error, true)) fail_shares(error, false);
+            if (!drop_guesses() && !fail_scheduled(error, true)) fail_scheduled(error, false);
         }
     }
 }
@@ -400,45 +400,46 @@ void Engine::Core::make_room() {
 // False: there were none.
 bool Engine::Core::drop_guesses() noexcept {
     bool any = false;
-    for (auto &[sequence, rows] : shares) {
-        if (!sequence->decoding() || rows == sequence->known) continue;
-        rows = sequence->known;
+    for (auto &[sequence, rows] : scheduled) {
+        if (!sequence->decoding() || rows == sequence->certain) continue;
+        rows = sequence->certain;
         any = true;
     }
     return any;
 }
 
 // Ends what is part of the step, or those of it that read their prompts. False: there are none.
-bool Engine::Core::fail_shares(const std::exception &error, bool prompts_only) {
-    const auto ends = [&](const Share &share) {
-        return !prompts_only || !share.sequence->decoding();
+bool Engine::Core::fail_scheduled(const std::exception &error, bool prompts_only) {
+    const auto ends = [&](const Scheduled &one) {
+        return !prompts_only || !one.sequence->decoding();
     };
-    for (const Share &share : shares) {
-        if (!ends(share)) continue;
-        share.sequence->fail(error);
-        scheduler.remove(*share.sequence);
-        speakers.push_back(share.sequence);
+    for (const Scheduled &one : scheduled) {
+        if (!ends(one)) continue;
+        one.sequence->fail(error);
+        scheduler.remove(*one.sequence);
+        reporting.push_back(one.sequence);
     }
-    return std::erase_if(shares, ends) > 0;
+    return std::erase_if(scheduled, ends) > 0;
 }
 
 void Engine::Core::step() {
-    if (shares.empty()) return;
+    if (scheduled.empty()) return;
     started = std::chrono::steady_clock::now();
     try {
         model->forward({tokens, spans, logit_rows, depth}, logits.data());
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
-        fail_shares(error, false);
+        fail_scheduled(error, false);
         drawing.clear(), embedded.clear(), scoring.clear();
         return;
     }
     ++done.steps;
-    for (auto [sequence, rows] : shares) {
+    for (auto [sequence, rows] : scheduled) {
         if (sequence->decoding()) continue;
         sequence->prefilled += rows;
         done.prompt_tokens += rows;
-        if (!sequence->decoding()) keeper.keep_prompt(*sequence, state_of(*sequence), nullptr);
+        if (!sequence->decoding())
+            prefix_cache.keep_prompt(*sequence, state_of(*sequence), nullptr);
     }
 }
 
@@ -463,7 +464,7 @@ void Engine::Core::sample() {
         if (scored.sequence->finish != Finish::running) embedded.push_back(scored.sequence);
     for (Sequence *sequence : embedded) {
         scheduler.remove(*sequence);
-        speakers.push_back(sequence);
+        reporting.push_back(sequence);
     }
     for (const Drawing &drawn : drawing) {
         Sequence &sequence = *drawn.sequence;
@@ -474,26 +475,27 @@ void Engine::Core::sample() {
             if (drawn.first && sequence.finish == Finish::running)
                 prompts_read.push_back(drawn);
             else if (drawn.first)
-                keeper.keep_prompt(sequence, state_of(sequence), &logits[drawn.row * n_vocab]);
-            keeper.keep_answer(sequence, state_of(sequence), before_of(sequence));
+                prefix_cache.keep_prompt(sequence, state_of(sequence),
+                                         &logits[drawn.row * n_vocab]);
+            prefix_cache.keep_answer(sequence, state_of(sequence), before_of(sequence));
         }
         done.guessed_tokens += sequence.verified;
         done.accepted_tokens += sequence.accepted;
         done.completion_tokens += sequence.completion;
         if (sequence.finish != Finish::running) scheduler.remove(sequence);
-        speakers.push_back(&sequence);
+        reporting.push_back(&sequence);
     }
-    if (shares.empty()) return;
+    if (scheduled.empty()) return;
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - started;
-    pace_of(depth).saw(static_cast<int64_t>(tokens.size()), took.count());
+    step_time_of(depth).saw(static_cast<int64_t>(tokens.size()), took.count());
 }
 
 // Goes on from what is known of a sequence's prompt. False: nothing is.
 bool Engine::Core::resume(Sequence &sequence) {
-    const auto known = keeper.resume(sequence, state_of(sequence), *vocab);
+    const auto known = prefix_cache.resume(sequence, state_of(sequence), *vocab);
     if (!known.state) return false;
     if (!sequence.decoding()) return true;
-    // All of it: the first token is drawn at once, and told with that of the step to come.
+    // All of it: the first token is drawn at once, and reported with that of the step to come.
     pass_on(sequence, known.logits);
     draw_first(sequence, {known.logits, n_vocab});
     return true;
@@ -506,10 +508,10 @@ void Engine::Core::draw_first(Sequence &sequence, std::span<const float> row) {
     if (sequence.finish == Finish::running) sequence.draw(logits_row, 1, *vocab);
     done.completion_tokens += sequence.completion;
     if (sequence.finish != Finish::error)
-        keeper.keep_answer(sequence, state_of(sequence), before_of(sequence));
+        prefix_cache.keep_answer(sequence, state_of(sequence), before_of(sequence));
     if (sequence.finish == Finish::running) return;
     scheduler.remove(sequence);
-    speakers.push_back(&sequence);
+    reporting.push_back(&sequence);
 }
 
 // Goes on from a prompt that another request has read.
@@ -548,7 +550,7 @@ void Engine::Core::pass_on(const Sequence &sequence, const float *row) {
             scheduler.add(*one);
         } else {
             one->fail(std::bad_alloc());
-            speakers.push_back(one);
+            reporting.push_back(one);
         }
     }
 }
@@ -563,12 +565,12 @@ const float *Engine::Core::before_of(const Sequence &sequence) const {
     return slot < saved.size() ? saved[slot].data : nullptr;
 }
 
-// The prompts whose first tokens have just been told: a state of a few MB can take as many
+// The prompts whose first tokens have just been reported: a state of a few MB can take as many
 // milliseconds, where its memory is new.
 void Engine::Core::keep_prompts() noexcept {
     for (const Drawing &drawn : prompts_read)
-        keeper.keep_prompt(*drawn.sequence, state_of(*drawn.sequence),
-                           &logits[drawn.row * n_vocab]);
+        prefix_cache.keep_prompt(*drawn.sequence, state_of(*drawn.sequence),
+                                 &logits[drawn.row * n_vocab]);
     prompts_read.clear();
 }
 
@@ -586,31 +588,31 @@ void Engine::Core::embed(Sequence &sequence) const noexcept {
 
 // Makes the step's events visible, then rings, unless that was done since the last poll.
 void Engine::Core::emit() noexcept {
-    for (const Sequence *sequence : speakers) {
+    for (const Sequence *sequence : reporting) {
         if (sequence->finish == Finish::running) continue;
         ++(sequence->finish == Finish::cancel ? done.cancelled : done.finished);
     }
     {
         std::lock_guard bell_lock(bell);
         std::unique_lock lock(mutex);
-        for (Sequence *sequence : speakers) tell(*sequence);
+        for (Sequence *sequence : reporting) report(*sequence);
         show_stats();
-        ring_if_told(std::move(lock));
+        ring_if_reported(std::move(lock));
     }
-    for (const Sequence *sequence : speakers)  // freed after the locks
+    for (const Sequence *sequence : reporting)  // freed after the locks
         if (sequence->finish != Finish::running) sequences.erase(sequence->id);
-    speakers.clear();
+    reporting.clear();
 }
 
 // Moves what a sequence has to say to the outbox, merged with what it said since the last poll. One
 // that is quiet goes on collecting it, and so does one for whose words there is no memory now.
-void Engine::Core::tell(Sequence &sequence) noexcept {
+void Engine::Core::report(Sequence &sequence) noexcept {
     const bool ends = sequence.finish != Finish::running, failed = sequence.finish == Finish::error;
-    if (sequence.request.quiet && sequence.told_in > 0 && !ends) return;
+    if (sequence.request.quiet && sequence.reported_in > 0 && !ends) return;
     Event &event = sequence.event;
     const auto push = [&](Event &&said) {
-        sequence.told_in = period;
-        sequence.told_at = outbox.size();
+        sequence.reported_in = period;
+        sequence.reported_at = outbox.size();
         outbox.push_back(std::move(said));
     };
     event.id = sequence.id;
@@ -618,15 +620,15 @@ void Engine::Core::tell(Sequence &sequence) noexcept {
     event.prompt_tokens = static_cast<int64_t>(sequence.request.prompt.size());
     event.completion_tokens = sequence.completion;
     event.cached_tokens = sequence.cached;
-    if (sequence.told_in == period && !event.empty()) {
+    if (sequence.reported_in == period && !event.empty()) {
         try {
-            outbox[sequence.told_at].append(event);
+            outbox[sequence.reported_at].append(event);
         } catch (const std::exception &) {
             if (!ends) return;
             push(std::move(event));
         }
-    } else if (sequence.told_in == period && !failed) {
-        outbox[sequence.told_at].append(event);
+    } else if (sequence.reported_in == period && !failed) {
+        outbox[sequence.reported_at].append(event);
     } else if (!failed || !event.empty()) {
         push(std::move(event));
     }
@@ -645,7 +647,7 @@ void Engine::Core::tell(Sequence &sequence) noexcept {
 }
 
 // Holds `bell`; gives `mutex` back first.
-void Engine::Core::ring_if_told(std::unique_lock<std::mutex> lock) noexcept {
+void Engine::Core::ring_if_reported(std::unique_lock<std::mutex> lock) noexcept {
     const bool must_ring = options.ring && !rung && !outbox.empty();
     lock.unlock();
     if (!must_ring) return;
@@ -657,13 +659,13 @@ void Engine::Core::ring_if_told(std::unique_lock<std::mutex> lock) noexcept {
 // Needs no memory.
 void Engine::Core::end_all(const std::exception &error) noexcept {
     scheduler = Scheduler(options.max_batch, options.prefill_chunk);
-    prompts_read.clear(), drawing.clear(), embedded.clear(), shares.clear(), speakers.clear();
+    prompts_read.clear(), drawing.clear(), embedded.clear(), scheduled.clear(), reporting.clear();
     scoring.clear(), followers.clear(), following = 0;
     new_cancelled.clear();
     const auto end = [&](Sequence &sequence) {
         if (sequence.finish == Finish::running) sequence.fail(error);
         ++(sequence.finish == Finish::cancel ? done.cancelled : done.finished);
-        tell(sequence);
+        report(sequence);
     };
     {
         std::lock_guard bell_lock(bell);
@@ -672,7 +674,7 @@ void Engine::Core::end_all(const std::exception &error) noexcept {
             if (sequence) end(*sequence);
         for (const auto &[id, sequence] : sequences) end(*sequence);
         show_stats();
-        ring_if_told(std::move(lock));
+        ring_if_reported(std::move(lock));
     }
     new_sequences.clear();
     sequences.clear();
@@ -685,7 +687,7 @@ void Engine::Core::show_stats() {
     stats.waiting = static_cast<int64_t>(inbox.size()) + scheduler.waiting() + following;
     stats.prefilling = scheduler.prefilling();
     stats.running = scheduler.running();
-    cache_stats = keeper.stats();
+    cache_stats = prefix_cache.stats();
 }
 
 // What cannot become text must not be drawn; ids that end the answer need no text.

@@ -11,7 +11,7 @@ int kind_of(const Sequence &sequence) { return sequence.embeds() ? 1 : 0; }
 
 }  // namespace
 
-void Waiting::add(Sequence &sequence) {
+void FairQueue::add(Sequence &sequence) {
     const Request &request = sequence.request;
     const uint64_t arrival = ++turn_;
     const auto [client, new_client] = clients_.try_emplace(request.client);
@@ -31,7 +31,7 @@ void Waiting::add(Sequence &sequence) {
 }
 
 // The first group of the first client for whom such requests wait, and that may have a slot.
-Group *Waiting::best(int kind, bool full) const {
+Group *FairQueue::best(int kind, bool full) const {
     for (const Client *client : lines_[kind]) {
         Group *const group = *client->lines[kind].begin();
         if (!full || (rich_clients_ > 0 && client->held == 0) ||
@@ -41,7 +41,7 @@ Group *Waiting::best(int kind, bool full) const {
     return nullptr;
 }
 
-Waiter Waiting::take(const Room &room) {
+Waiter FairQueue::take(const Room &room) {
     Group *const chat = best(0, room.full && !room.chats_may);
     Group *const text = best(1, room.full);
     if (!chat && !text) return {};
@@ -62,7 +62,7 @@ Waiter Waiting::take(const Room &room) {
     return waiter;
 }
 
-bool Waiting::drop(const Sequence &sequence) {
+bool FairQueue::drop(const Sequence &sequence) {
     const auto found = waiters_.find(&sequence);
     if (found == waiters_.end()) return false;
     const auto waiter = found->second;
@@ -76,13 +76,13 @@ bool Waiting::drop(const Sequence &sequence) {
     return true;
 }
 
-void Waiting::release(Group &group) {
+void FairQueue::release(Group &group) {
     take_out(group);
     set_held(group, -1);
     forget(group);
 }
 
-void Waiting::set_held(Group &group, int64_t change) {
+void FairQueue::set_held(Group &group, int64_t change) {
     const auto adjust = [change](Party &party, int64_t &rich) {
         rich -= party.held > 1;
         party.held += change;
@@ -93,7 +93,7 @@ void Waiting::set_held(Group &group, int64_t change) {
 }
 
 // Nothing that the order looks at may change while a group and its client stand in line.
-void Waiting::take_out(Group &group) {
+void FairQueue::take_out(Group &group) {
     Client &client = *group.client;
     for (const int kind : {0, 1}) {
         if (!client.lines[kind].empty()) lines_[kind].erase(&client);
@@ -101,7 +101,7 @@ void Waiting::take_out(Group &group) {
     }
 }
 
-void Waiting::put_back(Group &group) {
+void FairQueue::put_back(Group &group) {
     Client &client = *group.client;
     for (const int kind : {0, 1}) {
         if (!group.lines[kind].empty()) client.lines[kind].insert(&group);
@@ -111,7 +111,7 @@ void Waiting::put_back(Group &group) {
 
 // One of its sequences has left: back in line, or gone. Parties are known as long as they have
 // something here.
-void Waiting::forget(Group &group) {
+void FairQueue::forget(Group &group) {
     Client &client = *group.client;
     const uint64_t number = group.key.client;
     put_back(group);

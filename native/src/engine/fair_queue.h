@@ -54,7 +54,7 @@ struct Client : Party {
     std::set<Group *, Fewest> lines[2];  // those of its groups in which chats, or texts, wait
 };
 
-class Waiting {
+class FairQueue {
 public:
     // What there is to give.
     struct Room {

@@ -7,15 +7,15 @@
 
 namespace rwkv {
 
-Keeper::Keeper(const Model &model)
+PrefixCache::PrefixCache(const Model &model)
     : model_(model), cache_(model.state_floats(), static_cast<size_t>(model.info().vocab)) {}
 
-void Keeper::set_limit(size_t bytes) {
+void PrefixCache::set_limit(size_t bytes) {
     if (bytes == 0) cache_.clear();
     cache_.set_limit(bytes);
 }
 
-CacheStats Keeper::stats() const {
+CacheStats PrefixCache::stats() const {
     CacheStats now = asked_;
     now.limit = static_cast<int64_t>(cache_.limit());
     now.bytes = static_cast<int64_t>(cache_.bytes());
@@ -25,7 +25,7 @@ CacheStats Keeper::stats() const {
     return now;
 }
 
-StateCache::Found Keeper::resume(Sequence &sequence, float *state, const Vocab &vocab) {
+StateTrie::Found PrefixCache::resume(Sequence &sequence, float *state, const Vocab &vocab) {
     if (cache_.limit() == 0) {
         sequence.request.save_at.clear();  // no need to cut there
         return {};
@@ -44,7 +44,8 @@ StateCache::Found Keeper::resume(Sequence &sequence, float *state, const Vocab &
     return known;
 }
 
-void Keeper::keep_prompt(Sequence &sequence, const float *state, const float *logits) noexcept {
+void PrefixCache::keep_prompt(Sequence &sequence, const float *state,
+                              const float *logits) noexcept {
     if (sequence.embeds()) return;  // the layers above the last that it needed have read nothing
     const int64_t at = sequence.prefilled;
     const auto &marks = sequence.request.save_at;
@@ -60,7 +61,8 @@ void Keeper::keep_prompt(Sequence &sequence, const float *state, const float *lo
 
 // Of the states at hand it is the one that has read most of what is shown: an answer that ends
 // before a stop string goes on from there, whatever tokens the rest becomes in the next prompt.
-void Keeper::keep_answer(Sequence &sequence, const float *state, const float *before) noexcept {
+void PrefixCache::keep_answer(Sequence &sequence, const float *state,
+                              const float *before) noexcept {
     const bool wanted = sequence.request.keep_state;
     if (cache_.limit() == 0 && !wanted) return;
     const bool running = sequence.finish == Finish::running;
@@ -88,14 +90,14 @@ void Keeper::keep_answer(Sequence &sequence, const float *state, const float *be
     }
 }
 
-void Keeper::keep(Sequence &sequence, int64_t read, const float *state, const float *logits) {
+void PrefixCache::keep(Sequence &sequence, int64_t read, const float *state, const float *logits) {
     const auto room = cache_.insert(sequence.request.state, sequence.first(read, path_), logits);
     if (room.state) model_.read_state({room.state, model_.state_floats()}, state);
     if (room.logits) std::copy_n(logits, model_.info().vocab, room.logits);
     sequence.saved = read;
 }
 
-void Keeper::hand_out(Sequence &sequence, int64_t read, const float *state) noexcept {
+void PrefixCache::hand_out(Sequence &sequence, int64_t read, const float *state) noexcept {
     try {
         if (!state) throw std::bad_alloc();  // there was none to set it aside
         auto kept = std::make_shared<KeptState>();
@@ -108,7 +110,7 @@ void Keeper::hand_out(Sequence &sequence, int64_t read, const float *state) noex
     }
 }
 
-void Keeper::set_aside(Sequence &sequence, int64_t read, const float *state) {
+void PrefixCache::set_aside(Sequence &sequence, int64_t read, const float *state) {
     const size_t slot = static_cast<size_t>(sequence.slot);
     if (slot >= aside_.size()) aside_.resize(slot + 1);
     if (!aside_[slot].data) aside_[slot] = model_.new_state();
@@ -116,7 +118,7 @@ void Keeper::set_aside(Sequence &sequence, int64_t read, const float *state) {
     sequence.aside_read = read;
 }
 
-float *Keeper::aside_of(const Sequence &sequence) const {
+float *PrefixCache::aside_of(const Sequence &sequence) const {
     return aside_[static_cast<size_t>(sequence.slot)].data;
 }
 

@@ -23,9 +23,9 @@ struct CacheStats {
         0;  // requests that found less than the text of a state, for it was cut otherwise
 };
 
-class Keeper {
+class PrefixCache {
 public:
-    explicit Keeper(const Model &model);
+    explicit PrefixCache(const Model &model);
 
     // Bytes of what is kept; 0: off, and everything is freed.
     void set_limit(size_t bytes);
@@ -35,7 +35,7 @@ public:
     // Puts a sequence that has just got its slot, with that slot's state, behind the part of its
     // prompt that is known. Where that is all of it, these are the logits that follow, valid until
     // the next call.
-    StateCache::Found resume(Sequence &sequence, float *state, const Vocab &vocab);
+    StateTrie::Found resume(Sequence &sequence, float *state, const Vocab &vocab);
     // After a step of the prompt: keeps its state at the end, with the logits, and where the
     // request asks for it, unless a few tokens before one is kept: those are read again sooner than
     // a state is copied.
@@ -53,7 +53,7 @@ private:
     float *aside_of(const Sequence &sequence) const;
 
     const Model &model_;
-    StateCache cache_;
+    StateTrie cache_;
     CacheStats asked_;           // counts of what it was asked
     std::vector<Buffer> aside_;  // by slot: states before text that is held back
     std::vector<int32_t> path_;  // scratch: the tokens of a state

@@ -5,15 +5,16 @@
 
 namespace rwkv {
 
-Draft::Draft(std::span<const int32_t> prompt, int32_t most) : most_(most), reach_(most) {
+PromptLookup::PromptLookup(std::span<const int32_t> prompt, int32_t most)
+    : most_(most), reach_(most) {
     if (on()) text_.assign(prompt.begin(), prompt.end());
 }
 
-void Draft::add(int32_t token) {
+void PromptLookup::add(int32_t token) {
     if (on()) text_.push_back(token);
 }
 
-std::vector<int32_t> Draft::guess(int32_t room) const {
+std::vector<int32_t> PromptLookup::guess(int32_t room) const {
     constexpr size_t longest = 3;
     const size_t n = text_.size();
     const size_t wanted = static_cast<size_t>(std::max(0, std::min(room, reach_)));
@@ -38,7 +39,7 @@ std::vector<int32_t> Draft::guess(int32_t room) const {
     return out;
 }
 
-void Draft::judge(int32_t verified, int32_t accepted) {
+void PromptLookup::learn(int32_t verified, int32_t accepted) {
     if (verified == 0) return;
     failures_ = accepted == 0 ? failures_ + 1 : 0;
     reach_ =

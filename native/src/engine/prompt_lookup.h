@@ -9,10 +9,10 @@
 
 namespace rwkv {
 
-class Draft {
+class PromptLookup {
 public:
     // At most `most` tokens are guessed at a time; 0: none ever, and nothing is kept.
-    Draft(std::span<const int32_t> prompt, int32_t most);
+    PromptLookup(std::span<const int32_t> prompt, int32_t most);
 
     bool on() const { return most_ > 0; }
     int32_t most() const { return most_; }
@@ -22,7 +22,7 @@ public:
     // tokens. Where that reaches the end of the text it begins again: so a loop goes on.
     std::vector<int32_t> guess(int32_t room) const;
     // How many of the guessed tokens that were verified have come true.
-    void judge(int32_t verified, int32_t accepted);
+    void learn(int32_t verified, int32_t accepted);
 
 private:
     int32_t most_;

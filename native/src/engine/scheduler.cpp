@@ -11,16 +11,16 @@ Scheduler::Scheduler(int32_t max_batch, int32_t prefill_chunk)
       prefill_chunk_(prefill_chunk),
       grain_(std::min(prefill_chunk, largest_grain)) {}
 
-void Scheduler::add(Sequence &sequence) { waiting_.add(sequence); }
+void Scheduler::add(Sequence &sequence) { queue_.add(sequence); }
 
 // Where all slots are taken, one of those for whom a few more are there.
 Sequence *Scheduler::admit() {
     const auto beyond = static_cast<int64_t>(active_.size()) - max_batch_;
     if (beyond >= extra_slots()) return nullptr;
     const Waiter waiter =
-        waiting_.take({.full = beyond >= 0,
-                       .chats_may = 2 * texts_ > max_batch_,
-                       .texts_last = waiting_.chats() > 0 && 2 * texts_ >= max_batch_});
+        queue_.take({.full = beyond >= 0,
+                     .chats_may = 2 * texts_ > max_batch_,
+                     .texts_last = queue_.chats() > 0 && 2 * texts_ >= max_batch_});
     Sequence *const sequence = waiter.sequence;
     if (!sequence) return nullptr;
     texts_ += sequence->embeds();
@@ -34,7 +34,7 @@ Sequence *Scheduler::admit() {
     return sequence;
 }
 
-std::span<const Share> Scheduler::plan(int64_t prompt_rows) {
+std::span<const Scheduled> Scheduler::plan(int64_t prompt_rows) {
     plan_.clear();
     plan_answers();
     plan_prompts(std::clamp<int64_t>(prompt_rows, grain_, prefill_chunk_));
@@ -53,13 +53,13 @@ void Scheduler::plan_answers() {
     int64_t rows_so_far = 0;
     for (size_t i = 0; i < taken; ++i) {
         Sequence *sequence = answers_[(first + i) % n];
-        plan_.push_back({sequence, sequence->known});
-        rows_so_far += sequence->known;
+        plan_.push_back({sequence, sequence->certain});
+        rows_so_far += sequence->certain;
     }
-    for (Share &share : plan_) {
+    for (Scheduled &one : plan_) {
         const int64_t room = std::max<int64_t>(guessing_rows - rows_so_far, 0);
-        const auto guesses = std::min<int64_t>(share.sequence->guesses(), room);
-        share.rows += static_cast<int32_t>(guesses);
+        const auto guesses = std::min<int64_t>(one.sequence->guesses(), room);
+        one.rows += static_cast<int32_t>(guesses);
         rows_so_far += guesses;
     }
 }
@@ -141,14 +141,14 @@ bool Scheduler::take(Place &place, int64_t most, int64_t &budget) {
 }
 
 void Scheduler::remove(Sequence &sequence) {
-    if (waiting_.drop(sequence)) return;
+    if (queue_.drop(sequence)) return;
     const auto place = std::find_if(active_.begin(), active_.end(),
                                     [&](const Place &one) { return one.sequence == &sequence; });
     if (place == active_.end()) return;
     texts_ -= sequence.embeds();
     free_.push_back(sequence.slot);
     sequence.slot = -1;
-    waiting_.release(*place->group);
+    queue_.release(*place->group);
     active_.erase(place);
 }
 

@@ -7,7 +7,7 @@
 // the end of another's answers; in a step there are never more than max_batch answers, which take
 // turns.
 //
-// Rows. A step holds the known rows of every answer (one, unless the last step was undone), some
+// Rows. A step holds the certain rows of every answer (one, unless the last step was undone), some
 // rows that they have guessed, and a bounded number of prompt rows in all. Prompts are read one
 // after the other, in the order in which they would end if all groups were read side by side
 // ("virtual time", as in weighted fair queueing): equal ones first come first served, shorter ones
@@ -27,7 +27,7 @@
 namespace rwkv {
 
 // One sequence's part of a step.
-struct Share {
+struct Scheduled {
     Sequence *sequence = nullptr;
     int32_t rows = 0;
 };
@@ -47,15 +47,15 @@ public:
     // Gives the next waiting sequence a slot; nullptr if there is none of either for it. Slots are
     // numbered from 0, below max_batch + extra_slots(), and a used one is preferred to a new one.
     Sequence *admit();
-    // The shares of the next step, with at most `prompt_rows` and prefill_chunk prompt rows, but a
-    // grain in any case; empty if no sequence has a slot. Answers come first. Valid until the next
-    // call.
-    std::span<const Share> plan(int64_t prompt_rows = INT32_MAX);
+    // The scheduled of the next step, with at most `prompt_rows` and prefill_chunk prompt rows, but
+    // a grain in any case; empty if no sequence has a slot. Answers come first. Valid until the
+    // next call.
+    std::span<const Scheduled> plan(int64_t prompt_rows = INT32_MAX);
     // Forgets a sequence in whatever phase; its slot is free at once.
     void remove(Sequence &sequence);
 
-    bool idle() const { return waiting_.empty() && active_.empty(); }
-    int64_t waiting() const { return waiting_.size(); }
+    bool idle() const { return queue_.empty() && active_.empty(); }
+    int64_t waiting() const { return queue_.size(); }
     int64_t prefilling() const;
     int64_t embedding() const { return texts_; }  // of these: those that will draw nothing
     int64_t quick() const;                        // of these: those that need the first layer only
@@ -80,7 +80,7 @@ private:
     bool take(Place &place, int64_t most, int64_t &budget);
 
     int32_t max_batch_, prefill_chunk_, grain_;
-    Waiting waiting_;
+    FairQueue queue_;
     std::vector<Place> active_;    // with a slot
     std::vector<int32_t> free_;    // slots that have been used and given back
     int32_t slots_ = 0;            // slots used so far
@@ -88,7 +88,7 @@ private:
     int64_t clock_ = 0;            // virtual time: prompt rows, in turn
     uint64_t first_answer_ = 0;    // of the next step, among those that run
     bool long_one_waits_ = false;  // no prompt longer than a grain was in the last step
-    std::vector<Share> plan_;
+    std::vector<Scheduled> plan_;
     std::vector<Sequence *> answers_;  // scratch of plan()
     std::vector<Place *> prompts_;     // the same
 };

@@ -101,7 +101,7 @@ Sequence::Sequence(Request asked)
     : request(std::move(asked)),
       sampler(request.sampling, request.prompt),
       output(request.stops),
-      draft_(request.prompt, request.speculate) {}
+      lookup_(request.prompt, request.speculate) {}
 
 int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
     const auto &marks = request.save_at;
@@ -114,7 +114,7 @@ int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
 }
 
 std::span<const int32_t> Sequence::input(int32_t rows) const {
-    if (decoding()) return std::span(ahead).first(static_cast<size_t>(rows));
+    if (decoding()) return std::span(next).first(static_cast<size_t>(rows));
     return std::span(request.prompt)
         .subspan(static_cast<size_t>(prefilled), static_cast<size_t>(rows));
 }
@@ -195,23 +195,23 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
             take(drawn, vocab);
             undone = accepted < verified &&
                      (finish != Finish::running ||
-                      drawn.token != ahead[static_cast<size_t>(known + accepted)]);
+                      drawn.token != next[static_cast<size_t>(certain + accepted)]);
             if (undone) read = read_before;
             if (finish != Finish::running) return;
             if (undone || accepted == verified) {
                 // What has been through the model for good is not fed to it again.
-                ahead.resize(undone ? static_cast<size_t>(known + accepted) : 0);
-                ahead.push_back(drawn.token);
-                known = static_cast<int32_t>(ahead.size());
+                next.resize(undone ? static_cast<size_t>(certain + accepted) : 0);
+                next.push_back(drawn.token);
+                certain = static_cast<int32_t>(next.size());
                 break;
             }
         }
-        if (!draft_.on()) return;
-        draft_.judge(verified, accepted);
+        if (!lookup_.on()) return;
+        lookup_.learn(verified, accepted);
         const int64_t left = request.max_tokens - completion - 1;
-        const int64_t room = std::min<int64_t>(left, draft_.most() + 1 - known);
-        const auto guess = draft_.guess(static_cast<int32_t>(room));
-        ahead.insert(ahead.end(), guess.begin(), guess.end());
+        const int64_t room = std::min<int64_t>(left, lookup_.most() + 1 - certain);
+        const auto guess = lookup_.guess(static_cast<int32_t>(room));
+        next.insert(next.end(), guess.begin(), guess.end());
     } catch (const std::exception &error) {
         event.text.resize(n_text), event.tokens.resize(n_tokens);
         event.logprob_ids.resize(n_logprobs), event.logprobs.resize(n_logprobs);
@@ -221,24 +221,24 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
 }
 
 void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
-    const int32_t next = drawn.token;
-    draft_.add(next);
-    if (contains(request.end_ids, next)) {
+    const int32_t token = drawn.token;
+    lookup_.add(token);
+    if (contains(request.end_ids, token)) {
         output.finish(event.text);
         finish = Finish::stop;
         held_from = -1;
         return;
     }
     ++completion;
-    answer.push_back(next);
-    event.tokens.push_back(next);
+    answer.push_back(token);
+    event.tokens.push_back(token);
     event.logprob_width = drawn.logprobs.size();
-    for (auto [token, logprob] : drawn.logprobs) {
-        event.logprob_ids.push_back(token);
+    for (auto [other, logprob] : drawn.logprobs) {
+        event.logprob_ids.push_back(other);
         event.logprobs.push_back(logprob);
     }
-    const std::string_view bytes = vocab.bytes(next);
-    const bool stop_id = contains(request.stop_ids, next);
+    const std::string_view bytes = vocab.bytes(token);
+    const bool stop_id = contains(request.stop_ids, token);
     const bool may_stop = completion >= request.sampling.min_tokens;
     if (!stop_id && output.add(bytes, event.text, may_stop)) {
         finish = Finish::stop;

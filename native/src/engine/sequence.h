@@ -112,11 +112,11 @@ struct Sequence {
     int64_t saved = 0;            // tokens whose state was known or has been kept last
     int64_t completion = 0;       // tokens counted as answer
     std::vector<int32_t> answer;  // these
-    // The next rows once the prompt is through: `known` tokens, the last of which has just been
-    // drawn, and guesses. Known tokens before that one have been through the model in a step that
+    // The next rows once the prompt is through: `certain` tokens, the last of which has just been
+    // drawn, and guesses. Certain tokens before that one have been through the model in a step that
     // was undone.
-    std::vector<int32_t> ahead{-1};
-    int32_t known = 1;
+    std::vector<int32_t> next{-1};
+    int32_t certain = 1;
     // Of the last step: guesses that were verified and came true, and whether one did not. The
     // state is then to be what it was before the step.
     int32_t verified = 0, accepted = 0;
@@ -127,10 +127,10 @@ struct Sequence {
         -1;  // the same of a state that is set aside while text is held back; -1: none
     int64_t held_from = -1;  // number of the answer's first token that is held back, if one is
     Finish finish = Finish::running;
-    Event event;           // since the engine last collected it
-    std::string failure;   // the message of an error
-    uint64_t told_in = 0;  // the poll period in which it last spoke ...
-    size_t told_at = 0;    // ... and the place of its event in that period's outbox
+    Event event;               // since the engine last collected it
+    std::string failure;       // the message of an error
+    uint64_t reported_in = 0;  // the poll period in which it last spoke ...
+    size_t reported_at = 0;    // ... and the place of its event in that period's outbox
 
     std::shared_ptr<const Fork> fork;  // the end of its prompt, where another has read it
     std::vector<uint64_t> mask;        // of the next draw
@@ -147,7 +147,7 @@ struct Sequence {
     std::span<const int32_t> input(int32_t rows) const;
     // How many of the last of them need logits, because a token may be drawn there.
     int32_t draws_after(int32_t rows) const {
-        if (decoding()) return rows - known + 1;
+        if (decoding()) return rows - certain + 1;
         if (request.score) return rows - ends_with(rows);
         return !embeds() && ends_with(rows);
     }
@@ -155,7 +155,7 @@ struct Sequence {
     std::span<const int32_t> first(int64_t tokens, std::vector<int32_t> &scratch) const;
     // How many of them are whole in the prompt or in the text that has been shown.
     int64_t shown() const { return prompt_size() + (held_from < 0 ? completion : held_from); }
-    int32_t guesses() const { return static_cast<int32_t>(ahead.size()) - known; }
+    int32_t guesses() const { return static_cast<int32_t>(next.size()) - certain; }
 
     // The tokens of what is shown that its state, which has read so many, has not.
     std::vector<int32_t> unread(int64_t state_read) const;
@@ -177,7 +177,7 @@ private:
     int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
     void take(const Drawn &drawn, const Vocab &vocab);
 
-    Draft draft_;
+    PromptLookup lookup_;
 };
 
 }  // namespace rwkv

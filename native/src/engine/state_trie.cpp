@@ -8,7 +8,7 @@
 
 namespace rwkv {
 
-struct StateCache::Node {
+struct StateTrie::Node {
     Node *parent = nullptr;  // null: a root
     std::vector<int32_t> edge;
     std::map<int32_t, std::unique_ptr<Node>> children;  // by the first token of their edges
@@ -17,31 +17,31 @@ struct StateCache::Node {
     Used::iterator place;                               // if kept
 };
 
-struct StateCache::Root {
+struct StateTrie::Root {
     Start start;
     Node node;
 };
 
-StateCache::StateCache(size_t state_floats, size_t n_vocab)
+StateTrie::StateTrie(size_t state_floats, size_t n_vocab)
     : state_floats_(state_floats),
       n_vocab_(n_vocab),
       states_(state_bytes()),
       logits_(logit_bytes()) {}
 
-StateCache::~StateCache() { clear(); }
+StateTrie::~StateTrie() { clear(); }
 
-size_t StateCache::node_bytes() { return sizeof(Node) + 48; }
+size_t StateTrie::node_bytes() { return sizeof(Node) + 48; }
 
-static size_t bytes_of(const StateCache::Start &start) {
+static size_t bytes_of(const StateTrie::Start &start) {
     return start ? start->size() * sizeof(float) : 0;
 }
 
-StateCache::Root *StateCache::root_of(const Start &start) const {
+StateTrie::Root *StateTrie::root_of(const Start &start) const {
     const auto found = roots_.find(start.get());
     return found == roots_.end() ? nullptr : found->second.get();
 }
 
-StateCache::Place StateCache::descend(Node &root, std::span<const int32_t> tokens) const {
+StateTrie::Place StateTrie::descend(Node &root, std::span<const int32_t> tokens) const {
     Place place{&root, 0, 0};
     while (place.rest == 0 && place.tokens < tokens.size()) {
         const auto child = place.node->children.find(tokens[place.tokens]);
@@ -57,7 +57,7 @@ StateCache::Place StateCache::descend(Node &root, std::span<const int32_t> token
     return place;
 }
 
-StateCache::Found StateCache::find(const Start &start, std::span<const int32_t> tokens) {
+StateTrie::Found StateTrie::find(const Start &start, std::span<const int32_t> tokens) {
     Root *root = root_of(start);
     if (!root) return {};
     const Place place = descend(root->node, tokens);
@@ -109,8 +109,8 @@ struct Reader {
 
 }  // namespace
 
-bool StateCache::rewords(const Start &start, std::span<const int32_t> tokens,
-                         const Vocab &vocab) const {
+bool StateTrie::rewords(const Start &start, std::span<const int32_t> tokens,
+                        const Vocab &vocab) const {
     Root *root = root_of(start);
     if (!root) return false;
     const Place place = descend(root->node, tokens);
@@ -153,8 +153,8 @@ bool StateCache::rewords(const Start &start, std::span<const int32_t> tokens,
     return false;
 }
 
-StateCache::Room StateCache::insert(const Start &start, std::span<const int32_t> tokens,
-                                    bool logits) {
+StateTrie::Room StateTrie::insert(const Start &start, std::span<const int32_t> tokens,
+                                  bool logits) {
     const size_t least = state_bytes() + (logits ? logit_bytes() : 0) + bytes_of(start) +
                          tokens.size() * sizeof(int32_t) + node_bytes();
     if (tokens.empty() || least > limit_) return {};
@@ -194,7 +194,7 @@ StateCache::Room StateCache::insert(const Start &start, std::span<const int32_t>
 }
 
 // The node after `tokens`, made if it is missing.
-StateCache::Node &StateCache::make_node(Root &root, std::span<const int32_t> tokens) {
+StateTrie::Node &StateTrie::make_node(Root &root, std::span<const int32_t> tokens) {
     const Place place = descend(root.node, tokens);
     Node &node = place.rest > 0 ? split(place) : *place.node;
     const auto left = tokens.subspan(place.tokens);
@@ -208,7 +208,7 @@ StateCache::Node &StateCache::make_node(Root &root, std::span<const int32_t> tok
 }
 
 // Puts a node in the middle of an edge.
-StateCache::Node &StateCache::split(Place place) {
+StateTrie::Node &StateTrie::split(Place place) {
     Node &below = *place.node;
     auto middle = std::make_unique<Node>();
     const auto cut = below.edge.end() - static_cast<std::ptrdiff_t>(place.rest);
@@ -225,17 +225,17 @@ StateCache::Node &StateCache::split(Place place) {
     return *link;
 }
 
-void StateCache::touch(Node &node) { used_.splice(used_.begin(), used_, node.place); }
+void StateTrie::touch(Node &node) { used_.splice(used_.begin(), used_, node.place); }
 
 // Forgets the least recently used until the rest fits.
-void StateCache::shrink(const Node *spared) {
+void StateTrie::shrink(const Node *spared) {
     while (bytes_ > limit_ && !used_.empty() && used_.back() != spared) {
         forget(*used_.back());
         ++evicted_;
     }
 }
 
-void StateCache::forget(Node &node) {
+void StateTrie::forget(Node &node) {
     bytes_ -= state_bytes() + (node.logits ? logit_bytes() : 0);
     used_.erase(node.place);
     node.kept = false;
@@ -245,7 +245,7 @@ void StateCache::forget(Node &node) {
 }
 
 // Takes out what leads nowhere any more, and joins two edges where no branch is left between them.
-void StateCache::prune(Node *node) {
+void StateTrie::prune(Node *node) {
     while (node->parent && !node->kept && node->children.empty()) {
         Node *parent = node->parent;
         bytes_ -= node_bytes() + node->edge.size() * sizeof(int32_t);
@@ -279,7 +279,7 @@ void StateCache::prune(Node *node) {
 constexpr size_t kStatesAhead = size_t{128} << 20, kLogitsAhead = size_t{8} << 20,
                  kSmall = size_t{256} << 10;
 
-void StateCache::set_limit(size_t bytes) {
+void StateTrie::set_limit(size_t bytes) {
     limit_ = bytes;
     if (state_bytes() >= kSmall) {
         states_.write_ahead(std::min(kStatesAhead, bytes / 16));
@@ -290,7 +290,7 @@ void StateCache::set_limit(size_t bytes) {
 
 // Not by recursion: a chain of a hundred thousand nodes is a long conversation. And without memory,
 // of which there may be none.
-void StateCache::clear() noexcept {
+void StateTrie::clear() noexcept {
     for (auto &[start, root] : roots_) {
         Node *node = &root->node;
         while (node->parent || !node->children.empty()) {

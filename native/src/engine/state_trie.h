@@ -21,17 +21,17 @@
 
 namespace rwkv {
 
-class StateCache {
+class StateTrie {
 public:
     // Where a text begins; null: the model's own initial state. Told apart by address, and kept
     // alive by its root, so that an address cannot come to mean another state.
     using Start = std::shared_ptr<const std::vector<float>>;
 
     // Sizes of a state and of a row of logits. Nothing is kept until there is a limit.
-    StateCache(size_t state_floats, size_t n_vocab);
-    ~StateCache();
-    StateCache(const StateCache &) = delete;
-    StateCache &operator=(const StateCache &) = delete;
+    StateTrie(size_t state_floats, size_t n_vocab);
+    ~StateTrie();
+    StateTrie(const StateTrie &) = delete;
+    StateTrie &operator=(const StateTrie &) = delete;
 
     // The state after the longest kept beginning of `tokens`. The whole of them counts only where
     // the logits after it were kept, too: something must be there to draw from.

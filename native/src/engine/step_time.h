@@ -7,11 +7,11 @@
 
 namespace rwkv {
 
-class Pace {
+class StepTime {
 public:
     // A step beside running streams should last no longer than `seconds`, or than `ratio` of the
     // steps that follow, if that is longer: their readers then see no gap.
-    explicit Pace(double seconds) : seconds_(seconds) {}
+    explicit StepTime(double seconds) : seconds_(seconds) {}
 
     // A step of so many rows has taken so long.
     void saw(int64_t rows, double seconds);

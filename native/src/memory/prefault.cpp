@@ -8,7 +8,7 @@
 
 namespace rwkv {
 
-Forerunner::~Forerunner() {
+Prefault::~Prefault() {
     {
         const std::lock_guard lock(mutex_);
         stopping_ = recalled_ = true;
@@ -18,8 +18,8 @@ Forerunner::~Forerunner() {
     if (thread_.joinable()) thread_.join();
 }
 
-void Forerunner::send(void *block) {
-    if (!thread_.joinable()) thread_ = std::thread(&Forerunner::run, this);
+void Prefault::send(void *block) {
+    if (!thread_.joinable()) thread_ = std::thread(&Prefault::run, this);
     {
         const std::lock_guard lock(mutex_);
         ready_.reserve(out_ + 1);  // so that the thread needs no memory
@@ -29,7 +29,7 @@ void Forerunner::send(void *block) {
     changed_.notify_all();
 }
 
-void *Forerunner::take() {
+void *Prefault::take() {
     if (out_ == 0) return nullptr;
     const std::lock_guard lock(mutex_);
     if (ready_.empty()) return nullptr;
@@ -39,7 +39,7 @@ void *Forerunner::take() {
     return block;
 }
 
-void Forerunner::recall() {
+void Prefault::recall() {
     std::unique_lock lock(mutex_);
     orders_.clear();
     recalled_ = true;
@@ -49,7 +49,7 @@ void Forerunner::recall() {
     out_ = 0;
 }
 
-void Forerunner::run() noexcept {
+void Prefault::run() noexcept {
 #if defined(__linux__)
     // Of this thread alone: a tenth of a busy core, enough for 40 states of 0.1B a second.
     setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), 10);

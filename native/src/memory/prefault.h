@@ -14,12 +14,12 @@
 
 namespace rwkv {
 
-class Forerunner {
+class Prefault {
 public:
-    explicit Forerunner(size_t block_bytes) : bytes_(block_bytes) {}
-    ~Forerunner();
-    Forerunner(const Forerunner &) = delete;
-    Forerunner &operator=(const Forerunner &) = delete;
+    explicit Prefault(size_t block_bytes) : bytes_(block_bytes) {}
+    ~Prefault();
+    Prefault(const Prefault &) = delete;
+    Prefault &operator=(const Prefault &) = delete;
 
     // The next block to write to. Throws std::system_error where no thread can be had,
     // std::bad_alloc.

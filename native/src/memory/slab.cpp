@@ -32,7 +32,7 @@ void *Slab::take() {
         mapping.free.pop_back();
         return block;
     }
-    void *block = forerunner_ ? forerunner_->take() : nullptr;
+    void *block = prefault_ ? prefault_->take() : nullptr;
     if (!block) block = cut();
     send_ahead();
     return block;
@@ -40,19 +40,19 @@ void *Slab::take() {
 
 void Slab::write_ahead(size_t bytes) {
     ahead_ = bytes / block_;
-    if (ahead_ > 0 && !forerunner_) forerunner_ = std::make_unique<Forerunner>(block_);
+    if (ahead_ > 0 && !prefault_) prefault_ = std::make_unique<Prefault>(block_);
     send_ahead();
 }
 
 // Only when half of the blocks are gone, so that most requests meet none of it. Without memory or a
 // thread there is nothing ahead.
 void Slab::send_ahead() noexcept {
-    if (!forerunner_ || forerunner_->out() > ahead_ / 2) return;
+    if (!prefault_ || prefault_->out() > ahead_ / 2) return;
     try {
-        while (forerunner_->out() < ahead_) {
+        while (prefault_->out() < ahead_) {
             void *block = cut();
             try {
-                forerunner_->send(block);
+                prefault_->send(block);
             } catch (...) {
                 give(block);
                 throw;
@@ -102,7 +102,7 @@ void Slab::give(void *block) {
 }
 
 void Slab::clear() {
-    if (forerunner_) forerunner_->recall();
+    if (prefault_) prefault_->recall();
     for (const auto &[base, mapping] : mappings_) munmap(base, round_up(block_ * blocks_, huge));
     mappings_.clear();
 }

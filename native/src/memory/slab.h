@@ -41,9 +41,9 @@ private:
     void *cut();
     void send_ahead() noexcept;
 
-    size_t block_, blocks_;                   // bytes of one; how many a mapping holds
-    size_t ahead_ = 0;                        // blocks to have been written to
-    std::unique_ptr<Forerunner> forerunner_;  // if there are any
+    size_t block_, blocks_;               // bytes of one; how many a mapping holds
+    size_t ahead_ = 0;                    // blocks to have been written to
+    std::unique_ptr<Prefault> prefault_;  // if there are any
     std::map<std::byte *, Mapping> mappings_;
 };
 
