@@ -16,6 +16,8 @@ PYTHONS := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 NATIVE := CMakeLists.txt rwkv_native/_build.py $(shell find native -type d -o -name '*.h' -o \
 	-name '*.cpp' -o -name '*.inl' -o -name CMakeLists.txt)
 
+CXX_FILES = $(shell find native tests/native tests/fuzz -name '*.h' -o -name '*.cpp' -o -name '*.inl')
+
 # Tests look for cmake and ninja on the path.
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -37,6 +39,7 @@ soak: build $(VENV)/.sound  ## run all tests with full counts
 lint: build  ## check style and formatting; `make lint ARGS=--fix` repairs what it can
 	$(BIN)/ruff check $(ARGS) .
 	$(BIN)/ruff format $(if $(filter --fix,$(ARGS)),,--check) .
+	$(BIN)/clang-format $(if $(filter --fix,$(ARGS)),-i,--dry-run -Werror) $(CXX_FILES)
 
 bench: build  ## print the benchmark tables (minutes; wants an idle machine)
 	$(BIN)/python benchmarks/model.py $(ARGS)

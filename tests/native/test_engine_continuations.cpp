@@ -1,6 +1,6 @@
-// States handed out, several answers from one prompt, scores and masks, in a storm of requests that are
-// cancelled in every phase: each answer is what it is alone. The Python tests (test_continuations.py) hold
-// the values against the model; here it is order, memory and threads.
+// States handed out, several answers from one prompt, scores and masks, in a storm of requests that
+// are cancelled in every phase: each answer is what it is alone. The Python tests
+// (test_continuations.py) hold the values against the model; here it is order, memory and threads.
 #include "check.h"
 #include "engine/engine.h"
 #include "error.h"
@@ -35,7 +35,8 @@ struct Answer {
 class Client {
 public:
     explicit Client(int32_t max_batch, int64_t cache_bytes = 0)
-        : engine(model, vocab, {.max_batch = max_batch, .prefill_chunk = 16, .cache_bytes = cache_bytes}) {}
+        : engine(model, vocab,
+                 {.max_batch = max_batch, .prefill_chunk = 16, .cache_bytes = cache_bytes}) {}
 
     Engine engine;
     std::map<uint64_t, Answer> answers;
@@ -47,7 +48,8 @@ public:
                 Answer &answer = answers[event.id];
                 CHECK(answer.finish == Finish::running);
                 answer.tokens.insert(answer.tokens.end(), event.tokens.begin(), event.tokens.end());
-                answer.logprobs.insert(answer.logprobs.end(), event.logprobs.begin(), event.logprobs.end());
+                answer.logprobs.insert(answer.logprobs.end(), event.logprobs.begin(),
+                                       event.logprobs.end());
                 answer.finish = event.finish;
                 answer.kept = event.kept;
                 answer.cached = event.cached_tokens;
@@ -136,7 +138,8 @@ void test_masks() {
 
 void test_storm(uint64_t seed) {
     Random random{seed};
-    Client client(static_cast<int32_t>(1 + random.below(5)), random.below(2) ? 1 << 20 : 0), alone(1);
+    Client client(static_cast<int32_t>(1 + random.below(5)), random.below(2) ? 1 << 20 : 0),
+        alone(1);
     std::atomic<int64_t> calls = 0;
     int64_t expected_forks = 0;
     struct Asked {

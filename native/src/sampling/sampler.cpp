@@ -3,8 +3,8 @@
 // what follows the softmax is distribution.cpp.
 #include "sampling/sampler.h"
 
-#include "sampling/distribution.h"
 #include "error.h"
+#include "sampling/distribution.h"
 
 #include <algorithm>
 #include <bit>
@@ -29,9 +29,7 @@ struct Scratch {
 thread_local Scratch scratch;
 
 void check_number(const char *name, double value, double low, double high) {
-    if (std::isfinite(value) && value >= low && value <= high) {
-        return;
-    }
+    if (std::isfinite(value) && value >= low && value <= high) return;
     char text[160];
     if (!std::isfinite(value)) {
         std::snprintf(text, sizeof text, "%s must be a finite number, got %g", name, value);
@@ -129,22 +127,14 @@ void check(const SamplingOptions &options, size_t vocab) {
         check_id("bias_slopes", id, vocab);
         check_number("bias_slopes", slope, -DBL_MAX, DBL_MAX);
     }
-    for (const int32_t id : options.forbidden) {
-        check_id("forbidden", id, vocab);
-    }
+    for (const int32_t id : options.forbidden) check_id("forbidden", id, vocab);
     if (options.min_tokens < 0) {
         throw invalid("min_tokens is " + std::to_string(options.min_tokens) +
                       ", it must be at least 0");
     }
-    for (const int32_t id : options.late) {
-        check_id("late", id, vocab);
-    }
-    for (const int32_t id : options.no_repeat) {
-        check_id("no_repeat", id, vocab);
-    }
-    for (const int32_t id : options.exempt) {
-        check_id("exempt", id, vocab);
-    }
+    for (const int32_t id : options.late) check_id("late", id, vocab);
+    for (const int32_t id : options.no_repeat) check_id("no_repeat", id, vocab);
+    for (const int32_t id : options.exempt) check_id("exempt", id, vocab);
 }
 
 // Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
@@ -169,15 +159,11 @@ Sampler::Sampler(SamplingOptions options, std::span<const int32_t> prompt)
     std::sort(options_.weights.begin(), options_.weights.end());
     if (options_.global_penalty) {
         std::sort(options_.exempt.begin(), options_.exempt.end());
-        for (const int32_t token : prompt) {
-            if (!std::binary_search(options_.exempt.begin(), options_.exempt.end(), token)) {
+        for (const int32_t token : prompt)
+            if (!std::binary_search(options_.exempt.begin(), options_.exempt.end(), token))
                 add_occurrence(token);
-            }
-        }
     }
-    if (!prompt.empty()) {
-        last_ = prompt.back();
-    }
+    if (!prompt.empty()) last_ = prompt.back();
 }
 
 // What drawing a token adds to its occurrences.
@@ -191,24 +177,16 @@ double Sampler::weight_of(int32_t token) const {
 // this is scale *= decay;  weight[x] += w(x) / scale: one token is touched, however many have been
 // seen.
 void Sampler::add_occurrence(int32_t token) {
-    if (options_.presence_penalty == 0 && options_.frequency_penalty == 0) {
-        return;
-    }
+    if (options_.presence_penalty == 0 && options_.frequency_penalty == 0) return;
     scale_ *= options_.penalty_decay;
     if (scale_ < 1e-100) {
-        for (Occurrence &occurrence : occurrences_) {
-            occurrence.weight *= scale_;
-        }
+        for (Occurrence &occurrence : occurrences_) occurrence.weight *= scale_;
         scale_ = 1;
     }
     const double weight = weight_of(token);
-    if (weight == 0) {
-        return;
-    }
+    if (weight == 0) return;
     const auto [place, is_new] = index_.try_emplace(token, occurrences_.size());
-    if (is_new) {
-        occurrences_.push_back({token, 0});
-    }
+    if (is_new) occurrences_.push_back({token, 0});
     occurrences_[place->second].weight += weight / scale_;
 }
 
@@ -231,7 +209,9 @@ double Sampler::penalty(int32_t token) const {
 }
 
 Law Sampler::law() const {
-    return {.temperature = options_.temperature, .top_p = options_.top_p, .min_p = options_.min_p,
+    return {.temperature = options_.temperature,
+            .top_p = options_.top_p,
+            .min_p = options_.min_p,
             .top_k = options_.top_k};
 }
 
@@ -245,38 +225,25 @@ bool Sampler::early() const {
 }
 
 bool Sampler::adjusts() const {
-    return !options_.bias.empty() || !options_.forbidden.empty() || !mask_.empty() || repeats() || early() ||
-           (step_ > 0 && !(occurrences_.empty() && options_.slopes.empty()));
+    return !options_.bias.empty() || !options_.forbidden.empty() || !mask_.empty() || repeats() ||
+           early() || (step_ > 0 && !(occurrences_.empty() && options_.slopes.empty()));
 }
 
 void Sampler::adjust(Adjusted &row) const {
-    for (const auto &[id, value] : options_.bias) {
-        row.add(id, static_cast<double>(value));
-    }
+    for (const auto &[id, value] : options_.bias) row.add(id, static_cast<double>(value));
     if (step_ > 0) {
-        for (const auto &[id, slope] : options_.slopes) {
+        for (const auto &[id, slope] : options_.slopes)
             row.add(id, slope * static_cast<double>(step_));
-        }
-        for (const Occurrence &occurrence : occurrences_) {
+        for (const Occurrence &occurrence : occurrences_)
             row.add(occurrence.token, -penalty_of(occurrence));
-        }
     }
-    for (const int32_t id : options_.forbidden) {
-        row.forbid(id);
-    }
-    if (early()) {
-        for (const int32_t id : options_.late) {
-            row.forbid(id);
-        }
-    }
-    if (repeats()) {
-        row.forbid(last_);
-    }
-    for (size_t i = 0; i < mask_.size(); ++i) {
-        for (uint64_t out = ~mask_[i]; out != 0; out &= out - 1) {
+    for (const int32_t id : options_.forbidden) row.forbid(id);
+    if (early())
+        for (const int32_t id : options_.late) row.forbid(id);
+    if (repeats()) row.forbid(last_);
+    for (size_t i = 0; i < mask_.size(); ++i)
+        for (uint64_t out = ~mask_[i]; out != 0; out &= out - 1)
             row.forbid(static_cast<int32_t>(64 * i) + std::countr_zero(out));
-        }
-    }
 }
 
 void Sampler::probabilities(std::span<double> out, std::span<const float> logits) const {
@@ -301,9 +268,7 @@ Drawn Sampler::draw(std::span<const float> logits) {
 }
 
 Drawn Sampler::draw_in_place(std::span<float> logits) {
-    if (!adjusts()) {
-        return draw(logits);
-    }
+    if (!adjusts()) return draw(logits);
     int32_t token;
     {
         Adjusted row(logits);
@@ -315,9 +280,8 @@ Drawn Sampler::draw_in_place(std::span<float> logits) {
 
 Drawn Sampler::taken(int32_t token, std::span<const float> logits) {
     Drawn drawn{.token = token, .logprobs = {}};
-    if (options_.logprobs >= 0) {
+    if (options_.logprobs >= 0)
         drawn.logprobs = log_softmax(logits, token, static_cast<size_t>(options_.logprobs));
-    }
     count(token);
     return drawn;
 }

@@ -60,8 +60,8 @@ public:
     // The same without a copy: bias, penalties and bans change the row, which is as it was again
     // when this returns or throws.
     Drawn draw_in_place(std::span<float> logits);
-    // Ids whose bit is not set are not drawn next: [(vocab + 63) / 64] words, which must stay as they are
-    // until then. Empty: all may be.
+    // Ids whose bit is not set are not drawn next: [(vocab + 63) / 64] words, which must stay as
+    // they are until then. Empty: all may be.
     void set_mask(std::span<const uint64_t> mask) { mask_ = mask; }
     // The exact distribution that draw() would use now, float64 [vocab].
     void probabilities(std::span<double> out, std::span<const float> logits) const;
