@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 
 import rwkv_native as rn
@@ -46,8 +47,7 @@ class Answer:
     embedding: np.ndarray | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """News of one prompt: text that may be empty, and why it ended, if it did."""
 
     index: int
