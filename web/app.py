@@ -1,10 +1,9 @@
 """The WSGI application. Open this first: the route table says which file answers what.
 
 A request meets `web/transport/request_body.py`, then its resource, which reads it with
-`web/schemas/`, renders its prompt with `web/chat/prompts/`, runs it with `web/engine/generation.py`
-and writes the answer, streamed by `web/dialects/event_stream.py`. Errors of every kind leave
-through `web/transport/error_answers.py`. `create_app` starts nothing: the runtime is handed in and
-started by whoever owns the process.
+`web/schemas/`, begins a turn with `web/chat/turn.py` and writes the answer as its API has it, with
+`web/dialects/`. Errors of every kind leave through `web/transport/error_answers.py`. `create_app`
+starts nothing: the runtime is handed in and started by whoever owns the process.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from falcon.inspect import inspect_routes
 from falcon.routing import CompiledRouter
 
 from web import errors
+from web.chat.turn import Turns
 from web.config import Config
 from web.dialects import openai_errors
 from web.engine.model_host import Runtime
@@ -93,13 +93,14 @@ def create_app(runtime: Runtime, config: Config) -> Application:
 
     roots = Roots(config)
     starts = StartStates(roots, lambda: runtime.deploy)
-    chat = ChatCompletionsResource(runtime, starts)
+    turns = Turns(runtime, starts)
+    chat = ChatCompletionsResource(runtime, turns)
     embeddings = EmbeddingsResource(runtime, config)
     models = ModelsResource(runtime, config)
     model = ModelResource(runtime)
     billing = BillingResource()
     state_cache = StateCacheResource(runtime)
-    tokenize = TokenizeResource(runtime)
+    tokenize = TokenizeResource(runtime, turns)
     static = files()
     documents = Documents(
         Limits(
@@ -114,7 +115,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
         sound.Limits(config.sound_length, config.sound_seconds, config.sound_memory)
     )
     compositions = Compositions(conversions, renders)
-    completions = CompletionsResource(runtime, starts, compositions)
+    completions = CompletionsResource(runtime, turns, compositions)
 
     app.add_route("/", RootResource())
     app.add_route("/openapi.json", OpenApiResource())

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 
 from web.chat.answers import ChatAnswer, Trimmer
+from web.chat.events import Finish, Text, ToolCall
 from web.chat.messages import Call, Function, Message
 from web.chat.tool_calls import CallFinder
-from web.schemas.answers import ToolCall
 
 TEXTS = [
     " 2 + 3 = 5.\n\n",
@@ -67,9 +67,10 @@ def test_text_around_calls(said: str, before: str, after: str) -> None:
         heard: list[tuple[Message, list[int]]] = []
         finder = CallFinder([Function("f", None, PARAMETERS)])
         answer = ChatAnswer(finder, noted=lambda m, ids, heard=heard: heard.append((m, ids)))
-        items = [i for at in range(0, len(said), step) for i in answer.feed(said[at : at + step])]
-        items += answer.end([7])
-        told = ["|" if isinstance(item, ToolCall) else item for item in items]
+        parts = [said[at : at + step] for at in range(0, len(said), step)]
+        *events, last = [e for part in parts for e in answer.feed(part)] + answer.end("stop", [7])
+        assert last == Finish(0, "tool_calls") and answer.reason == "tool_calls"
+        told = ["|" if isinstance(event, ToolCall) else event.text for event in events]
         assert "".join(told) == f"{before}|{after}" and answer.text == before + after
         (message, ids) = heard[0]
         assert ids == [7] and message.calls == (Call("f", {"k": 3}),)
@@ -78,5 +79,6 @@ def test_text_around_calls(said: str, before: str, after: str) -> None:
 
 def test_what_is_continued_is_a_part_of_the_message() -> None:
     answer = ChatAnswer(begun="2 + 3")
-    assert answer.feed(" = 5.\n") == [" = 5."] and answer.end() == []
+    assert answer.feed(" = 5.\n") == [Text(0, " = 5.")]
+    assert answer.end("length") == [Finish(0, "length")]
     assert answer.text == " = 5." and answer.message == Message("assistant", "2 + 3 = 5.")

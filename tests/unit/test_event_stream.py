@@ -4,26 +4,37 @@ errors in mid-stream, a client that leaves."""
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from web import errors
-from web.dialects import event_stream
-from web.dialects.event_stream import EventStream, Frames
+from web.chat.answers import ChatAnswer, TextAnswer
+from web.chat.events import Begin, Event, Finish, Text, Usage
+from web.chat.turn import Turn
+from web.dialects import event_stream, openai
+from web.dialects.chat import CHAT
+from web.dialects.completions import COMPLETIONS
+from web.dialects.event_stream import EventStream
+from web.dialects.openai import OpenAiEncoder
 from web.engine.generation import Piece
 
 
-def frames(chat: bool = True, choices: int = 1, include_usage: bool = False) -> Frames:
-    return Frames(
-        chat=chat,
-        id='id-"1"',
-        created=7,
-        fingerprint="fp_1",
-        model="mödel",
-        choices=choices,
-        include_usage=include_usage,
-    )
+@pytest.fixture(autouse=True)
+def unchanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is another one each time."""
+    monkeypatch.setattr(openai.time, "time", lambda: 7.5)
+    monkeypatch.setattr(openai.uuid, "uuid4", lambda: SimpleNamespace(hex='"1"'))
+
+
+def encoder(chat: bool = True, include_usage: bool = False) -> OpenAiEncoder:
+    serving: Any = SimpleNamespace(name="mödel", fingerprint="fp_1")
+    return OpenAiEncoder(CHAT if chat else COMPLETIONS, serving, include_usage)
+
+
+def frames(*events: Event, chat: bool = True, include_usage: bool = False) -> bytes:
+    return encoder(chat, include_usage).frames(events)
 
 
 def parse(raw: bytes) -> list[Any]:
@@ -36,7 +47,8 @@ def parse(raw: bytes) -> list[Any]:
 
 def chunk(choice: dict[str, Any], kind: str = "chat.completion.chunk") -> dict[str, Any]:
     model = {"model": "mödel", "system_fingerprint": "fp_1"}
-    return {"id": 'id-"1"', "object": kind, "created": 7, **model, "choices": [choice]}
+    id = 'chatcmpl-"1"' if kind.startswith("chat") else 'cmpl-"1"'
+    return {"id": id, "object": kind, "created": 7, **model, "choices": [choice]}
 
 
 def choice(index: int, reason: str | None, **body: Any) -> dict[str, Any]:
@@ -47,30 +59,32 @@ NASTY = 'a"b\\c\n\n\r\n\x00\x7f\u2028é😀</script>data: x'
 
 
 def test_chat_frames() -> None:
-    f = frames()
     role = {"role": "assistant", "content": ""}
-    assert parse(f.opening()) == [chunk(choice(0, None, delta=role))]
-    assert parse(f.text(0, NASTY)) == [chunk(choice(0, None, delta={"content": NASTY}))]
-    assert parse(f.end(0, "length")) == [chunk(choice(0, "length", delta={}))]
+    assert parse(frames(Begin(0), Text(0, NASTY), Finish(1, "length"))) == [
+        chunk(choice(0, None, delta=role)),
+        chunk(choice(0, None, delta={"content": NASTY})),
+        chunk(choice(1, "length", delta={})),
+    ]
 
 
 def test_completion_frames() -> None:
-    f = frames(chat=False, choices=12)
-    assert f.opening() == b""
     kind = "text_completion"
-    assert parse(f.text(11, NASTY)) == [chunk(choice(11, None, text=NASTY), kind)]
-    assert parse(f.end(3, "stop")) == [chunk(choice(3, "stop", text=""), kind)]
+    assert frames(Begin(11), chat=False) == b""
+    assert parse(frames(Text(11, NASTY), Finish(3, "stop"), chat=False)) == [
+        chunk(choice(11, None, text=NASTY), kind),
+        chunk(choice(3, "stop", text=""), kind),
+    ]
 
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_usage_frames(chat: bool) -> None:
-    f = frames(chat, include_usage=True)
-    for raw in (f.opening(), f.text(0, "x"), f.end(0, "stop")):
-        assert all(event["usage"] is None for event in (parse(raw) if raw else []))
-    (last,) = parse(f.usage(3, 4))
+    events = [Begin(0), Text(0, "x"), Finish(0, "stop"), Usage(3, 4, None)]
+    *said, last, done = parse(frames(*events, chat=chat, include_usage=True))
+    assert done == "[DONE]"
+    assert len(said) == 2 + chat and all(event["usage"] is None for event in said)
     assert last["choices"] == []
     assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
-    assert last["id"] == 'id-"1"'
+    assert last["id"] == said[0]["id"]
 
 
 class Script:
@@ -78,41 +92,49 @@ class Script:
 
     def __init__(self, *steps: Any) -> None:
         self.steps = list(steps)
-        self.timeouts: list[float] = []
+        self.timeouts: list[float | None] = []
         self.closed = 0
+        self.answers = [SimpleNamespace(ids=[]) for _ in range(2)]
 
     @property
     def done(self) -> bool:
         return not self.steps
 
-    def take(self, timeout: float) -> list[Piece]:
+    def take(self, timeout: float | None) -> list[Piece]:
         self.timeouts.append(timeout)
         step = self.steps.pop(0)
         if isinstance(step, Exception):
             raise step
         return step
 
-    def usage(self) -> tuple[int, int]:
-        return 2, 3
+    def usage(self) -> tuple[int, int, int | None]:
+        return 2, 3, None
 
     def close(self) -> None:
         self.closed += 1
 
 
-def stream(script: Script, include_usage: bool = False, **options: Any) -> EventStream:
-    return EventStream(script, frames(include_usage=include_usage, **options), include_usage)  # type: ignore[arg-type]
+def stream(
+    script: Script,
+    chat: bool = True,
+    include_usage: bool = False,
+    echoed: tuple[str, ...] = ("",),
+) -> EventStream:
+    texts = [TextAnswer(index, text) for index, text in enumerate(echoed)]
+    turn = Turn(script, [ChatAnswer()] if chat else texts)  # type: ignore[arg-type]
+    return EventStream(turn, encoder(chat, include_usage))
 
 
 def test_echoed_prompts_come_first() -> None:
-    one = EventStream(Script([]), frames(chat=False), False, ["p0", ""])  # type: ignore[arg-type]
-    assert next(one) == frames(chat=False).text(0, "p0")  # nothing is not echoed
+    one = stream(Script([]), chat=False, echoed=("p0", ""))
+    assert next(one) == frames(Text(0, "p0"), chat=False)  # nothing is not echoed
 
 
 def test_what_waits_goes_out_in_one_write() -> None:
     script = Script(
         [Piece(0, "a", None), Piece(1, "b", None)], [Piece(1, "", "stop"), Piece(0, "c", "length")]
     )
-    writes = list(stream(script, chat=False, choices=2))
+    writes = list(stream(script, chat=False, echoed=("", "")))
     assert writes[0] == b""  # the header
     assert len(writes) == 3
     assert [e["choices"][0]["text"] for e in parse(writes[1])] == ["a", "b"]
@@ -137,8 +159,9 @@ def test_pings_only_after_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_stream.time, "monotonic", lambda: now[0])
 
     class Waiting(Script):
-        def take(self, timeout: float) -> list[Piece]:
+        def take(self, timeout: float | None) -> list[Piece]:
             step = super().take(timeout)
+            assert timeout is not None
             now[0] += timeout if not step else 4
             return step
 

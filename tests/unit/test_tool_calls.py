@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from web.chat.events import ToolCall
 from web.chat.messages import Call, Function
 from web.chat.prompts.tools import _written
 from web.chat.tool_arguments import arguments_of
 from web.chat.tool_calls import CallFinder, RememberedTools
-from web.schemas.answers import ToolCall
 
 WEATHER = Function(
     "get_weather",
@@ -44,11 +44,11 @@ def found(pieces: list[str], **options: Any) -> tuple[str, list[tuple[str, dict[
     finder = CallFinder([WEATHER, CLOCK], **options)
     items = [item for piece in pieces for item in finder.feed(piece)] + finder.end()
     calls = [item for item in items if isinstance(item, ToolCall)]
-    assert finder.calls == len(calls)
+    assert [call.number for call in calls] == [*range(finder.calls)]
     assert len({call.id for call in calls}) == len(calls)
     assert all(re.fullmatch(r"call_[A-Za-z0-9]{24}", call.id) for call in calls)
     text = "".join(item for item in items if isinstance(item, str))
-    return text, [(call.function.name, json.loads(call.function.arguments)) for call in calls]
+    return text, [(call.name, json.loads(call.arguments)) for call in calls]
 
 
 PARIS = ("get_weather", {"location": "Paris", "unit": "celsius"})
@@ -235,7 +235,7 @@ def test_any_name_is_found(name: str) -> None:
             items = [item for piece in pieces for item in finder.feed(piece)] + finder.end()
             assert "".join(item for item in items if isinstance(item, str)) == "So:"
             (call_found,) = (item for item in items if isinstance(item, ToolCall))
-            assert call_found.function.name == name
+            assert call_found.name == name
 
 
 def test_a_name_inside_of_another_is_none() -> None:
@@ -270,7 +270,7 @@ def test_values_lose_nothing(content: str) -> None:
         items = [item for piece in pieces for item in finder.feed(piece)] + finder.end()
         assert "".join(item for item in items if isinstance(item, str)) == "I write."
         (made,) = (item for item in items if isinstance(item, ToolCall))
-        assert json.loads(made.function.arguments) == call.arguments
+        assert json.loads(made.arguments) == call.arguments
 
 
 @given(st.dictionaries(st.text("ab_", min_size=1), st.text("ab (){}[]`\n.'\\"), max_size=3))
@@ -279,7 +279,7 @@ def test_what_a_history_shows_is_read_back(arguments: dict[str, str]) -> None:
     finder = CallFinder([CLOCK])
     items = finder.feed(text) + finder.end()
     (made,) = (item for item in items if isinstance(item, ToolCall))
-    assert json.loads(made.function.arguments) == arguments
+    assert json.loads(made.arguments) == arguments
 
 
 def test_a_call_behind_one_with_an_open_fence_is_found() -> None:

@@ -1,9 +1,9 @@
-"""What a client gets of what a model writes in a chat: text without outer white space, and calls.
+"""What a client gets of what a model writes: pieces of text go in, events come out.
 
-Called by `resources/openai/chat.py`, by `web/dialects/event_stream.py` for streams and by
-`rwkv-native chat`. A model begins its answers with the blank after the label and often ends them
-with a blank line: both belong to the form of the prompt (`chat/prompts/formats.py`), not to what
-has been said.
+In a chat that is text without outer white space, and calls. A model begins its answers with the
+blank after the label and often ends them with a blank line: both belong to the form of the prompt
+(`chat/prompts/formats.py`), not to what has been said. Called by `chat/turn.py` and by `rwkv-native
+chat`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from web.chat.events import Begin, Event, Finish, Reason, Text, ToolCall
 from web.chat.messages import Call, Message
+from web.chat.prompts.formats import ChatPrompt, answer_text
 from web.chat.tool_calls import CallFinder
-from web.schemas.answers import ToolCall
+from web.engine.families import Persona
+from web.engine.known_answers import Fed, KnownAnswers
 
 
 class Trimmer:
@@ -44,24 +47,58 @@ class Trimmer:
         self._held = ""
 
 
+class TextAnswer:
+    """Reads the continuation of a text, which stays as it is. `text` and `reason` are what it has
+    held so far."""
+
+    calls: Sequence[ToolCall] = ()
+
+    def __init__(self, index: int, echoed: str = "") -> None:
+        """`echoed`: the prompt, if the answer begins with it."""
+        self._index = index
+        self._said = [echoed]
+        self.reason: Reason = "stop"
+
+    @property
+    def text(self) -> str:
+        return "".join(self._said)
+
+    def begin(self) -> list[Event]:
+        """What comes before anything that the model says."""
+        return [Begin(self._index), *(Text(self._index, text) for text in self._said if text)]
+
+    def feed(self, text: str) -> list[Event]:
+        """What can be told by now."""
+        self._said.append(text)
+        return [Text(self._index, text)]
+
+    def end(self, reason: Reason, ids: Sequence[int] = ()) -> list[Event]:
+        """The rest."""
+        self.reason = reason
+        return [Finish(self._index, reason)]
+
+
 class ChatAnswer:
-    """Reads one answer: `text` and `calls` are what it has held so far."""
+    """Reads one answer of a chat: `text`, `calls` and `reason` are what it has held so far."""
 
     def __init__(
         self,
         finder: CallFinder | None = None,
         begun: str | None = None,
         noted: Callable[[Message, Sequence[int]], None] | None = None,
+        index: int = 0,
     ) -> None:
         """`finder` looks for calls; `begun` is the text that the model continues, if it does;
         `noted` hears of an answer that has ended: the message with what it continues, and the ids
         that were drawn."""
+        self._index = index
         self._finder = finder
         self._begun = begun or ""
         self._noted = noted
         self._trimmer = Trimmer(continues=begun is not None)
         self._said: list[str] = []
         self.calls: list[ToolCall] = []
+        self.reason: Reason = "stop"
 
     @property
     def text(self) -> str:
@@ -70,25 +107,27 @@ class ChatAnswer:
     @property
     def message(self) -> Message:
         """As a client sends it back in the next turn."""
-        calls = tuple(
-            Call(call.function.name, msgspec.json.decode(call.function.arguments))
-            for call in self.calls
-        )
+        calls = tuple(Call(call.name, msgspec.json.decode(call.arguments)) for call in self.calls)
         return Message("assistant", self._begun + self.text, calls=calls)
 
-    def feed(self, text: str) -> list[str | ToolCall]:
+    def begin(self) -> list[Event]:
+        """What comes before anything that the model says."""
+        return [Begin(self._index)]
+
+    def feed(self, text: str) -> list[Event]:
         """What can be told by now."""
         return self._read([text] if self._finder is None else self._finder.feed(text))
 
-    def end(self, ids: Sequence[int] = ()) -> list[str | ToolCall]:
+    def end(self, reason: Reason, ids: Sequence[int] = ()) -> list[Event]:
         """The rest. `ids`: all that were drawn."""
         rest = [] if self._finder is None else self._read(self._finder.end())
+        self.reason = "tool_calls" if self.calls else reason
         if self._noted is not None:
             self._noted(self.message, ids)
-        return rest
+        return [*rest, Finish(self._index, self.reason)]
 
-    def _read(self, items: Sequence[str | ToolCall]) -> list[str | ToolCall]:
-        out: list[str | ToolCall] = []
+    def _read(self, items: Sequence[str | ToolCall]) -> list[Event]:
+        out: list[Event] = []
         for item in items:
             if isinstance(item, ToolCall):
                 self._trimmer.drop()
@@ -96,5 +135,26 @@ class ChatAnswer:
                 out.append(item)
             elif text := self._trimmer.feed(item):
                 self._said.append(text)
-                out.append(text)
+                out.append(Text(self._index, text))
         return out
+
+
+Answer = TextAnswer | ChatAnswer
+
+
+def answer_to(
+    prompt: ChatPrompt,
+    fed: Fed,
+    persona: Persona,
+    known: KnownAnswers,
+    finder: CallFinder | None = None,
+    index: int = 0,
+) -> ChatAnswer:
+    """What reads an answer to a prompt, and keeps its ids for the next turn."""
+
+    def noted(message: Message, ids: Sequence[int]) -> None:
+        text = answer_text(persona, prompt.names, message)
+        if text is not None and prompt.ending != "nothing":
+            known.keep(fed, text, ids)
+
+    return ChatAnswer(finder, prompt.begun, noted, index)

@@ -5,8 +5,8 @@
     tool_call("location"="Paris", "days"="3")
     ```
 
-Used by `resources/openai/chat.py`, for whole answers, and by `web/dialects/event_stream.py`, for
-streams. Text that may become a call is held back; the rest passes. Never runs or checks a call.
+Made by `chat/turn.py`, fed by `chat/answers.py`. Text that may become a call is held back; the rest
+passes. Never runs or checks a call.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from web.chat.events import ToolCall
 from web.chat.messages import Function
 from web.chat.tool_arguments import FENCE, ArgumentReader
-from web.schemas.answers import CalledFunction, ToolCall
 
 _ID = string.ascii_letters + string.digits
 _ID_LENGTH = 24
@@ -57,14 +57,16 @@ class RememberedTools:
 
 
 class CallFinder:
-    """Reads one answer. `calls` is how many it has found; `noted` hears the id of each."""
+    """Reads the answer `index`. `calls` is how many it has found; `noted` hears the id of each."""
 
     def __init__(
         self,
         functions: Sequence[Function],
         parallel: bool = True,
         noted: Callable[[str], None] | None = None,
+        index: int = 0,
     ) -> None:
+        self._index = index
         self._noted = noted
         self._parameters = {function.name: function.parameters for function in functions}
         self._names = sorted(self._parameters, key=len, reverse=True)
@@ -166,13 +168,13 @@ class CallFinder:
             return
         if self.calls and not self._parallel:
             return
-        self.calls += 1
         self._after_call = True
         id = "call_" + "".join(secrets.SystemRandom().sample(_ID, _ID_LENGTH))
         if self._noted is not None:
             self._noted(id)
         text = json.dumps(arguments, ensure_ascii=False)
-        out.append(ToolCall(id=id, function=CalledFunction(call.name, text)))
+        out.append(ToolCall(self._index, self.calls, id, call.name, text))
+        self.calls += 1
 
     def _say(self, text: str, out: list[str | ToolCall]) -> None:
         """Blanks around calls are part of their form."""

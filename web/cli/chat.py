@@ -185,13 +185,16 @@ class Conversation:
     def answer(self, text: str, sampling: rn.Sampling) -> Generator[str, None, None]:
         """The pieces of the answer to one turn. What has been yielded counts as said, also when the
         caller stops early."""
-        from web.chat.answers import ChatAnswer
+        from web.chat.answers import answer_to
+        from web.chat.events import Text
         from web.chat.messages import Message
-        from web.chat.prompts.formats import answer_text, rendered
+        from web.chat.prompts.formats import rendered
 
         self.messages.append(Message("user", text))
-        fed = self._known.encode(rendered(self._persona, self.messages, self._names))
-        answer, ids, self.drawn = ChatAnswer(), array("i"), 0
+        prompt = rendered(self._persona, self.messages, self._names)
+        fed = self._known.encode(prompt)
+        answer = answer_to(prompt, fed, self._persona, self._known)
+        ids, self.drawn = array("i"), 0
         try:
             with self._engine.generate(
                 fed.ids, sampling, state=self._start, save_at=fed.save_at
@@ -201,11 +204,9 @@ class Conversation:
                         raise RuntimeError(event.error)
                     ids.extend(event.token_ids)
                     self.drawn = event.completion_tokens
-                    for piece in answer.feed(event.text):
-                        assert isinstance(piece, str)  # no tools, no calls
-                        yield piece
-            said = answer_text(self._persona, self._names, answer.message)
-            if said is not None:
-                self._known.keep(fed, said, ids)
+                    for said in answer.feed(event.text):
+                        assert isinstance(said, Text)  # no tools, no calls
+                        yield said.text
+            answer.end("stop", ids)
         finally:
             self.messages.append(answer.message)

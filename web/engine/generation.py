@@ -1,8 +1,8 @@
 """One HTTP request's work in the engine: its prompts go in, its events come out, and whatever
 happens (an error, a full queue, a client that hangs up) its slots are freed.
 
-Called by the resources; sits on an engine's client (`web/engine/client.py`) and on
-`web/transport/disconnects.py`. Knows nothing of JSON.
+Called by `web/chat/turn.py`, and by the resource of embeddings; sits on an engine's client
+(`web/engine/client.py`) and on `web/transport/disconnects.py`. Knows nothing of JSON.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 Many texts have several encodings: a model may have written `。` and a blank line where the
 tokenizer makes `。\\n` and `\\n` of the same text. The state after an answer is kept under the ids
 that were drawn, so the next turn finds it only if its prompt holds these. Made by
-`web/engine/model_host.py`, one per model; called by `resources/openai/chat.py` and
-`resources/server/tokenize.py`.
+`web/engine/model_host.py`, one per model; called by `chat/turn.py`.
 
 Whatever is kept here, a prompt's ids print its very text: ids are used as far as they do.
 """

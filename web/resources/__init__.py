@@ -1,4 +1,3 @@
 """One file per API family: a request comes in as HTTP and goes out as HTTP. No resource knows
-another; what they share lies in `web/schemas/`, `web/engine/generation.py` and
-`web/dialects/event_stream.py`.
+another; what they share lies in `web/schemas/`, `web/chat/turn.py` and `web/dialects/`.
 """

@@ -1,6 +1,6 @@
 """The shapes of answers, as OpenAI and RWKV Runner's clients read them. Encoded by msgspec, which
-keeps this order of keys. Called by the resources; streams have their own frames in
-`web/dialects/event_stream.py`.
+keeps this order of keys. Called by the resources and by `web/dialects/`, where the parts of streams
+have theirs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Which form a model's chats have.
 
-Called by `resources/openai/chat.py`, `resources/server/tokenize.py` and `rwkv-native chat`. RWKV-4
-has a form of its own, whatever its tokenizer; reasoning models do not see their earlier thoughts
-again.
+Called by `chat/turn.py` and `rwkv-native chat`. RWKV-4 has a form of its own, whatever its
+tokenizer; reasoning models do not see their earlier thoughts again.
 
 The texts of the others are those that the official templates make (World, G1): what people and
 tools say is one block without blank lines, so that it can neither end a turn nor forge one; what
@@ -46,10 +45,12 @@ class ChatPrompt(NamedTuple):
     that follows: numbers of characters, ascending. The last one is the answer to come, of which
     there may be nothing yet, or a beginning."""
     ending: Ending
+    begun: str | None
+    """The message that the model continues, as it was sent, if it does."""
 
     @property
     def goes_on(self) -> bool:
-        return self.ending in BEGUN
+        return self.begun is not None
 
 
 def chat_prompt(
@@ -94,9 +95,10 @@ def rendered(
         for start, part in zip(starts, parts, strict=False)
         if part.label
     ]
-    if ending in BEGUN:  # what it ends with is its own
+    begun = (messages[-1].content or "") if ending in BEGUN else None
+    if begun is not None:  # what it ends with is its own
         answers[-1] = (answers[-1][0], len(text))
-    return ChatPrompt(text, names, tuple(marks), tuple(answers), ending)
+    return ChatPrompt(text, names, tuple(marks), tuple(answers), ending, begun)
 
 
 def ending_of(persona: Persona, conversation: Conversation) -> Ending:

@@ -1,6 +1,6 @@
 """Where a chat answer ends: where anybody else's turn would begin.
 
-Called by `resources/openai/chat.py` and `rwkv-native chat`. /completions has no default stops.
+Called by `chat/turn.py` and `rwkv-native chat`. /completions has no default stops.
 """
 
 from __future__ import annotations

@@ -4,15 +4,12 @@ GET /tokenizer_info: which tokenizer it is.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import falcon
 import msgspec
 import numpy as np
 
 from web import errors
-from web.chat.prompts.formats import chat_prompt
+from web.chat.turn import Turns
 from web.engine.generation import fed_text
 from web.engine.model_host import Runtime
 from web.engine.serving import Serving
@@ -29,18 +26,17 @@ _LONG = 50_000  # characters or ids above which a thread does the work
 class TokenizeResource:
     """Takes `prompt`, or `messages` with the fields of a chat."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, turns: Turns) -> None:
         self._runtime = runtime
+        self._turns = turns
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), tokenize_request)
         serving = self._runtime.serving()
         resp.content_type = falcon.MEDIA_JSON
         if not isinstance(request, str):
-            talk = chat_prompt(serving.persona, request)
-            with _encoding("messages"):
-                ids = serving.known.encode(talk, req.context.caller.number).ids
-            resp.data = _told(talk.text, ids, "messages")
+            prompt, fed = self._turns.prompt(serving, request, req.context.caller.number)
+            resp.data = _told(prompt.text, fed.ids, "messages")
             return
         text = fed_text(serving.persona, request)
         if len(text) <= _LONG:
@@ -79,17 +75,11 @@ class TokenizerInfoResource:
         )
 
 
-@contextlib.contextmanager
-def _encoding(field: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as problem:
-        raise errors.invalid(field, f"cannot be encoded: {problem}") from None
-
-
 def _tokenized(serving: Serving, text: str) -> bytes:
-    with _encoding("prompt"):
+    try:
         ids = serving.tokenizer.encode_array(text)
+    except ValueError as problem:
+        raise errors.invalid("prompt", f"cannot be encoded: {problem}") from None
     return _told(text, ids, "prompt")
 
 
