@@ -199,3 +199,20 @@ def test_close_before_the_first_next() -> None:
     script = Script([])
     stream(script).close()
     assert script.closed == 1
+
+
+def test_where_a_ping_would_be_heard_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(event_stream.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(OpenAiEncoder, "ping", b"")
+
+    class Waiting(Script):
+        def take(self, timeout: float | None) -> list[Piece]:
+            now[0] += timeout or 0.0
+            return super().take(timeout)
+
+    script = Waiting([], [], [Piece(0, "x", "stop")])
+    it = stream(script)
+    next(it)
+    assert b'"x"' in next(it)
+    assert script.timeouts == [15, 15, 15]  # no wait is none
