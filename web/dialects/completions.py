@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
 from web.chat.answers import Answer
 from web.chat.events import Event, Finish, Text
@@ -10,19 +10,15 @@ from web.dialects.openai import Api
 from web.schemas.answers import Completion, CompletionChoice
 
 
-class TextChoice(msgspec.Struct, gc=False):
-    index: int
-    text: str
-    logprobs: None = None
-    finish_reason: str | None = None
-
-
-def _choice(event: Event) -> TextChoice | None:
-    if type(event) is Text:
-        return TextChoice(event.index, event.text)
-    if type(event) is Finish:
-        return TextChoice(event.index, "", None, event.reason)
-    return None  # there is no role, and calls are text
+def _choice(event: Event) -> dict[str, Any] | None:
+    match event:
+        case Text():
+            text, reason = event.text, None
+        case Finish():
+            text, reason = "", event.reason
+        case _:  # there is no role, and calls are text
+            return None
+    return {"index": event.index, "text": text, "logprobs": None, "finish_reason": reason}
 
 
 def _whole_choice(index: int, answer: Answer) -> CompletionChoice:
