@@ -36,8 +36,13 @@ def in_thread(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
     return _apply(gevent.get_hub().threadpool, function, arguments, options)
 
 
+def in_thread_if(large: bool, function: Callable[..., T], *arguments: Any) -> T:
+    """The same for what is large only."""
+    return in_thread(function, *arguments) if large else function(*arguments)
+
+
 def at_disk(function: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """The same for what opens files of the workspace or of models, in threads of their own: a
+    """In a thread for what opens files of the workspace or of models, in threads of their own: a
     network's disk that hangs takes all that ask for it, and nobody else."""
     global _disks
     if _disks is None:

@@ -22,7 +22,7 @@ from web.engine.model_host import Runtime
 from web.engine.requests import Prompt, SamplingOptions
 from web.engine.serving import Serving
 from web.engine.states import StartStates
-from web.threadpool import breathe, in_thread
+from web.threadpool import breathe, in_thread_if
 
 _PIECE = 4096  # characters of an answer that are read at a time: some ms where it is all calls
 _MANY_MESSAGES = 500  # above which a thread renders them: some 3 ms of the hub
@@ -91,10 +91,8 @@ class Turns:
     ) -> tuple[ChatPrompt, Fed]:
         """What a conversation is to the model, as text and as ids. Raises Refusal."""
         tools = self._tools(conversation)
-        if len(conversation.messages) > _MANY_MESSAGES:
-            prompt = in_thread(chat_prompt, serving.persona, conversation, tools)
-        else:
-            prompt = chat_prompt(serving.persona, conversation, tools)
+        many = len(conversation.messages) > _MANY_MESSAGES
+        prompt = in_thread_if(many, chat_prompt, serving.persona, conversation, tools)
         try:
             return prompt, serving.known.encode(prompt, client)
         except ValueError as problem:
@@ -198,8 +196,6 @@ def _texts(serving: Serving, prompts: Sequence[Prompt]) -> list[str]:
         return serving.tokenizer.decode(prompt)
 
     try:
-        if sum(map(len, prompts)) > _LONG:
-            return in_thread(lambda: [decode(prompt) for prompt in prompts])
-        return [decode(prompt) for prompt in prompts]
+        return in_thread_if(sum(map(len, prompts)) > _LONG, lambda: [*map(decode, prompts)])
     except ValueError as problem:
         raise errors.invalid("prompt", f"cannot be decoded: {problem}") from None

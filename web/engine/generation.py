@@ -24,7 +24,7 @@ from web.engine.families import Lengths, Persona, effective
 from web.engine.mailbox import Mailbox
 from web.engine.requests import EmbeddingOptions, Prompt, SamplingOptions
 from web.engine.serving import Serving
-from web.threadpool import breathe, in_thread
+from web.threadpool import breathe, in_thread, in_thread_if
 
 # Characters of a prompt above which encoding goes to a thread: some 10 ms of the hub.
 _LONG_PROMPT = 200_000
@@ -37,7 +37,6 @@ _OVERHEAD = 4096  # bytes of a prompt in the engine, beside its tokens
 class Answer:
     """What one prompt has got so far."""
 
-    text: str = ""
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -113,8 +112,8 @@ class Generation:
         """Lets the request in as a whole, or raises: 400 for what the engine refuses, 429 if there
         is no room. A window of its prompts is queued, the others as these end. `sock` is the
         client's socket; `start` is where every prompt starts; `field` is what errors call a prompt;
-        without `stream` pieces come at the first token and the end only, for collect(); `save_at`
-        are numbers of tokens of each prompt after which others may go on differently;
+        without `stream` pieces come at the first token and the end only; `save_at` are numbers of
+        tokens of each prompt after which others may go on differently;
         `tells_cached`: whether usage() says how much was known; `keeps_ids`: whether answers have
         the ids that were drawn; `client`: whose turn it is, see `web/transport/caller.py`."""
         self._engine = serving.engine
@@ -227,14 +226,10 @@ class Generation:
         return list(pieces.values())
 
     def collect(self) -> list[Answer]:
-        """Waits for the end of every prompt."""
+        """Waits for the end of every prompt: for embeddings, which have no text."""
         try:
-            texts: list[list[str]] = [[] for _ in self.answers]
             while not self.done:
-                for piece in self.take():
-                    texts[piece.index].append(piece.text)
-            for answer, parts in zip(self.answers, texts, strict=True):
-                answer.text = "".join(parts)
+                self.take()
             return self.answers
         finally:
             self.close()
@@ -284,9 +279,7 @@ class Generation:
 def _prepared(serving: Serving, wanted: rn.Sampling, field: str) -> rn.PreparedSampling:
     """Once for all prompts: 65,536 biases take 20 ms."""
     try:
-        if len(wanted.logit_bias) > _MANY_BIASES:
-            return in_thread(serving.engine.prepare, wanted)
-        return serving.engine.prepare(wanted)
+        return in_thread_if(len(wanted.logit_bias) > _MANY_BIASES, serving.engine.prepare, wanted)
     except ValueError as problem:
         raise _refused(problem, field) from None
 

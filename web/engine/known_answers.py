@@ -20,7 +20,7 @@ from cachetools import LRUCache
 
 import rwkv_native as rn
 from web.engine.requests import MarkedText
-from web.threadpool import in_thread
+from web.threadpool import in_thread_if
 
 _MOST_BYTES = 16 << 20  # of ids: some four million
 _OVERHEAD = 256  # bytes of one entry beside its ids
@@ -61,12 +61,10 @@ class KnownAnswers:
         cannot be encoded. `client`: who asks, see `web/transport/caller.py`. Its own answers are
         known only: others' ids would tell what they have been answered, and a bias on tokens makes
         a model write a text in ids that serve nobody."""
-        if len(prompt.text) <= _LONG and len(prompt.answers) <= _MANY:
-            keys, place = _keys(prompt, client)
-            return _encoded(self._tokenizer, prompt, [self._kept.get(key) for key in keys], place)
-        keys, place = in_thread(_keys, prompt, client)
+        large = len(prompt.text) > _LONG or len(prompt.answers) > _MANY
+        keys, place = in_thread_if(large, _keys, prompt, client)
         known = [self._kept.get(key) for key in keys]
-        return in_thread(_encoded, self._tokenizer, prompt, known, place)
+        return in_thread_if(large, _encoded, self._tokenizer, prompt, known, place)
 
     def keep(self, fed: Fed, text: str, drawn: Sequence[int]) -> None:
         """The answer to `fed` will be `text` in later prompts, and `drawn` are its ids, which may

@@ -12,7 +12,7 @@ import msgspec
 from falcon.media.multipart import MultipartFormHandler, MultipartParseOptions
 
 from web import errors
-from web.threadpool import in_thread
+from web.threadpool import in_thread_if
 from web.transport.request_body import read_body
 
 FIELD = "file_data"
@@ -38,9 +38,7 @@ def uploaded(req: falcon.Request) -> Upload:
     kind = req.content_type or ""
     if not kind.strip().lower().startswith(_FORM):
         return Upload("", body)
-    if len(body) <= _LARGE:
-        return _part(body, kind)
-    return in_thread(_part, body, kind)
+    return in_thread_if(len(body) > _LARGE, _part, body, kind)
 
 
 def _part(body: bytes, kind: str) -> Upload:

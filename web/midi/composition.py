@@ -14,7 +14,7 @@ from web.midi.conversion import TYPE, Conversions
 from web.midi.piece import FAMILIES, composed, foreign_word
 from web.midi.sound import Sound, default_font
 from web.sandbox.process import Client
-from web.threadpool import in_thread
+from web.threadpool import in_thread, in_thread_if
 
 if TYPE_CHECKING:
     from web.engine.requests import Prompt
@@ -55,9 +55,7 @@ class Compositions:
                 )
 
     def _foreign(self, serving: Serving, prompt: str) -> str | None:
-        if len(prompt) <= _LONG:
-            return foreign_word(serving.tokenizer, prompt)
-        return in_thread(foreign_word, serving.tokenizer, prompt)
+        return in_thread_if(len(prompt) > _LONG, foreign_word, serving.tokenizer, prompt)
 
     def answer(
         self,

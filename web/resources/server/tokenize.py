@@ -16,7 +16,7 @@ from web.engine.serving import Serving
 from web.schemas import fields
 from web.schemas.answers import TokenizerInfo
 from web.schemas.tokenize import Text, Tokens, detokenize_request, tokenize_request
-from web.threadpool import in_thread
+from web.threadpool import in_thread_if
 from web.transport.request_body import read_body
 
 _MOST_TOKENS = 1 << 20  # of one answer, or one request
@@ -39,19 +39,13 @@ class TokenizeResource:
             resp.data = _told(prompt.text, fed.ids, "messages")
             return
         text = fed_text(serving.persona, request)
-        if len(text) <= _LONG:
-            resp.data = _tokenized(serving, text)
-        else:
-            resp.data = in_thread(_tokenized, serving, text)
+        resp.data = in_thread_if(len(text) > _LONG, _tokenized, serving, text)
 
     def on_post_back(self, req: falcon.Request, resp: falcon.Response) -> None:
         ids = fields.read(read_body(req), lambda one: detokenize_request(one, _MOST_TOKENS))
         serving = self._runtime.serving()
         resp.content_type = falcon.MEDIA_JSON
-        if len(ids) <= _LONG:
-            resp.data = _detokenized(serving, ids)
-        else:
-            resp.data = in_thread(_detokenized, serving, ids)
+        resp.data = in_thread_if(len(ids) > _LONG, _detokenized, serving, ids)
 
 
 class TokenizerInfoResource:
