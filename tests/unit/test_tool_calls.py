@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from web.chat.events import ToolCall
 from web.chat.messages import Call, Function
 from web.chat.prompts.tools import _written
-from web.chat.tool_arguments import arguments_of
+from web.chat.tool_arguments import ArgumentReader
 from web.chat.tool_calls import CallFinder, RememberedTools
 
 WEATHER = Function(
@@ -37,6 +37,12 @@ WEATHER = Function(
 CLOCK = Function("what-time", "the time", None)
 CALL = 'get_weather\n```python\ntool_call("location"="Paris", "unit"="celsius")\n```'
 NOW = "what-time\n```python\ntool_call()\n```"
+
+
+def arguments_of(text: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Of a whole call: what stands between its parentheses."""
+    reader = ArgumentReader()
+    return reader.arguments(parameters) if reader.feed(text + ")", final=True) else None
 
 
 def found(pieces: list[str], **options: Any) -> tuple[str, list[tuple[str, dict[str, Any]]]]:

@@ -381,9 +381,3 @@ def _literal(text: str) -> Any:
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return text
     return text if is_deep(value) else value
-
-
-def arguments_of(text: str, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The arguments of a whole call: what stands between its parentheses."""
-    reader = ArgumentReader()
-    return reader.arguments(parameters) if reader.feed(text + ")", final=True) else None

@@ -64,7 +64,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from web.chat.prompts.parts import Names
+    from web.chat import messages
+    from web.chat.prompts.parts import names_for
     from web.chat.prompts.stops import chat_stops
     from web.engine.families import persona_for
 
@@ -72,12 +73,8 @@ def run(args: argparse.Namespace) -> int:
         persona = persona_for(model.info, tokenizer)
         if not persona.chats:
             raise Refused(f"this model makes music ({persona.family}): use rwkv-native generate")
-        names = Names(
-            user=args.user_name or persona.user,
-            assistant=args.assistant_name or persona.assistant,
-            system=persona.system,
-            tool=persona.tool,
-        )
+        labels = {"user_name": args.user_name, "assistant_name": args.assistant_name}
+        names = names_for(persona, messages.Conversation(messages=[], **labels))
         sampling = sampling_of(args, persona, chat_stops(None, names), chat=True)
         conversation = Conversation(engine, persona, names, args.system, state_of(args, model))
         watched = sys.stdin.isatty()

@@ -68,25 +68,24 @@ def _prompts(fields: Fields) -> list[Prompt]:
     """A string, token ids, or an array of either."""
     if not fields.has("prompt"):
         raise fields.wrong("prompt", "is required")
-    value = fields.raw("prompt")
-    if value is None or value == []:
-        return [EMPTY]
+    prompts = [""] if fields.raw("prompt") is None else texts_of(fields, "prompt")
+    return [one if len(one) else EMPTY for one in prompts]
+
+
+def texts_of(fields: Fields, field: str) -> list[Prompt]:
+    """Any of them may be empty. 400 for more than OpenAI's API takes in one request."""
+    value = fields.raw(field)
     if isinstance(value, str):
-        return [value or EMPTY]
+        return [value]
     if isinstance(value, list):
         if (ids := token_ids(value)) is not None:
             return [ids]
-        prompts = [(one or EMPTY) if isinstance(one, str) else token_ids(one) for one in value]
-        if all(one is not None for one in prompts):
-            check_count(fields, "prompt", len(prompts))
-            return [EMPTY if len(one) == 0 else one for one in prompts]
-    raise fields.wrong("prompt", "must be a string, an array of token ids, or an array of those")
-
-
-def check_count(fields: Fields, field: str, count: int) -> None:
-    """400 for more texts in one request than OpenAI's API takes."""
-    if count > MOST_TEXTS:
-        raise fields.wrong(field, f"has too many texts: {count}, limit {MOST_TEXTS}")
+        texts = [one if isinstance(one, str) else token_ids(one) for one in value]
+        if all(one is not None for one in texts):
+            if len(texts) > MOST_TEXTS:
+                raise fields.wrong(field, f"has too many texts: {len(texts)}, limit {MOST_TEXTS}")
+            return texts
+    raise fields.wrong(field, "must be a string, an array of token ids, or an array of those")
 
 
 def token_ids(value: Any) -> list[int] | np.ndarray | None:

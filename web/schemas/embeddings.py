@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from web import errors
 from web.engine.requests import EmbeddingOptions, Prompt
-from web.schemas.completions import check_count, token_ids
+from web.schemas.completions import texts_of
 from web.schemas.fields import TOKEN_ID, Fields
 from web.schemas.sampling import refuse_truncation
 
@@ -96,20 +96,11 @@ def embedding_request(fields: Fields) -> EmbeddingRequest:
 
 
 def _inputs(fields: Fields) -> list[Prompt]:
-    """A string, token ids, or an array of either."""
-    value = fields.raw("input")
-    if value in (None, "", [], [[]]):
+    """A string, token ids, or an array of either; none may be empty."""
+    if fields.raw("input") in (None, "", [], [[]]):
         raise errors.no_input()
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        if (ids := token_ids(value)) is not None:
-            return [ids]
-        for index, one in enumerate(value):
-            if one in ("", []):
-                raise fields.wrong(f"input[{index}]", "must not be empty")
-        inputs = [one if isinstance(one, str) else token_ids(one) for one in value]
-        if all(one is not None for one in inputs):
-            check_count(fields, "input", len(inputs))
-            return inputs
-    raise fields.wrong("input", "must be a string, an array of token ids, or an array of those")
+    inputs = texts_of(fields, "input")
+    for index, one in enumerate(inputs):
+        if len(one) == 0:
+            raise fields.wrong(f"input[{index}]", "must not be empty")
+    return inputs

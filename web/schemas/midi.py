@@ -28,7 +28,7 @@ TextPath = Annotated[
         description="The text to convert, in the workspace. 工作目录中的文本文件。",
     ),
 ]
-MidiPath = Annotated[
+OutputPath = Annotated[
     str,
     Meta(
         min_length=1,
@@ -45,7 +45,7 @@ class MusicRequest(msgspec.Struct, frozen=True):
 
 class MusicFilesRequest(msgspec.Struct, frozen=True):
     txt_path: TextPath
-    midi_path: MidiPath
+    midi_path: OutputPath
 
 
 class Score(msgspec.Struct, frozen=True):

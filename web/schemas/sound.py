@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from web.files.allowed_paths import LONGEST
 from web.schemas.fields import Fields
-from web.schemas.midi import Music, required
+from web.schemas.midi import Music, OutputPath, required
 
 _LONGEST_NAME = 200  # characters: 250 bytes less the end, where they are ASCII
 
@@ -19,15 +19,6 @@ MidiFile = Annotated[
         min_length=1,
         max_length=LONGEST,
         description="The file to render, in the workspace. 工作目录中的 MIDI 文件。",
-    ),
-]
-WavPath = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        max_length=LONGEST,
-        description="The file to write, in the workspace's folder midi. "
-        "写入工作目录 midi 文件夹中的文件。",
     ),
 ]
 WavName = Annotated[
@@ -51,7 +42,7 @@ SoundFont = Annotated[
 
 class MidiToWavRequest(msgspec.Struct, frozen=True):
     midi_path: MidiFile
-    wav_path: WavPath
+    wav_path: OutputPath
     sound_font_path: SoundFont | None = None
 
 
