@@ -23,33 +23,27 @@ Dea Dea::load(WeightReader &reader, int64_t layer, int64_t width, int64_t vocab)
     return d;
 }
 
-void Dea::prepare(Backend &backend, const float *x, const float *x0, float *scratch, int64_t q_x,
+void Dea::prepare(Backend &backend, const float *x, const float *x0, const Rows &rows, int64_t q_x,
                   int64_t k_x, int64_t v_x, const Batch &batch) const {
-    const int64_t rows = batch.rows(), width = qq.in;
-    float *q = scratch, *k = q + rows * keys, *v = k + rows * keys;  // [rows, 256] twice, [rows, D]
-    float *offset = v + rows * width;  // [rows, 256 + D]: one of K, then of V
-    float *ck = offset + rows * (keys + width), *cv = ck + rows * rank;  // [rows, 32]
-
-    const Projection from_x[] = {{&qq, x, q}, {&k1, x, ck}, {&v1, x, cv}};
+    const Projection from_x[] = {{&qq, x, rows.q}, {&k1, x, rows.ck}, {&v1, x, rows.cv}};
     backend.linear(from_x, batch);
-    const Projection second[] = {{&k2, ck, k}, {&v2, cv, v, Activation::tanh}};
+    const Projection second[] = {{&k2, rows.ck, rows.k}, {&v2, rows.cv, rows.v, Activation::tanh}};
     backend.linear(second, batch);
-    const Projection k_from_embedding{&k_table_x, x0, offset};
+    const Projection k_from_embedding{&k_table_x, x0, rows.offset};
     backend.linear({&k_from_embedding, 1}, batch);
-    backend.token_gate(k, k_table, offset, batch);
-    const Projection v_from_embedding{&v_table_x, x0, offset};
+    backend.token_gate(rows.k, k_table, rows.offset, batch);
+    const Projection v_from_embedding{&v_table_x, x0, rows.offset};
     backend.linear({&v_from_embedding, 1}, batch);
-    backend.token_gate(v, v_table, offset, batch);
+    backend.token_gate(rows.v, v_table, rows.offset, batch);
 
-    backend.shift_norm(q, x_q, lnq, keys, q_x, batch);
-    backend.shift_norm(k, x_k, lnk, keys, k_x, batch);
-    backend.shift_norm(v, x_v, lnv, width, v_x, batch);
+    backend.shift_norm(rows.q, x_q, lnq, keys, q_x, batch);
+    backend.shift_norm(rows.k, x_k, lnk, keys, k_x, batch);
+    backend.shift_norm(rows.v, x_v, lnv, qq.in, v_x, batch);
 }
 
-void Dea::attend(Backend &backend, float *x, const float *scratch, int64_t layer, int64_t width,
+void Dea::attend(Backend &backend, float *x, const Rows &rows, int64_t layer, int64_t width,
                  const Batch &batch) const {
-    const float *q = scratch, *k = q + batch.rows() * keys, *v = k + batch.rows() * keys;
-    backend.attend(x, q, k, v, keys, width, layer, batch);
+    backend.attend(x, rows.q, rows.k, rows.v, keys, width, layer, batch);
 }
 
 }  // namespace rwkv

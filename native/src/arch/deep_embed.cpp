@@ -15,15 +15,12 @@ DeepEmbed DeepEmbed::load(WeightReader &reader, int64_t layer, int64_t width, in
     return d;
 }
 
-void DeepEmbed::apply(Backend &backend, float *h, const float *x0, float *scratch,
+void DeepEmbed::apply(Backend &backend, float *h, const float *x0, const Rows &rows,
                       const Batch &batch) const {
-    const float *z = scratch;                  // [rows, 32]
-    float *u = scratch + batch.rows() * rank;  // [rows, 32]
-    float *e = u + batch.rows() * rank;        // [rows, 1024]
-    const Projection from_embedding{&table_x, x0, e};
+    const Projection from_embedding{&table_x, x0, rows.e};
     backend.linear({&from_embedding, 1}, batch);
-    backend.token_product(u, z, table, e, rank, batch);
-    const Projection gate{&s2, u, h, Activation::none, s0, h};
+    backend.token_product(rows.u, rows.z, table, rows.e, rank, batch);
+    const Projection gate{&s2, rows.u, h, Activation::none, s0, h};
     backend.linear({&gate, 1}, batch);
 }
 

@@ -4,6 +4,7 @@
 //   h ← h ⊙ (((LN2(x)·s1)·E)·s2 + s0)
 #pragma once
 
+#include "arch/rows.h"
 #include "arch/weight_reader.h"
 #include "backend.h"
 
@@ -12,18 +13,23 @@ namespace rwkv {
 struct DeepEmbed {
     static constexpr int64_t rank = 32;
 
+    struct Rows {
+        float *z = nullptr, *u = nullptr, *e = nullptr;  // [rows, 32] twice, [rows, 1024]
+
+        Rows() = default;
+        explicit Rows(RowLayout &layout)
+            : z(layout.take(rank)), u(layout.take(rank)), e(layout.take(rank * rank)) {}
+    };
+
     Matrix s1, s2;          // [32, D], [F, 32]
     Matrix table, table_x;  // [V, 1024], [1024, D]
     float *s0, *unshifted;  // [F]; D zeros: the weights of a mix that is LN2(x) itself
 
     static DeepEmbed load(WeightReader &reader, int64_t layer, int64_t width, int64_t ffn,
                           int64_t vocab);
-    // The product that puts LN2(x)·s1 into z [rows, 32], for the shift_linear of the channel
-    // mixing.
-    Product product(float *z) const { return {&s1, unshifted, z}; }
-    static int64_t scratch_size(int64_t rows) { return rows * (2 * rank + rank * rank); }
-    // scratch begins with z.
-    void apply(Backend &backend, float *h, const float *x0, float *scratch,
+    // The product that puts LN2(x)·s1 into z, for the shift_linear of the channel mixing.
+    Product product(const Rows &rows) const { return {&s1, unshifted, rows.z}; }
+    void apply(Backend &backend, float *h, const float *x0, const Rows &rows,
                const Batch &batch) const;
 };
 

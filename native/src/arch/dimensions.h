@@ -9,6 +9,12 @@
 
 namespace rwkv {
 
+// The layers that one call of a forward runs, [first, last): all of a model, or a stage of it. The
+// first stage embeds the tokens, the last one makes logits.
+struct LayerRange {
+    int64_t first = 0, last = 0;
+};
+
 struct Dimensions {
     int64_t layers = 0, width = 0, attention = 0, heads = 0, head_size = 0, ffn = 0, vocab = 0;
     // L D A H N F V; A = H·N (version 4: A, no heads)

@@ -13,6 +13,7 @@
 // with d = −exp(time_decay) and u = time_first, per channel. aa and bb carry the factor e^{pp}.
 #include "arch/v4.h"
 
+#include "arch/rows.h"
 #include "error.h"
 
 #include <algorithm>
@@ -25,6 +26,20 @@ namespace {
 float decay_of(float time_decay) {
     return static_cast<float>(-std::exp(static_cast<double>(time_decay)));
 }
+
+struct Rows {
+    float *x, *gate;       // [rows, D]; x is what the next stage gets
+    float *r, *k, *v, *y;  // [rows, A]
+    float *h;              // [rows, F]
+
+    Rows(const Weights &weights, RowLayout &layout) {
+        const Dimensions &s = weights.size;
+        x = layout.take(s.width), gate = layout.take(s.width);
+        r = layout.take(s.attention), k = layout.take(s.attention);
+        v = layout.take(s.attention), y = layout.take(s.attention);
+        h = layout.take(s.ffn);
+    }
+};
 
 }  // namespace
 
@@ -74,45 +89,39 @@ Weights load(WeightReader &reader, StateLayout &state) {
 }
 
 int64_t scratch_size(const Weights &weights, int64_t rows) {
-    const Dimensions &s = weights.size;
-    return rows * (2 * s.width + 4 * s.attention + s.ffn);
+    return floats_of<Rows>(weights, rows);
 }
 
-void forward(Backend &backend, const Weights &weights, const Batch &batch, float *scratch,
-             float *logits) {
-    const Dimensions &s = weights.size;
-    const int64_t rows = batch.rows();
-    const auto carve = [&scratch, rows](int64_t size) {
-        float *part = scratch;
-        scratch += rows * size;
-        return part;
-    };
-    float *x = carve(s.width), *gate = carve(s.width);  // [rows, D]
-    float *r = carve(s.attention), *k = carve(s.attention);
-    float *v = carve(s.attention), *y = carve(s.attention);  // [rows, A]
-    float *h = carve(s.ffn);                                 // [rows, F]
+int64_t carried(const Weights &weights, int64_t rows) { return rows * weights.size.width; }
 
-    backend.embed(x, weights.emb, weights.ln0, batch);
-    for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
+void forward(Backend &backend, const Weights &weights, LayerRange layers, const Batch &batch,
+             float *scratch, float *logits) {
+    const Dimensions &s = weights.size;
+    RowLayout layout(scratch, batch.rows());
+    const Rows rows(weights, layout);
+
+    if (layers.first == 0) backend.embed(rows.x, weights.emb, weights.ln0, batch);
+    for (int64_t i = layers.first; i < std::min(layers.last, batch.depth); ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
         const Product products[] = {
-            {&l.receptance, l.x_r, r, Activation::sigmoid},
-            {&l.key, l.x_k, k, Activation::none},
-            {&l.value, l.x_v, v, Activation::none},
+            {&l.receptance, l.x_r, rows.r, Activation::sigmoid},
+            {&l.key, l.x_k, rows.k, Activation::none},
+            {&l.value, l.x_v, rows.v, Activation::none},
         };
-        backend.shift_linear({x, l.ln1, weights.att_x.at(i)}, products, batch);
+        backend.shift_linear({rows.x, l.ln1, weights.att_x.at(i)}, products, batch);
 
         Wkv4 wkv;
         wkv.width = s.attention;
-        wkv.r = r, wkv.k = k, wkv.v = v;
+        wkv.r = rows.r, wkv.k = rows.k, wkv.v = rows.v;
         wkv.decay = l.decay, wkv.first = l.first;
         wkv.aa = weights.aa.at(i), wkv.bb = weights.bb.at(i), wkv.pp = weights.pp.at(i);
-        wkv.y = y;
+        wkv.y = rows.y;
         backend.wkv4(wkv, batch);
-        backend.linear_add(x, l.output, y, batch);
-        l.ffn.apply(backend, x, gate, h, weights.ffn_x.at(i), batch);
+        backend.linear_add(rows.x, l.output, rows.y, batch);
+        l.ffn.apply(backend, rows.x, rows.gate, rows.h, weights.ffn_x.at(i), batch);
     }
-    if (!batch.logit_rows.empty()) backend.head(logits, weights.head, weights.ln_out, x, batch);
+    if (layers.last == s.layers && !batch.logit_rows.empty())
+        backend.head(logits, weights.head, weights.ln_out, rows.x, batch);
 }
 
 }  // namespace rwkv::v4

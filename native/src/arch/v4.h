@@ -32,7 +32,9 @@ struct Weights {
 bool recognise(const TensorTable &table);
 Weights load(WeightReader &reader, StateLayout &state);
 int64_t scratch_size(const Weights &weights, int64_t rows);  // floats
-void forward(Backend &backend, const Weights &weights, const Batch &batch, float *scratch,
-             float *logits);
+// Of these the first are what a stage hands to the next one.
+int64_t carried(const Weights &weights, int64_t rows);
+void forward(Backend &backend, const Weights &weights, LayerRange layers, const Batch &batch,
+             float *scratch, float *logits);
 
 }  // namespace rwkv::v4

@@ -13,6 +13,7 @@
 // number per head in 5.0 and 5.1, and one per key channel in 5.2; here always the latter.
 #include "arch/v5.h"
 
+#include "arch/rows.h"
 #include "error.h"
 
 #include <algorithm>
@@ -39,6 +40,19 @@ float *per_channel(WeightReader &reader, const std::string &name, const Dimensio
         values.insert(values.end(), static_cast<size_t>(s.head_size), change ? change(x) : x);
     return reader.vector(values);
 }
+
+struct Rows {
+    float *x, *gate;           // [rows, D]; x is what the next stage gets
+    float *r, *k, *v, *g, *y;  // [rows, A]
+    float *h;                  // [rows, F]
+
+    Rows(const Weights &weights, RowLayout &layout) {
+        const Dimensions &s = weights.size;
+        x = layout.take(s.width), gate = layout.take(s.width);
+        for (float **part : {&r, &k, &v, &g, &y}) *part = layout.take(s.attention);
+        h = layout.take(s.ffn);
+    }
+};
 
 }  // namespace
 
@@ -103,49 +117,43 @@ Weights load(WeightReader &reader, StateLayout &state) {
 }
 
 int64_t scratch_size(const Weights &weights, int64_t rows) {
-    const Dimensions &s = weights.size;
-    return rows * (2 * s.width + 5 * s.attention + s.ffn);
+    return floats_of<Rows>(weights, rows);
 }
 
-void forward(Backend &backend, const Weights &weights, const Batch &batch, float *scratch,
-             float *logits) {
-    const Dimensions &s = weights.size;
-    const int64_t rows = batch.rows();
-    const auto carve = [&scratch, rows](int64_t size) {
-        float *part = scratch;
-        scratch += rows * size;
-        return part;
-    };
-    float *x = carve(s.width), *gate = carve(s.width);  // [rows, D]
-    float *r = carve(s.attention), *k = carve(s.attention), *v = carve(s.attention);
-    float *g = carve(s.attention), *y = carve(s.attention);  // [rows, A]
-    float *h = carve(s.ffn);                                 // [rows, F]
+int64_t carried(const Weights &weights, int64_t rows) { return rows * weights.size.width; }
 
-    backend.embed(x, weights.emb, weights.ln0, batch);
-    for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
+void forward(Backend &backend, const Weights &weights, LayerRange layers, const Batch &batch,
+             float *scratch, float *logits) {
+    const Dimensions &s = weights.size;
+    RowLayout layout(scratch, batch.rows());
+    const Rows rows(weights, layout);
+
+    if (layers.first == 0) backend.embed(rows.x, weights.emb, weights.ln0, batch);
+    for (int64_t i = layers.first; i < std::min(layers.last, batch.depth); ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
         const Product products[] = {
-            {&l.receptance, l.x_r, r, Activation::none},
-            {&l.key, l.x_k, k, Activation::none},
-            {&l.value, l.x_v, v, Activation::none},
-            {&l.gate, l.x_g, g, Activation::silu},  // not in 5.0
+            {&l.receptance, l.x_r, rows.r, Activation::none},
+            {&l.key, l.x_k, rows.k, Activation::none},
+            {&l.value, l.x_v, rows.v, Activation::none},
+            {&l.gate, l.x_g, rows.g, Activation::silu},  // not in 5.0
         };
         const size_t count = std::size(products) - (l.gate ? 0 : 1);
-        backend.shift_linear({x, l.ln1, weights.att_x.at(i)}, {products, count}, batch);
+        backend.shift_linear({rows.x, l.ln1, weights.att_x.at(i)}, {products, count}, batch);
 
         Wkv6 wkv;
         wkv.heads = s.heads, wkv.head_size = s.head_size;
-        wkv.r = r, wkv.k = k, wkv.v = v;
-        if (l.gate) wkv.g = g;
+        wkv.r = rows.r, wkv.k = rows.k, wkv.v = rows.v;
+        if (l.gate) wkv.g = rows.g;
         wkv.decay = l.decay, wkv.bonus = l.bonus;
         wkv.ln_x = l.ln_x;
         wkv.wkv = weights.wkv.at(i), wkv.kept = weights.wkv.kept;
-        wkv.y = y;
+        wkv.y = rows.y;
         backend.wkv6(wkv, batch);
-        backend.linear_add(x, l.output, y, batch);
-        l.ffn.apply(backend, x, gate, h, weights.ffn_x.at(i), batch);
+        backend.linear_add(rows.x, l.output, rows.y, batch);
+        l.ffn.apply(backend, rows.x, rows.gate, rows.h, weights.ffn_x.at(i), batch);
     }
-    if (!batch.logit_rows.empty()) backend.head(logits, weights.head, weights.ln_out, x, batch);
+    if (layers.last == s.layers && !batch.logit_rows.empty())
+        backend.head(logits, weights.head, weights.ln_out, rows.x, batch);
 }
 
 }  // namespace rwkv::v5

@@ -15,6 +15,7 @@
 // The file holds w1 of all five mixes as one [D, 5R] and w2 as [5, R, D].
 #include "arch/v6.h"
 
+#include "arch/rows.h"
 #include "error.h"
 
 #include <algorithm>
@@ -40,6 +41,26 @@ Tensor slice_view(const Tensor &t, int64_t i) {
     view.stride.erase(view.stride.begin());
     return view;
 }
+
+struct Rows {
+    float *x, *gate;                 // [rows, D]; x is what the next stage gets
+    float *z[mixes], *delta[mixes];  // [rows, R], [rows, D]
+    float *zw;                       // [rows, Q]
+    float *r, *k, *v, *g, *y;        // [rows, A]
+    float *h;                        // [rows, F]
+
+    Rows(const Weights &weights, RowLayout &layout) {
+        const Dimensions &s = weights.size;
+        x = layout.take(s.width), gate = layout.take(s.width);
+        for (int j = 0; j < mixes; ++j) {
+            z[j] = layout.take(weights.mix_rank);
+            delta[j] = layout.take(s.width);
+        }
+        zw = layout.take(weights.decay_rank);
+        for (float **part : {&r, &k, &v, &g, &y}) *part = layout.take(s.attention);
+        h = layout.take(s.ffn);
+    }
+};
 
 }  // namespace
 
@@ -112,41 +133,27 @@ Weights load(WeightReader &reader, StateLayout &state) {
 }
 
 int64_t scratch_size(const Weights &weights, int64_t rows) {
-    const Dimensions &s = weights.size;
-    return rows * ((2 + mixes) * s.width + mixes * weights.mix_rank + weights.decay_rank +
-                   5 * s.attention + s.ffn);
+    return floats_of<Rows>(weights, rows);
 }
 
-void forward(Backend &backend, const Weights &weights, const Batch &batch, float *scratch,
-             float *logits) {
-    const Dimensions &s = weights.size;
-    const int64_t rows = batch.rows();
-    const auto carve = [&scratch, rows](int64_t size) {
-        float *part = scratch;
-        scratch += rows * size;
-        return part;
-    };
-    float *x = carve(s.width), *gate = carve(s.width);  // [rows, D]
-    float *z[mixes], *delta[mixes];                     // [rows, R], [rows, D]
-    for (int j = 0; j < mixes; ++j) {
-        z[j] = carve(weights.mix_rank);
-        delta[j] = carve(s.width);
-    }
-    float *zw = carve(weights.decay_rank);  // [rows, Q]
-    float *r = carve(s.attention), *k = carve(s.attention), *v = carve(s.attention);
-    float *g = carve(s.attention), *y = carve(s.attention);  // [rows, A]
-    float *h = carve(s.ffn);                                 // [rows, F]
+int64_t carried(const Weights &weights, int64_t rows) { return rows * weights.size.width; }
 
-    backend.embed(x, weights.emb, weights.ln0, batch);
-    for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
+void forward(Backend &backend, const Weights &weights, LayerRange layers, const Batch &batch,
+             float *scratch, float *logits) {
+    const Dimensions &s = weights.size;
+    RowLayout layout(scratch, batch.rows());
+    const Rows rows(weights, layout);
+
+    if (layers.first == 0) backend.embed(rows.x, weights.emb, weights.ln0, batch);
+    for (int64_t i = layers.first; i < std::min(layers.last, batch.depth); ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
-        const Shift shift{x, l.ln1, weights.att_x.at(i)};
+        const Shift shift{rows.x, l.ln1, weights.att_x.at(i)};
 
         Product first[mixes];
         Projection second[mixes];
         for (int j = 0; j < mixes; ++j) {
-            first[j] = {&l.maa_w1[j], l.maa_x, z[j], Activation::tanh};
-            second[j] = {&l.maa_w2[j], z[j], delta[j]};
+            first[j] = {&l.maa_w1[j], l.maa_x, rows.z[j], Activation::tanh};
+            second[j] = {&l.maa_w2[j], rows.z[j], rows.delta[j]};
         }
         Shift peek = shift;
         peek.keep = true;  // the same shift is taken once more below
@@ -154,27 +161,28 @@ void forward(Backend &backend, const Weights &weights, const Batch &batch, float
         backend.linear(second, batch);
 
         const Product products[] = {
-            {&l.receptance, l.maa[mix_r], r, Activation::none, delta[mix_r]},
-            {&l.key, l.maa[mix_k], k, Activation::none, delta[mix_k]},
-            {&l.value, l.maa[mix_v], v, Activation::none, delta[mix_v]},
-            {&l.gate, l.maa[mix_g], g, Activation::silu, delta[mix_g]},
-            {&l.decay_w1, l.maa[mix_w], zw, Activation::tanh, delta[mix_w]},
+            {&l.receptance, l.maa[mix_r], rows.r, Activation::none, rows.delta[mix_r]},
+            {&l.key, l.maa[mix_k], rows.k, Activation::none, rows.delta[mix_k]},
+            {&l.value, l.maa[mix_v], rows.v, Activation::none, rows.delta[mix_v]},
+            {&l.gate, l.maa[mix_g], rows.g, Activation::silu, rows.delta[mix_g]},
+            {&l.decay_w1, l.maa[mix_w], rows.zw, Activation::tanh, rows.delta[mix_w]},
         };
         backend.shift_linear(shift, products, batch);
 
         Wkv6 wkv;
         wkv.heads = s.heads, wkv.head_size = s.head_size;
-        wkv.r = r, wkv.k = k, wkv.v = v, wkv.g = g;
-        wkv.zw = zw, wkv.w2 = &l.decay_w2;
+        wkv.r = rows.r, wkv.k = rows.k, wkv.v = rows.v, wkv.g = rows.g;
+        wkv.zw = rows.zw, wkv.w2 = &l.decay_w2;
         wkv.decay = l.decay, wkv.bonus = l.bonus;
         wkv.ln_x = l.ln_x;
         wkv.wkv = weights.wkv.at(i), wkv.kept = weights.wkv.kept;
-        wkv.y = y;
+        wkv.y = rows.y;
         backend.wkv6(wkv, batch);
-        backend.linear_add(x, l.output, y, batch);
-        l.ffn.apply(backend, x, gate, h, weights.ffn_x.at(i), batch);
+        backend.linear_add(rows.x, l.output, rows.y, batch);
+        l.ffn.apply(backend, rows.x, rows.gate, rows.h, weights.ffn_x.at(i), batch);
     }
-    if (!batch.logit_rows.empty()) backend.head(logits, weights.head, weights.ln_out, x, batch);
+    if (layers.last == s.layers && !batch.logit_rows.empty())
+        backend.head(logits, weights.head, weights.ln_out, rows.x, batch);
 }
 
 }  // namespace rwkv::v6

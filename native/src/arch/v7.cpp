@@ -22,6 +22,7 @@
 // all other matrices.
 #include "arch/v7.h"
 
+#include "arch/rows.h"
 #include "error.h"
 
 #include <algorithm>
@@ -51,6 +52,29 @@ Dimensions measure(const TensorTable &table) {
     s.ffn = ffn_key.shape[0];
     return s.checked();
 }
+
+struct Rows {
+    float *x, *v_first, *x0 = nullptr;     // [rows, D]; the next stage gets these
+    float *r, *k, *v, *y, *enn = nullptr;  // [rows, D]
+    float *zw, *za, *zv, *zg;              // [rows, rank]
+    float *h;                              // [rows, F]
+    DeepEmbed::Rows deep_embed;
+    Dea::Rows dea;
+
+    Rows(const Weights &weights, RowLayout &layout) {
+        const Layer &l = weights.layers.front();
+        const int64_t D = weights.size.width;
+        x = layout.take(D), v_first = layout.take(D);
+        if (l.deep_embed) x0 = layout.take(D);
+        for (float **part : {&r, &k, &v, &y}) *part = layout.take(D);
+        if (l.enn) enn = layout.take(D);
+        zw = layout.take(weights.rank_w), za = layout.take(weights.rank_a);
+        zv = layout.take(weights.rank_v), zg = layout.take(weights.rank_g);
+        h = layout.take(weights.size.ffn);
+        if (l.deep_embed) deep_embed = DeepEmbed::Rows(layout);
+        if (l.dea) dea = Dea::Rows(layout, D);
+    }
+};
 
 }  // namespace
 
@@ -134,87 +158,73 @@ Weights load(WeightReader &reader, StateLayout &state) {
 }
 
 int64_t scratch_size(const Weights &weights, int64_t rows) {
-    const Layer &l = weights.layers.front();
-    const int64_t D = weights.size.width;
-    int64_t floats = rows * (6 * D + weights.rank_w + weights.rank_a + weights.rank_v +
-                             weights.rank_g + weights.size.ffn);
-    if (l.deep_embed) floats += rows * D + DeepEmbed::scratch_size(rows);
-    if (l.dea) floats += Dea::scratch_size(rows, D);
-    if (l.enn) floats += rows * D;
-    return floats;
+    return floats_of<Rows>(weights, rows);
 }
 
-void forward(Backend &backend, const Weights &weights, const Batch &batch, float *scratch,
-             float *logits) {
+int64_t carried(const Weights &weights, int64_t rows) {
+    return rows * weights.size.width * (weights.layers.front().deep_embed ? 3 : 2);
+}
+
+void forward(Backend &backend, const Weights &weights, LayerRange layers, const Batch &batch,
+             float *scratch, float *logits) {
     const Dimensions &s = weights.size;
-    const int64_t rows = batch.rows();
-    const auto carve = [&scratch, rows](int64_t size) {
-        float *part = scratch;
-        scratch += rows * size;
-        return part;
-    };
-    float *x = carve(s.width);        // [rows, D]
-    float *v_first = carve(s.width);  // [rows, D]
-    float *r = carve(s.width), *k = carve(s.width), *v = carve(s.width), *y = carve(s.width);
-    float *zw = carve(weights.rank_w), *za = carve(weights.rank_a);
-    float *zv = carve(weights.rank_v), *zg = carve(weights.rank_g);
-    float *h = carve(s.ffn);  // [rows, F]
+    RowLayout layout(scratch, batch.rows());
+    const Rows rows(weights, layout);
 
-    const Layer &front = weights.layers.front();
-    float *x0 = nullptr, *deep_embed = nullptr, *dea = nullptr, *enn = nullptr;
-    if (front.enn) enn = carve(s.width);
-    if (front.deep_embed) x0 = carve(s.width), deep_embed = scratch;
-    if (front.dea) dea = deep_embed + DeepEmbed::scratch_size(rows);
-
-    for (const Span &span : batch.spans)
-        if (dea)
+    if (rows.dea.q)
+        for (const Span &span : batch.spans)
             span.cache->make_room(weights.layers.size(),
                                   static_cast<size_t>(span.rows * (Dea::keys + s.width)));
-    backend.embed(x, weights.emb, weights.ln0, batch);
-    if (x0) backend.embed(x0, weights.emb, weights.ln0, batch);
-    for (int64_t i = 0; i < std::min(s.layers, batch.depth); ++i) {
+    if (layers.first == 0)
+        for (float *to : {rows.x, rows.x0})
+            if (to) backend.embed(to, weights.emb, weights.ln0, batch);
+    for (int64_t i = layers.first; i < std::min(layers.last, batch.depth); ++i) {
         const Layer &l = weights.layers[static_cast<size_t>(i)];
 
         Product products[] = {
-            {&l.receptance, l.x_r, r, Activation::none}, {&l.key, l.x_k, k, Activation::none},
-            {&l.value, l.x_v, v, Activation::none},      {&l.w1, l.x_w, zw, Activation::tanh},
-            {&l.a1, l.x_a, za, Activation::none},        {&l.g1, l.x_g, zg, Activation::sigmoid},
-            {&l.v1, l.x_v, zv, Activation::none},  // not in layer 0
+            {&l.receptance, l.x_r, rows.r, Activation::none},
+            {&l.key, l.x_k, rows.k, Activation::none},
+            {&l.value, l.x_v, rows.v, Activation::none},
+            {&l.w1, l.x_w, rows.zw, Activation::tanh},
+            {&l.a1, l.x_a, rows.za, Activation::none},
+            {&l.g1, l.x_g, rows.zg, Activation::sigmoid},
+            {&l.v1, l.x_v, rows.zv, Activation::none},  // not in layer 0
         };
         const size_t count = std::size(products) - (i == 0 ? 1 : 0);
         if (l.dea) {
-            l.dea->prepare(backend, x, x0, dea, weights.q_x.at(i), weights.k_x.at(i),
+            l.dea->prepare(backend, rows.x, rows.x0, rows.dea, weights.q_x.at(i), weights.k_x.at(i),
                            weights.v_x.at(i), batch);
         }
-        backend.shift_linear({x, l.ln1, weights.att_x.at(i)}, {products, count}, batch);
+        backend.shift_linear({rows.x, l.ln1, weights.att_x.at(i)}, {products, count}, batch);
 
-        if (l.dea) l.dea->attend(backend, x, dea, i, s.width, batch);
+        if (l.dea) l.dea->attend(backend, rows.x, rows.dea, i, s.width, batch);
 
         Wkv7 wkv;
         wkv.heads = s.heads;
         wkv.head_size = s.head_size;
-        wkv.r = r, wkv.k = k, wkv.v = v;
-        wkv.zw = zw, wkv.za = za, wkv.zg = zg;
+        wkv.r = rows.r, wkv.k = rows.k, wkv.v = rows.v;
+        wkv.zw = rows.zw, wkv.za = rows.za, wkv.zg = rows.zg;
         wkv.w2 = &l.w2, wkv.a2 = &l.a2, wkv.g2 = &l.g2;
-        if (i > 0) wkv.zv = zv, wkv.v2 = &l.v2;
+        if (i > 0) wkv.zv = rows.zv, wkv.v2 = &l.v2;
         wkv.w0 = l.w0, wkv.a0 = l.a0, wkv.v0 = l.v0;
         wkv.k_k = l.k_k, wkv.k_a = l.k_a, wkv.r_k = l.r_k;
         wkv.ln_x = l.ln_x;
-        wkv.v_first = v_first;
+        wkv.v_first = rows.v_first;
         wkv.wkv = weights.wkv.at(i), wkv.kept = weights.wkv.kept;
-        wkv.y = y;
+        wkv.y = rows.y;
         backend.wkv7(wkv, batch);
-        backend.linear_add(x, l.output, y, batch);
+        backend.linear_add(rows.x, l.output, rows.y, batch);
 
-        const Product ffn[] = {{&l.ffn_key, l.ffn_x_k, h, Activation::relu_squared},
-                               l.deep_embed ? l.deep_embed->product(deep_embed) : Product{}};
+        const Product ffn[] = {{&l.ffn_key, l.ffn_x_k, rows.h, Activation::relu_squared},
+                               l.deep_embed ? l.deep_embed->product(rows.deep_embed) : Product{}};
         const size_t ffn_count = l.deep_embed ? 2 : 1;
-        backend.shift_linear({x, l.ln2, weights.ffn_x.at(i)}, {ffn, ffn_count}, batch);
-        if (l.deep_embed) l.deep_embed->apply(backend, h, x0, deep_embed, batch);
-        if (l.enn) backend.lookup(enn, l.enn, batch);
-        backend.linear_add(x, l.ffn_value, h, batch, enn);
+        backend.shift_linear({rows.x, l.ln2, weights.ffn_x.at(i)}, {ffn, ffn_count}, batch);
+        if (l.deep_embed) l.deep_embed->apply(backend, rows.h, rows.x0, rows.deep_embed, batch);
+        if (l.enn) backend.lookup(rows.enn, l.enn, batch);
+        backend.linear_add(rows.x, l.ffn_value, rows.h, batch, rows.enn);
     }
-    if (!batch.logit_rows.empty()) backend.head(logits, weights.head, weights.ln_out, x, batch);
+    if (layers.last == s.layers && !batch.logit_rows.empty())
+        backend.head(logits, weights.head, weights.ln_out, rows.x, batch);
 }
 
 }  // namespace rwkv::v7

@@ -92,7 +92,7 @@ int64_t recurrence_flops(const std::string &version, const Dimensions &s) {
 template <class Weights>
 void run(Backend &backend, const Weights &weights, const Batch &batch, float *scratch,
          float *logits) {
-    forward(backend, weights, batch, scratch, logits);
+    forward(backend, weights, {0, weights.size.layers}, batch, scratch, logits);
 }
 
 }  // namespace
