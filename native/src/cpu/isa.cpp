@@ -63,16 +63,24 @@ std::vector<const Kernels *> usable_kernels() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl");
-    if (avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"))
-        usable.push_back(rwkv_kernels_avx512bf16());
-    if (avx512) usable.push_back(rwkv_kernels_avx512());
-    if (avx2 && has_avx_vnni()) usable.push_back(rwkv_kernels_avx2vnni());
-    if (avx2) usable.push_back(rwkv_kernels_avx2());
+    const bool bf16 =
+        avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    if constexpr (RWKV_HAS_AVX512BF16)
+        if (bf16) usable.push_back(rwkv_kernels_avx512bf16());
+    if constexpr (RWKV_HAS_AVX512)
+        if (avx512) usable.push_back(rwkv_kernels_avx512());
+    if constexpr (RWKV_HAS_AVX2VNNI)
+        if (avx2 && has_avx_vnni()) usable.push_back(rwkv_kernels_avx2vnni());
+    if constexpr (RWKV_HAS_AVX2)
+        if (avx2) usable.push_back(rwkv_kernels_avx2());
 #endif
 #if defined(__aarch64__)
     const bool dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
-    if (dot && (getauxval(AT_HWCAP2) & HWCAP2_BF16)) usable.push_back(rwkv_kernels_neonbf16());
-    if (dot) usable.push_back(rwkv_kernels_neondot());
+    const bool bf16 = dot && (getauxval(AT_HWCAP2) & HWCAP2_BF16);
+    if constexpr (RWKV_HAS_NEONBF16)
+        if (bf16) usable.push_back(rwkv_kernels_neonbf16());
+    if constexpr (RWKV_HAS_NEONDOT)
+        if (dot) usable.push_back(rwkv_kernels_neondot());
     usable.push_back(rwkv_kernels_neon());
 #else
     usable.push_back(rwkv_kernels_baseline());
