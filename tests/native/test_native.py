@@ -1,8 +1,9 @@
 """Builds the native tests four ways and lets ctest run them.
 
-plain: every test, once per instruction set of this machine, on the engine that the package was
-built with. thread: the tests of units that share data between threads, under ThreadSanitizer. In
-soak runs also address: all under AddressSanitizer and UndefinedBehaviorSanitizer; and aarch64: all
+plain: every test, on the engine that the package was built with; what differs between instruction
+sets once for each that this machine has. thread: the tests of units that share data between
+threads, under ThreadSanitizer. In soak runs every test runs on every instruction set, and there
+are two more, address: all under AddressSanitizer and UndefinedBehaviorSanitizer; and aarch64: all
 for 64-bit ARM, where a cross compiler and qemu-user are installed; they show that the numbers are
 right, and nothing of how fast they come. `native_builds.py` says how they are compiled.
 """
