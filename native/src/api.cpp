@@ -33,7 +33,7 @@ struct rwkv_load {
 
 struct rwkv_state {
     std::shared_ptr<rwkv::Model> model;
-    rwkv::Buffer buffer;
+    rwkv::States memory;  // a pool of one
     rwkv::TextCache cache;
     bool broken = false;  // a step has ended in the middle of it
 
@@ -49,8 +49,8 @@ struct rwkv_state {
         const std::lock_guard lock(mutex);
         auto values = shared.lock();
         if (!values) {
-            auto copy = std::make_shared<std::vector<float>>(buffer.count);
-            model->backend().download(*copy, buffer.data);
+            auto copy = std::make_shared<std::vector<float>>(model->state_floats());
+            model->backend().download(*copy, memory.data);
             shared = values = std::move(copy);
         }
         return values;
@@ -393,13 +393,13 @@ int rwkv_model_forward(float *logits, rwkv_model *model, rwkv_state *state, cons
         constexpr size_t chunk = 256;  // bounds the activations, as the engine's default does
         for (size_t at = 0; at < n; at += chunk) {
             const size_t rows = std::min(chunk, n - at);
-            const rwkv::Span span{0, static_cast<int32_t>(rows), state->buffer.data, &state->cache};
+            const rwkv::Span span{0, static_cast<int32_t>(rows), 0, &state->cache};
             std::vector<int32_t> wanted;
             if (full)
                 for (size_t i = 0; i < rows; ++i) wanted.push_back(static_cast<int32_t>(i));
             else if (at + rows == n)
                 wanted.push_back(static_cast<int32_t>(rows - 1));
-            m.forward({{tokens + at, rows}, {&span, 1}, wanted},
+            m.forward({&state->memory, {tokens + at, rows}, {&span, 1}, wanted},
                       full ? logits + at * static_cast<size_t>(vocab) : logits);
         }
         state->broken = false;
@@ -425,10 +425,9 @@ int rwkv_state_clone(rwkv_state **out, const rwkv_state *state) {
     return guarded([&] {
         required(out, "out") = nullptr;
         const rwkv_state &from = required(state, "state");
-        rwkv::Backend &backend = from.model->backend();
-        std::unique_ptr<rwkv_state> copy(
-            new rwkv_state{from.model, backend.floats(from.buffer.count), from.cache, from.broken});
-        backend.copy(copy->buffer.data, from.buffer.data, from.buffer.count);
+        auto copy = std::make_unique<rwkv_state>(from.model, from.model->new_state(), from.cache,
+                                                 from.broken);
+        from.model->copy_state(copy->memory.data, from.memory.data);
         *out = copy.release();
     });
 }
@@ -456,7 +455,7 @@ int rwkv_state_read(float *out, const rwkv_state *state, int32_t i, size_t count
         const std::span values(&required(out, "out"), count);
         for (int64_t layer = 0; layer < p.shape[0]; ++layer)
             s.model->read_layer(values.subspan(static_cast<size_t>(layer) * size, size),
-                                s.buffer.data, p, layer);
+                                s.memory.data, p, layer);
     });
 }
 
@@ -469,7 +468,7 @@ int rwkv_state_write(rwkv_state *state, int32_t i, const float *values, size_t c
         s.unshare();
         const auto size = static_cast<size_t>(p.layer_count());
         for (int64_t layer = 0; layer < p.shape[0]; ++layer)
-            s.model->write_layer(s.buffer.data, p, layer,
+            s.model->write_layer(s.memory.data, p, layer,
                                  {values + static_cast<size_t>(layer) * size, size});
     });
 }
@@ -646,7 +645,7 @@ int rwkv_engine_poll(const rwkv_event **events, size_t *n, rwkv_engine *engine) 
             if (!event.kept) continue;
             rwkv_event &last = e.events.back();
             last.state = states[e.events.size() - 1].release();
-            last.state->buffer = std::move(event.kept->state);
+            last.state->memory = std::move(event.kept->state);
             last.unread = event.kept->unread.data();
             last.n_unread = event.kept->unread.size();
         }

@@ -49,16 +49,28 @@ struct TextCache {
     void make_room(size_t n, size_t more);
 };
 
-// One sequence's share of a step: rows [first, first + rows) of the batch continue `state`.
+// States of sequences: slots of one pool, [slots][stride] floats, of which nothing ever moves, so
+// that a step names a state by its number. Backend::use_slots() says how many of them have memory.
+struct States {
+    float *data = nullptr;
+    int64_t stride = 0;
+    int32_t slots = 0;
+    std::shared_ptr<void> owner;
+
+    float *at(int32_t slot) const { return data + slot * stride; }
+};
+
+// One sequence's share of a step: rows [first, first + rows) of the batch continue the state in
+// `slot`.
 struct Span {
-    int32_t first = 0, rows = 0;
-    float *state = nullptr;
+    int32_t first = 0, rows = 0, slot = 0;
     TextCache *cache = nullptr;
 };
 
 // One step: a decoding sequence brings one row, a prefilling one a chunk. Spans are in row order
 // and cover all rows; no two share a state.
 struct Batch {
+    const States *states = nullptr;   // in which the spans have their slots
     std::span<const int32_t> tokens;  // [rows]
     std::span<const Span> spans;
     std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
@@ -66,6 +78,7 @@ struct Batch {
     int64_t depth = std::numeric_limits<int64_t>::max();
 
     int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
+    float *state(const Span &span) const { return states->at(span.slot); }
 };
 
 struct Norm {
@@ -154,6 +167,12 @@ public:
 
     // -- memory. Thread-safe.
     virtual Buffer floats(size_t count) = 0;
+    // A pool of so many states, which takes address space and no memory yet. Throws std::bad_alloc.
+    virtual States states(size_t floats, int32_t slots) = 0;
+    // From now on the first `slots` of the pool have memory, whatever it holds; what was in the
+    // others is lost, and their memory the system's again. Throws std::bad_alloc if it finds none,
+    // and then all is as it was. One thread at a time for each pool.
+    virtual void use_slots(const States &states, int32_t slots) = 0;
     virtual void upload(float *to, std::span<const float> from) = 0;
     virtual void download(std::span<float> to, const float *from) = 0;
     virtual void copy(float *to, const float *from, size_t count) = 0;

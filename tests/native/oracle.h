@@ -141,16 +141,22 @@ inline double tolerance(DType compute) {
 struct Sequences {
     std::vector<Span> spans;
     std::vector<int32_t> tokens, logit_rows;
-    std::vector<Buffer> states;
+    States pool;
+    std::vector<Buffer> states;  // the slots of the pool, zero
 
-    Sequences(Backend &backend, const std::vector<int> &rows, int64_t state_floats) {
+    Sequences(Backend &backend, const std::vector<int> &rows, int64_t state_floats)
+        : pool(backend.states(static_cast<size_t>(state_floats),
+                              static_cast<int32_t>(rows.size()))) {
+        backend.use_slots(pool, pool.slots);
         for (const int n : rows) {
-            states.push_back(backend.floats(static_cast<size_t>(state_floats)));
-            spans.push_back({static_cast<int32_t>(tokens.size()), n, states.back().data});
+            const auto slot = static_cast<int32_t>(states.size());
+            states.push_back({pool.at(slot), static_cast<size_t>(state_floats), pool.owner});
+            std::fill_n(states.back().data, state_floats, 0.0f);
+            spans.push_back({static_cast<int32_t>(tokens.size()), n, slot});
             tokens.resize(tokens.size() + static_cast<size_t>(n));
         }
     }
-    Batch batch() const { return {tokens, spans, logit_rows}; }
+    Batch batch() const { return {&pool, tokens, spans, logit_rows}; }
     int64_t rows() const { return static_cast<int64_t>(tokens.size()); }
 };
 

@@ -41,15 +41,15 @@ std::shared_ptr<Model> load(std::vector<Tensor> tensors) {
 // Three tokens, and one more.
 void run(Model &model) {
     const auto vocab = static_cast<size_t>(model.info().vocab);
-    Buffer state = model.new_state();
+    const States state = model.new_state();
     TextCache cache;
     std::vector<float> logits(2 * vocab);
     for (const int rows : {3, 1}) {
         std::vector<int32_t> tokens(static_cast<size_t>(rows));
         for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<int32_t>(i % vocab);
-        const Span span{0, rows, state.data, &cache};
+        const Span span{0, rows, 0, &cache};
         const std::vector<int32_t> wanted{rows - 1};
-        model.forward({tokens, {&span, 1}, wanted}, logits.data());
+        model.forward({&state, tokens, {&span, 1}, wanted}, logits.data());
     }
 }
 

@@ -251,7 +251,7 @@ void test_refusals() {
     CHECK_THROWS(backend->matrix(vector, DType::f32, false), "two dimensions");
 }
 
-// Small ones, large ones of one size, which lie together, and one too large for that.
+// Small ones and large ones.
 void test_buffers() {
     auto backend = open_backend("cpu", 1);
     for (const size_t count : {size_t{1000}, size_t{300'001}, size_t{5'000'000}}) {

@@ -16,9 +16,17 @@ const char *const kVersions[] = {"4", "5.0", "5.1", "5.2", "6.0", "7", "7a", "7b
 
 struct Sequence {
     std::vector<int32_t> tokens;
-    Buffer state;
+    float *state;
     TextCache cache;
     size_t done = 0;
+};
+
+// Sequences with the slots of one pool, in order.
+struct Sequences {
+    States pool;
+    std::vector<Sequence> all;
+
+    Sequence &operator[](size_t q) { return all[q]; }
 };
 
 struct Outcome {
@@ -27,20 +35,24 @@ struct Outcome {
     bool operator==(const Outcome &) const = default;
 };
 
-std::vector<Sequence> sequences(Model &model, const std::vector<int> &lengths) {
+Sequences sequences(Model &model, const std::vector<int> &lengths) {
     std::vector<Sequence> all(lengths.size());
+    const States pool =
+        model.backend().states(model.state_floats(), static_cast<int32_t>(lengths.size()));
+    model.backend().use_slots(pool, pool.slots);
     for (size_t q = 0; q < all.size(); ++q) {
         Random random{100 + q};
         for (int i = 0; i < lengths[q]; ++i)
             all[q].tokens.push_back(static_cast<int32_t>(random.below(model.info().vocab)));
-        all[q].state = model.new_state();
+        all[q].state = pool.at(static_cast<int32_t>(q));
+        model.write_state(all[q].state, model.initial_state());
     }
-    return all;
+    return {pool, std::move(all)};
 }
 
 // All sequences to their ends: each step takes up to `chunk` tokens of up to `width` sequences.
 Outcome run(Model &model, const std::vector<int> &lengths, size_t chunk, size_t width) {
-    std::vector<Sequence> all = sequences(model, lengths);
+    auto [pool, all] = sequences(model, lengths);
     Outcome outcome;
     outcome.logits.resize(all.size());
     const size_t vocab = static_cast<size_t>(model.info().vocab);
@@ -53,7 +65,7 @@ Outcome run(Model &model, const std::vector<int> &lengths, size_t chunk, size_t 
             const size_t n = std::min(chunk, s.tokens.size() - s.done);
             if (n == 0) continue;
             spans.push_back({static_cast<int32_t>(tokens.size()), static_cast<int32_t>(n),
-                             s.state.data, &s.cache});
+                             static_cast<int32_t>(q), &s.cache});
             for (size_t i = 0; i < n; ++i) {
                 wanted.push_back(static_cast<int32_t>(tokens.size()));
                 tokens.push_back(s.tokens[s.done++]);
@@ -62,7 +74,7 @@ Outcome run(Model &model, const std::vector<int> &lengths, size_t chunk, size_t 
         }
         if (spans.empty()) break;
         std::vector<float> logits(wanted.size() * vocab);
-        model.forward({tokens, spans, wanted}, logits.data());
+        model.forward({&pool, tokens, spans, wanted}, logits.data());
         for (size_t i = 0; i < owners.size(); ++i) {
             const auto row = logits.begin() + static_cast<std::ptrdiff_t>(i * vocab);
             std::vector<float> &to = outcome.logits[owners[i]];
@@ -70,7 +82,7 @@ Outcome run(Model &model, const std::vector<int> &lengths, size_t chunk, size_t 
         }
     }
     for (const Sequence &s : all)
-        outcome.states.emplace_back(s.state.data, s.state.data + model.state_floats());
+        outcome.states.emplace_back(s.state, s.state + model.state_floats());
     return outcome;
 }
 
@@ -103,27 +115,27 @@ void test_identity(const std::string &version, const std::string &strategy,
 void test_wanted_rows(const std::string &version) {
     const auto model = tiny_model(shape_of(version));
     const Outcome all = run(*model, {6}, 100, 1);
-    std::vector<Sequence> one = sequences(*model, {6});
-    const Span span{0, 6, one[0].state.data, &one[0].cache};
+    Sequences one = sequences(*model, {6});
+    const Span span{0, 6, 0, &one[0].cache};
     const std::vector<int32_t> wanted = {1, 5};
     std::vector<float> logits(2 * 40);
-    model->forward({one[0].tokens, {&span, 1}, wanted}, logits.data());
+    model->forward({&one.pool, one[0].tokens, {&span, 1}, wanted}, logits.data());
     CHECK(std::equal(logits.begin(), logits.begin() + 40, all.logits[0].begin() + 40));
     CHECK(std::equal(logits.begin() + 40, logits.end(), all.logits[0].begin() + 5 * 40));
-    std::vector<Sequence> silent = sequences(*model, {6});
-    const Span quiet{0, 6, silent[0].state.data, &silent[0].cache};
-    model->forward({silent[0].tokens, {&quiet, 1}, {}}, nullptr);
-    CHECK(std::equal(all.states[0].begin(), all.states[0].end(), silent[0].state.data));
+    Sequences silent = sequences(*model, {6});
+    const Span quiet{0, 6, 0, &silent[0].cache};
+    model->forward({&silent.pool, silent[0].tokens, {&quiet, 1}, {}}, nullptr);
+    CHECK(std::equal(all.states[0].begin(), all.states[0].end(), silent[0].state));
 }
 
 uint64_t barriers_of_a_token(const std::string &version, int64_t layers) {
     TinyShape shape = shape_of(version, layers);
     shape.width = 128, shape.head_size = 32;  // several tasks in every operation
     const auto model = tiny_model(shape);
-    std::vector<Sequence> one = sequences(*model, {1});
-    const Span span{0, 1, one[0].state.data, &one[0].cache};
+    Sequences one = sequences(*model, {1});
+    const Span span{0, 1, 0, &one[0].cache};
     const uint64_t before = model->backend().barriers();
-    model->forward({one[0].tokens, {&span, 1}, {}}, nullptr);
+    model->forward({&one.pool, one[0].tokens, {&span, 1}, {}}, nullptr);
     return model->backend().barriers() - before;
 }
 

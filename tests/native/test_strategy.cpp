@@ -160,11 +160,11 @@ void test_refusals() {
 std::vector<float> logits_of(const std::string &strategy, std::string *told = nullptr) {
     const auto model = tiny_model({}, strategy);
     if (told) *told = model->info().strategy;
-    Buffer state = model->new_state();
+    const States state = model->new_state();
     const std::vector<int32_t> tokens = {1, 100, 7}, wanted = {2};
-    const Span span{0, 3, state.data};
+    const Span span{0, 3, 0};
     std::vector<float> logits(static_cast<size_t>(model->info().vocab));
-    model->forward({tokens, {&span, 1}, wanted}, logits.data());
+    model->forward({&state, tokens, {&span, 1}, wanted}, logits.data());
     return logits;
 }
 

@@ -45,7 +45,7 @@ INCLUDES: dict[str, set[str]] = {
     "memory/prefault": set(),
     "memory/slab": {"memory/prefault"},
     "backend": {"weights/quant", "cpu"},  # open_backend() alone names the machines
-    "cpu": {"backend", "memory/slab", "weights/quant"},
+    "cpu": {"backend", "weights/quant"},
     "cuda": {"backend", "weights/quant"},
     "arch": {"backend", "weights/tensor_table"},
     "model/turns": set(),
@@ -63,11 +63,13 @@ INCLUDES: dict[str, set[str]] = {
     "sampling/logit_row": {"backend"},  # for the instruction set, which is chosen once
     "sampling/distribution": {"sampling/logit_row"},
     "sampling/sampler": {"sampling/distribution"},
+    "engine/state_pool": {"backend", "model/model"},
     "engine/prompt_lookup": set(),
     "engine/step_time": set(),
     "engine/sequence": {
         "backend",
         "engine/prompt_lookup",
+        "engine/state_pool",
         "sampling/distribution",
         "sampling/sampler",
         "text/output",
@@ -88,6 +90,7 @@ INCLUDES: dict[str, set[str]] = {
         "engine/prefix_cache",
         "engine/scheduler",
         "engine/sequence",
+        "engine/state_pool",
         "engine/step_time",
         "memory/slab",
         "model/embedding",

@@ -2,6 +2,7 @@
 #include "cpu/cpu_backend.h"
 
 #include "cpu/pack.h"
+#include "cpu/state_memory.h"
 #include "weights/gguf_blocks.h"
 
 #include <algorithm>
@@ -38,13 +39,18 @@ CpuBackend::CpuBackend(const Kernels &kernels, int threads)
     : kernels_(kernels), pool_(threads), workers_(static_cast<size_t>(pool_.threads())) {}
 
 Buffer CpuBackend::floats(size_t count) {
-    const size_t bytes = (std::max<size_t>(count, 1) * sizeof(float) + 63) / 64 * 64;
     if (count > SIZE_MAX / 8) throw std::bad_alloc();
-    std::shared_ptr<void> owner = shelves_.take(bytes);
+    const size_t bytes = (std::max<size_t>(count, 1) * sizeof(float) + 63) / 64 * 64;
+    const std::shared_ptr<void> owner{::operator new(bytes, kLine),
+                                      [](void *p) { ::operator delete(p, kLine); }};
     std::memset(owner.get(), 0, bytes);
     float *const data = static_cast<float *>(owner.get());
-    return {data, count, std::move(owner)};
+    return {data, count, owner};
 }
+
+States CpuBackend::states(size_t floats, int32_t slots) { return reserve_states(floats, slots); }
+
+void CpuBackend::use_slots(const States &states, int32_t slots) { use_states(states, slots); }
 
 void CpuBackend::upload(float *to, std::span<const float> from) {
     copy(to, from.data(), from.size());
@@ -253,7 +259,7 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
     }
     prev_.assign(static_cast<size_t>(rows), nullptr);
     for (const Span &span : batch.spans)
-        if (span.rows > 0) prev_[static_cast<size_t>(span.first)] = span.state + shift.shift;
+        if (span.rows > 0) prev_[static_cast<size_t>(span.first)] = batch.state(span) + shift.shift;
 
     const auto xn = [](auto area, int64_t row) { return reinterpret_cast<float *>(area(0, row)); };
     const auto normalise = [&](float *to, int64_t row) {
@@ -279,7 +285,7 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
         if (shift.keep) return;
         for (const Span &span : batch.spans)
             if (span.rows > 0)
-                std::memcpy(span.state + shift.shift, xn(area, span.first + span.rows - 1),
+                std::memcpy(batch.state(span) + shift.shift, xn(area, span.first + span.rows - 1),
                             static_cast<size_t>(D) * sizeof(float));
     };
     multiply(rows, fill, store);
@@ -334,9 +340,9 @@ void CpuBackend::wkv4(const Wkv4 &op, const Batch &batch) {
     row_states_.assign(3 * n, nullptr);
     for (const Span &span : batch.spans) {
         const auto at = row_states_.begin() + span.first;
-        std::fill_n(at, span.rows, span.state + op.aa);
-        std::fill_n(at + rows, span.rows, span.state + op.bb);
-        std::fill_n(at + 2 * rows, span.rows, span.state + op.pp);
+        std::fill_n(at, span.rows, batch.state(span) + op.aa);
+        std::fill_n(at + rows, span.rows, batch.state(span) + op.bb);
+        std::fill_n(at + 2 * rows, span.rows, batch.state(span) + op.pp);
     }
     const int64_t chunks = (A + kChannels - 1) / kChannels;
     group_spans(batch, chunks);
@@ -362,7 +368,7 @@ void CpuBackend::wkv6(const Wkv6 &op, const Batch &batch) {
     if (rows == 0) return;
     row_states_.assign(static_cast<size_t>(rows), nullptr);
     for (const Span &span : batch.spans)
-        std::fill_n(row_states_.begin() + span.first, span.rows, span.state + op.wkv);
+        std::fill_n(row_states_.begin() + span.first, span.rows, batch.state(span) + op.wkv);
     group_spans(batch, H);
     const int64_t groups = static_cast<int64_t>(groups_.size()) - 1;
     for (Worker &worker : workers_) worker.scratch.reserve(wkv6_scratch(N, op.w2 ? op.w2->in : 0));
@@ -392,7 +398,7 @@ void CpuBackend::wkv7(const Wkv7 &op, const Batch &batch) {
     if (rows == 0) return;
     row_states_.assign(static_cast<size_t>(rows), nullptr);
     for (const Span &span : batch.spans)
-        std::fill_n(row_states_.begin() + span.first, span.rows, span.state + op.wkv);
+        std::fill_n(row_states_.begin() + span.first, span.rows, batch.state(span) + op.wkv);
     group_spans(batch, H);
     const int64_t groups = static_cast<int64_t>(groups_.size()) - 1;
 

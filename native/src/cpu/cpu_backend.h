@@ -8,7 +8,6 @@
 #include "cpu/arena.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
-#include "cpu/shelves.h"
 
 #include <functional>
 #include <memory>
@@ -39,6 +38,8 @@ public:
     int threads() const override { return pool_.threads(); }
 
     Buffer floats(size_t count) override;
+    States states(size_t floats, int32_t slots) override;
+    void use_slots(const States &states, int32_t slots) override;
     void upload(float *to, std::span<const float> from) override;
     void download(std::span<float> to, const float *from) override;
     void copy(float *to, const float *from, size_t count) override;
@@ -109,7 +110,6 @@ private:
     const Kernels &kernels_;
     Pool pool_;
     Arena arena_;
-    Shelves shelves_;
     std::function<void()> alive_ = [] {};
     std::vector<Worker> workers_;
     uint64_t serial_ = 0;

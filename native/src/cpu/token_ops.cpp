@@ -61,7 +61,7 @@ void CpuBackend::shift_norm(float *y, const float *mu, const Norm &norm, int64_t
     for (Worker &worker : workers_) worker.scratch.reserve(2 * n);
     pool_.run(static_cast<int64_t>(batch.spans.size()), [&](int64_t i, int thread) {
         const Span &span = batch.spans[static_cast<size_t>(i)];
-        float *prev = span.state + shift;
+        float *prev = batch.state(span) + shift;
         float *current = workers_[static_cast<size_t>(thread)].scratch.data(), *mixed = current + n;
         for (int64_t row = span.first; row < span.first + span.rows; ++row) {
             std::copy_n(y + row * n, n, current);

@@ -30,6 +30,7 @@ struct Engine::Core {
     bool has_work() const;
     void make_states(std::unique_lock<std::mutex> &lock) noexcept;
     void drop_cancelled();
+    void leave(Sequence &sequence);
     void admit();
     StepTime &step_time_of(int64_t layers);
     void plan();
@@ -47,8 +48,6 @@ struct Engine::Core {
     void promote();
     Sequence *at_work(uint64_t id) const;
     void keep_prompts() noexcept;
-    float *state_of(const Sequence &sequence) const;
-    const float *before_of(const Sequence &sequence) const;
     void embed(Sequence &sequence) const noexcept;
     void emit() noexcept;
     void report(Sequence &sequence) noexcept;
@@ -91,8 +90,9 @@ struct Engine::Core {
     std::vector<Event> polled;  // what the last poll handed out
 
     // The engine thread's own.
-    std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences;
     Scheduler scheduler;
+    StatePool pool;
+    std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences;
     // By the request that reads the prompt: the further answers to it, which wait outside the
     // scheduler.
     std::unordered_map<uint64_t, std::vector<uint64_t>> followers;
@@ -100,9 +100,6 @@ struct Engine::Core {
     std::map<int64_t, StepTime> step_times;         // by depth: texts to embed need fewer layers
     std::chrono::steady_clock::time_point started;  // this step's forward
     EngineStats done;                               // counts of what has been done
-    std::vector<Buffer> states;  // by slot, made when a slot is first used, or before
-    size_t states_ahead;         // slots whose states are made before
-    std::vector<Buffer> saved;   // the same: before a step with guesses
     PrefixCache prefix_cache;
     std::vector<std::unique_ptr<Sequence>> new_sequences;
     std::vector<uint64_t> new_cancelled;
@@ -141,10 +138,17 @@ static int32_t at_least_1(const char *field, int32_t value) {
 
 // As many as fit 48 MB, which is 20 of a model of 0.1B; none of states so small that making one
 // costs nothing.
-static size_t ahead_of(const Model &model, const EngineOptions &options) {
+static int32_t spare_states(const Model &model, const EngineOptions &options) {
     const size_t bytes = model.state_floats() * sizeof(float);
     if (bytes < size_t{256} << 10) return 0;
-    return std::min((size_t{48} << 20) / bytes, static_cast<size_t>(options.max_batch));
+    return static_cast<int32_t>(
+        std::min((size_t{48} << 20) / bytes, static_cast<size_t>(options.max_batch)));
+}
+
+// For each that has a place a state and one set aside, and one for each that may guess in a step.
+static int32_t slots_for(const Scheduler &scheduler) {
+    const int64_t places = scheduler.max_batch() + scheduler.extra_slots();
+    return static_cast<int32_t>(2 * places + Scheduler::guessing_rows);
 }
 
 Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> vocab_,
@@ -155,8 +159,8 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
       n_vocab(static_cast<size_t>(model->info().vocab)),
       scheduler(at_least_1("max_batch", options.max_batch),
                 at_least_1("prefill_chunk", options.prefill_chunk)),
-      states_ahead(ahead_of(*model, options)),
-      prefix_cache(*model) {
+      pool(*model, slots_for(scheduler), spare_states(*model, options)),
+      prefix_cache(*model, pool) {
     if (!(options.step_ms >= 0 && options.step_ms <= 60e3)) {
         char text[64];
         std::snprintf(text, sizeof text, "step_ms is %g, outside [0, 60000]", options.step_ms);
@@ -229,15 +233,21 @@ bool Engine::Core::has_work() const {
 // While there is no work yet: the states of the first slots. Where memory is new, each takes as
 // long as a token, and the first requests that come together would wait for all of them.
 void Engine::Core::make_states(std::unique_lock<std::mutex> &lock) noexcept {
-    while (states.size() < states_ahead && !has_work()) {
+    for (bool more = true; more && !has_work();) {
         lock.unlock();
         try {
-            states.push_back(model->new_state());
+            more = pool.make_ahead();
         } catch (const std::exception &) {
-            states_ahead = 0;  // whoever needs one will hear of it
+            more = false;  // whoever needs one will hear of it
         }
         lock.lock();
     }
+}
+
+// Gives back its place and its states.
+void Engine::Core::leave(Sequence &sequence) {
+    scheduler.remove(sequence);
+    sequence.state = {}, sequence.before = {}, sequence.aside = {};
 }
 
 void Engine::Core::drop_cancelled() {
@@ -247,7 +257,7 @@ void Engine::Core::drop_cancelled() {
         Sequence &sequence = *found->second;
         sequence.cancel();
         if (std::exchange(sequence.follows, 0) != 0) --following;
-        scheduler.remove(sequence);
+        leave(sequence);
         reporting.push_back(&sequence);
     }
     new_cancelled.clear();
@@ -287,23 +297,18 @@ void Engine::Core::admit() {
     promote();
     while (Sequence *sequence = scheduler.admit()) {
         try {
-            const size_t slot = static_cast<size_t>(sequence->slot);
             const auto &start = sequence->request.state;
-            if (slot >= states.size()) states.resize(slot + 1);
-            Buffer &state = states[slot];
-            const bool is_new = !state.data;
-            if (is_new) state = model->new_state();
+            sequence->state = pool.take();
             if (sequence->fork) {
                 go_on(*sequence);
                 continue;
             }
             if (!sequence->embeds() && !sequence->request.score && resume(*sequence)) continue;
-            if (is_new && !start) continue;
-            model->write_state(state.data,
+            model->write_state(sequence->state.data(),
                                start ? std::span<const float>(*start) : model->initial_state());
         } catch (const std::exception &error) {
             sequence->fail(error);
-            scheduler.remove(*sequence);
+            leave(*sequence);
             reporting.push_back(sequence);
         }
     }
@@ -336,7 +341,7 @@ void Engine::Core::lay_out() {
     depth = 0;
     for (auto [sequence, rows] : scheduled) {
         const auto input = sequence->input(rows);
-        spans.push_back({static_cast<int32_t>(tokens.size()), rows, state_of(*sequence),
+        spans.push_back({static_cast<int32_t>(tokens.size()), rows, sequence->state.number(),
                          &sequence->request.cache});
         tokens.insert(tokens.end(), input.begin(), input.end());
         const Request &request = sequence->request;
@@ -361,10 +366,8 @@ void Engine::Core::back_up() noexcept {
     for (auto &[sequence, rows] : scheduled) {
         if (!sequence->decoding() || rows == sequence->certain) continue;
         try {
-            const size_t slot = static_cast<size_t>(sequence->slot);
-            saved.resize(std::max(saved.size(), states.size()));
-            if (!saved[slot].data) saved[slot] = model->new_state();
-            model->copy_state(saved[slot].data, state_of(*sequence));
+            sequence->before = pool.take();
+            model->copy_state(sequence->before.data(), sequence->state.data());
         } catch (const std::exception &) {
             rows = sequence->certain;
         }
@@ -416,7 +419,7 @@ bool Engine::Core::fail_scheduled(const std::exception &error, bool prompts_only
     for (const Scheduled &one : scheduled) {
         if (!ends(one)) continue;
         one.sequence->fail(error);
-        scheduler.remove(*one.sequence);
+        leave(*one.sequence);
         reporting.push_back(one.sequence);
     }
     return std::erase_if(scheduled, ends) > 0;
@@ -426,7 +429,7 @@ void Engine::Core::step() {
     if (scheduled.empty()) return;
     started = std::chrono::steady_clock::now();
     try {
-        model->forward({tokens, spans, logit_rows, depth}, logits.data());
+        model->forward({&pool.states(), tokens, spans, logit_rows, depth}, logits.data());
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
         fail_scheduled(error, false);
@@ -438,8 +441,7 @@ void Engine::Core::step() {
         if (sequence->decoding()) continue;
         sequence->prefilled += rows;
         done.prompt_tokens += rows;
-        if (!sequence->decoding())
-            prefix_cache.keep_prompt(*sequence, state_of(*sequence), nullptr);
+        if (!sequence->decoding()) prefix_cache.keep_prompt(*sequence, nullptr);
     }
 }
 
@@ -463,26 +465,25 @@ void Engine::Core::sample() {
     for (const Scoring &scored : scoring)
         if (scored.sequence->finish != Finish::running) embedded.push_back(scored.sequence);
     for (Sequence *sequence : embedded) {
-        scheduler.remove(*sequence);
+        leave(*sequence);
         reporting.push_back(sequence);
     }
     for (const Drawing &drawn : drawing) {
         Sequence &sequence = *drawn.sequence;
-        const size_t slot = static_cast<size_t>(sequence.slot);
-        if (sequence.undone) std::swap(states[slot], saved[slot]);
+        if (sequence.undone) std::swap(sequence.state, sequence.before);
         if (drawn.first) pass_on(sequence, &logits[drawn.row * n_vocab]);
         if (sequence.finish != Finish::error) {
             if (drawn.first && sequence.finish == Finish::running)
                 prompts_read.push_back(drawn);
             else if (drawn.first)
-                prefix_cache.keep_prompt(sequence, state_of(sequence),
-                                         &logits[drawn.row * n_vocab]);
-            prefix_cache.keep_answer(sequence, state_of(sequence), before_of(sequence));
+                prefix_cache.keep_prompt(sequence, &logits[drawn.row * n_vocab]);
+            prefix_cache.keep_answer(sequence);
         }
+        sequence.before = {};
         done.guessed_tokens += sequence.verified;
         done.accepted_tokens += sequence.accepted;
         done.completion_tokens += sequence.completion;
-        if (sequence.finish != Finish::running) scheduler.remove(sequence);
+        if (sequence.finish != Finish::running) leave(sequence);
         reporting.push_back(&sequence);
     }
     if (scheduled.empty()) return;
@@ -492,7 +493,7 @@ void Engine::Core::sample() {
 
 // Goes on from what is known of a sequence's prompt. False: nothing is.
 bool Engine::Core::resume(Sequence &sequence) {
-    const auto known = prefix_cache.resume(sequence, state_of(sequence), *vocab);
+    const auto known = prefix_cache.resume(sequence, *vocab);
     if (!known.state) return false;
     if (!sequence.decoding()) return true;
     // All of it: the first token is drawn at once, and reported with that of the step to come.
@@ -507,17 +508,16 @@ void Engine::Core::draw_first(Sequence &sequence, std::span<const float> row) {
     sequence.ask_mask(n_vocab);
     if (sequence.finish == Finish::running) sequence.draw(logits_row, 1, *vocab);
     done.completion_tokens += sequence.completion;
-    if (sequence.finish != Finish::error)
-        prefix_cache.keep_answer(sequence, state_of(sequence), before_of(sequence));
+    if (sequence.finish != Finish::error) prefix_cache.keep_answer(sequence);
     if (sequence.finish == Finish::running) return;
-    scheduler.remove(sequence);
+    leave(sequence);
     reporting.push_back(&sequence);
 }
 
 // Goes on from a prompt that another request has read.
 void Engine::Core::go_on(Sequence &sequence) {
     const auto fork = std::exchange(sequence.fork, nullptr);
-    model->write_state(states[static_cast<size_t>(sequence.slot)].data, fork->state);
+    model->write_state(sequence.state.data(), fork->state);
     sequence.request.cache = fork->cache;
     sequence.prefilled = sequence.cached = sequence.saved =
         static_cast<int64_t>(sequence.request.prompt.size());
@@ -539,7 +539,7 @@ void Engine::Core::pass_on(const Sequence &sequence, const float *row) {
         fork->state.resize(model->state_floats());
         fork->logits.assign(row, row + n_vocab);
         fork->cache = sequence.request.cache;
-        model->read_state(fork->state, state_of(sequence));
+        model->read_state(fork->state, sequence.state.data());
     } catch (const std::bad_alloc &) {
         fork = nullptr;
     }
@@ -555,22 +555,11 @@ void Engine::Core::pass_on(const Sequence &sequence, const float *row) {
     }
 }
 
-float *Engine::Core::state_of(const Sequence &sequence) const {
-    return states[static_cast<size_t>(sequence.slot)].data;
-}
-
-// The state before its last step, if that had guesses.
-const float *Engine::Core::before_of(const Sequence &sequence) const {
-    const size_t slot = static_cast<size_t>(sequence.slot);
-    return slot < saved.size() ? saved[slot].data : nullptr;
-}
-
 // The prompts whose first tokens have just been reported: a state of a few MB can take as many
 // milliseconds, where its memory is new.
 void Engine::Core::keep_prompts() noexcept {
     for (const Drawing &drawn : prompts_read)
-        prefix_cache.keep_prompt(*drawn.sequence, state_of(*drawn.sequence),
-                                 &logits[drawn.row * n_vocab]);
+        prefix_cache.keep_prompt(*drawn.sequence, &logits[drawn.row * n_vocab]);
     prompts_read.clear();
 }
 
@@ -579,7 +568,7 @@ void Engine::Core::embed(Sequence &sequence) const noexcept {
     const Request &request = sequence.request;
     try {
         sequence.event.embedding =
-            embedding(*model, state_of(sequence), request.quick, request.dimensions);
+            embedding(*model, sequence.state.data(), request.quick, request.dimensions);
         sequence.finish = Finish::stop;
     } catch (const std::exception &error) {
         sequence.fail(error);

@@ -7,8 +7,10 @@
 
 namespace rwkv {
 
-PrefixCache::PrefixCache(const Model &model)
-    : model_(model), cache_(model.state_floats(), static_cast<size_t>(model.info().vocab)) {}
+PrefixCache::PrefixCache(const Model &model, StatePool &pool)
+    : model_(model),
+      pool_(pool),
+      cache_(model.state_floats(), static_cast<size_t>(model.info().vocab)) {}
 
 void PrefixCache::set_limit(size_t bytes) {
     if (bytes == 0) cache_.clear();
@@ -25,7 +27,7 @@ CacheStats PrefixCache::stats() const {
     return now;
 }
 
-StateTrie::Found PrefixCache::resume(Sequence &sequence, float *state, const Vocab &vocab) {
+StateTrie::Found PrefixCache::resume(Sequence &sequence, const Vocab &vocab) {
     if (cache_.limit() == 0) {
         sequence.request.save_at.clear();  // no need to cut there
         return {};
@@ -38,14 +40,13 @@ StateTrie::Found PrefixCache::resume(Sequence &sequence, float *state, const Voc
     asked_.reworded +=
         known.tokens < prompt.size() && cache_.rewords(sequence.request.state, prompt, vocab);
     if (known.state) {
-        model_.write_state(state, {known.state, model_.state_floats()});
+        model_.write_state(sequence.state.data(), {known.state, model_.state_floats()});
         sequence.prefilled = sequence.cached = sequence.saved = static_cast<int64_t>(known.tokens);
     }
     return known;
 }
 
-void PrefixCache::keep_prompt(Sequence &sequence, const float *state,
-                              const float *logits) noexcept {
+void PrefixCache::keep_prompt(Sequence &sequence, const float *logits) noexcept {
     if (sequence.embeds()) return;  // the layers above the last that it needed have read nothing
     const int64_t at = sequence.prefilled;
     const auto &marks = sequence.request.save_at;
@@ -53,7 +54,7 @@ void PrefixCache::keep_prompt(Sequence &sequence, const float *state,
         (at - sequence.saved < least_apart || !std::binary_search(marks.begin(), marks.end(), at)))
         return;
     try {
-        keep(sequence, at, state, logits);
+        keep(sequence, at, sequence.state.data(), logits);
     } catch (const std::exception &) {
         cache_.clear();
     }
@@ -61,13 +62,13 @@ void PrefixCache::keep_prompt(Sequence &sequence, const float *state,
 
 // Of the states at hand it is the one that has read most of what is shown: an answer that ends
 // before a stop string goes on from there, whatever tokens the rest becomes in the next prompt.
-void PrefixCache::keep_answer(Sequence &sequence, const float *state,
-                              const float *before) noexcept {
+void PrefixCache::keep_answer(Sequence &sequence) noexcept {
     const bool wanted = sequence.request.keep_state;
     if (cache_.limit() == 0 && !wanted) return;
     const bool running = sequence.finish == Finish::running;
     if (running && sequence.held_from < 0) {
         sequence.aside_read = -1;
+        sequence.aside = {};
         return;
     }
     const int64_t shown = sequence.shown();
@@ -75,10 +76,10 @@ void PrefixCache::keep_answer(Sequence &sequence, const float *state,
     const float *best = nullptr;
     int64_t read = sequence.aside_read;
     if (better(sequence.read))
-        best = state, read = sequence.read;
+        best = sequence.state.data(), read = sequence.read;
     else if (sequence.verified > 0 && better(sequence.read_before))
-        best = before, read = sequence.read_before;
-    if (!best && read >= 0) best = aside_of(sequence);
+        best = sequence.before.data(), read = sequence.read_before;
+    if (!best && read >= 0) best = sequence.aside.data();
     if (!running && wanted) hand_out(sequence, read, best);
     try {
         if (!running && read > sequence.saved && cache_.limit() > 0)
@@ -102,7 +103,7 @@ void PrefixCache::hand_out(Sequence &sequence, int64_t read, const float *state)
         if (!state) throw std::bad_alloc();  // there was none to set it aside
         auto kept = std::make_shared<KeptState>();
         kept->unread = sequence.unread(read);
-        kept->state = model_.backend().floats(model_.state_floats());
+        kept->state = model_.new_state();
         model_.copy_state(kept->state.data, state);
         sequence.event.kept = std::move(kept);
     } catch (const std::exception &error) {
@@ -111,15 +112,9 @@ void PrefixCache::hand_out(Sequence &sequence, int64_t read, const float *state)
 }
 
 void PrefixCache::set_aside(Sequence &sequence, int64_t read, const float *state) {
-    const size_t slot = static_cast<size_t>(sequence.slot);
-    if (slot >= aside_.size()) aside_.resize(slot + 1);
-    if (!aside_[slot].data) aside_[slot] = model_.new_state();
-    model_.copy_state(aside_[slot].data, state);
+    if (!sequence.aside) sequence.aside = pool_.take();
+    model_.copy_state(sequence.aside.data(), state);
     sequence.aside_read = read;
-}
-
-float *PrefixCache::aside_of(const Sequence &sequence) const {
-    return aside_[static_cast<size_t>(sequence.slot)].data;
 }
 
 }  // namespace rwkv

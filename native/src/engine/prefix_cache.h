@@ -25,7 +25,7 @@ struct CacheStats {
 
 class PrefixCache {
 public:
-    explicit PrefixCache(const Model &model);
+    PrefixCache(const Model &model, StatePool &pool);
 
     // Bytes of what is kept; 0: off, and everything is freed.
     void set_limit(size_t bytes);
@@ -35,27 +35,26 @@ public:
     // Puts a sequence that has just got its slot, with that slot's state, behind the part of its
     // prompt that is known. Where that is all of it, these are the logits that follow, valid until
     // the next call.
-    StateTrie::Found resume(Sequence &sequence, float *state, const Vocab &vocab);
+    StateTrie::Found resume(Sequence &sequence, const Vocab &vocab);
     // After a step of the prompt: keeps its state at the end, with the logits, and where the
     // request asks for it, unless a few tokens before one is kept: those are read again sooner than
     // a state is copied.
-    void keep_prompt(Sequence &sequence, const float *state, const float *logits) noexcept;
+    void keep_prompt(Sequence &sequence, const float *logits) noexcept;
     // After a draw: keeps the state of an answer that has ended, and hands it out where the request
     // wants that, or sets one aside while text is held back. Only where one to be handed out finds
     // no memory the sequence ends with the error. `before` is the state before the last step, where
     // the step had guesses.
-    void keep_answer(Sequence &sequence, const float *state, const float *before) noexcept;
+    void keep_answer(Sequence &sequence) noexcept;
 
 private:
     void keep(Sequence &sequence, int64_t read, const float *state, const float *logits);
     void hand_out(Sequence &sequence, int64_t read, const float *state) noexcept;
     void set_aside(Sequence &sequence, int64_t read, const float *state);
-    float *aside_of(const Sequence &sequence) const;
 
     const Model &model_;
+    StatePool &pool_;
     StateTrie cache_;
     CacheStats asked_;           // counts of what it was asked
-    std::vector<Buffer> aside_;  // by slot: states before text that is held back
     std::vector<int32_t> path_;  // scratch: the tokens of a state
 };
 

@@ -5,6 +5,7 @@
 
 #include "backend.h"
 #include "engine/prompt_lookup.h"
+#include "engine/state_pool.h"
 #include "sampling/sampler.h"
 #include "text/output.h"
 #include "text/vocab.h"
@@ -50,7 +51,7 @@ struct Request {
 
 // The state after an answer, and the tokens of its text that it has not read.
 struct KeptState {
-    Buffer state;
+    States state;  // a pool of one
     std::vector<int32_t> unread;
 };
 
@@ -106,7 +107,10 @@ struct Sequence {
     Sampler sampler;
     Output output;
 
-    int32_t slot = -1;            // its place among the engine's states; -1: none
+    int32_t slot = -1;  // its place in the scheduler; -1: none
+    // While it has one: its state, the state before the last step if that had guesses, and one set
+    // aside while text is held back.
+    StatePool::Slot state, before, aside;
     int64_t prefilled = 0;        // prompt tokens that have been through the model
     int64_t cached = 0;           // ... and before: their state was known
     int64_t saved = 0;            // tokens whose state was known or has been kept last
@@ -123,9 +127,8 @@ struct Sequence {
     bool undone = false;
     // Tokens of prompt and answer that its state has read, now and before the last step.
     int64_t read = 0, read_before = 0;
-    int64_t aside_read =
-        -1;  // the same of a state that is set aside while text is held back; -1: none
-    int64_t held_from = -1;  // number of the answer's first token that is held back, if one is
+    int64_t aside_read = -1;  // the same of `aside`; -1: none
+    int64_t held_from = -1;   // number of the answer's first token that is held back, if one is
     Finish finish = Finish::running;
     Event event;               // since the engine last collected it
     std::string failure;       // the message of an error

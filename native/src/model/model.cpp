@@ -185,8 +185,9 @@ std::shared_ptr<Model> Model::load(std::vector<Tensor> tensors, const std::strin
 
 size_t Model::state_floats() const { return initial_.size(); }
 
-Buffer Model::new_state() const {
-    Buffer state = backend_->floats(state_floats());
+States Model::new_state() const {
+    States state = backend_->states(state_floats(), 1);
+    backend_->use_slots(state, 1);
     backend_->upload(state.data, initial_);
     return state;
 }

@@ -44,8 +44,8 @@ public:
     const std::vector<StatePart> &state_parts() const { return state_.parts; }
     size_t state_floats() const;  // floats of memory that one state takes
 
-    // A state at its initial values, and these values.
-    Buffer new_state() const;
+    // A pool of one state, at its initial values, and these values.
+    States new_state() const;
     std::span<const float> initial_state() const { return initial_; }
     // Whole states, copied on all threads: from and to host memory, and one to another.
     void write_state(float *state, std::span<const float> from) const;
