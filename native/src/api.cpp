@@ -427,7 +427,7 @@ int rwkv_state_clone(rwkv_state **out, const rwkv_state *state) {
         const rwkv_state &from = required(state, "state");
         auto copy = std::make_unique<rwkv_state>(from.model, from.model->new_state(), from.cache,
                                                  from.broken);
-        from.model->copy_state(copy->memory.data, from.memory.data);
+        from.model->backend().copy(copy->memory.data, from.memory.data, from.model->state_floats());
         *out = copy.release();
     });
 }

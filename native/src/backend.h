@@ -60,6 +60,15 @@ struct States {
     float *at(int32_t slot) const { return data + slot * stride; }
 };
 
+// A copy of floats of a backend, a state or a row of logits, which somebody may want again: kept
+// where the backend has room for it, and shared by all who hold it.
+struct Snapshot {
+    std::shared_ptr<const void> owner;
+    size_t bytes = 0;
+
+    explicit operator bool() const { return owner != nullptr; }
+};
+
 // One sequence's share of a step: rows [first, first + rows) of the batch continue the state in
 // `slot`.
 struct Span {
@@ -176,6 +185,12 @@ public:
     virtual void upload(float *to, std::span<const float> from) = 0;
     virtual void download(std::span<float> to, const float *from) = 0;
     virtual void copy(float *to, const float *from, size_t count) = 0;
+    // Throws std::bad_alloc.
+    virtual Snapshot save(const float *from, size_t count) = 0;
+    virtual void restore(float *to, const Snapshot &snapshot) = 0;
+    // Advice: snapshots of `count` floats will be made, and so many bytes of memory for them should
+    // be ready before. 0: none any more.
+    virtual void expect_snapshots(size_t count, size_t bytes) = 0;
     // `alive` is called from any thread every few microseconds of packing, and what it throws ends
     // that.
     virtual void while_packing(std::function<void()> alive) = 0;

@@ -805,7 +805,7 @@ void test_guesses_without_memory() {
                 CHECK(client.answers[id].text == std::string(60, 'a'));
             }
         };
-        all(false);                                // makes their states
+        all(false);                                             // makes their states
         const MemoryLimit limit(rlim_t{8} << 20, RLIMIT_DATA);  // less than one state
         all(true);
         CHECK(!limit.works() || client.stats().guessed_tokens == 0);

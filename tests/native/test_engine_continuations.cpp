@@ -77,7 +77,7 @@ Request request_of(int64_t prompt, int64_t max_tokens, uint64_t seed) {
 
 std::vector<float> numbers_of(const rwkv::KeptState &kept) {
     std::vector<float> numbers(model->state_floats());
-    model->read_state(numbers, kept.state.data);
+    model->backend().download(numbers, kept.state.data);
     return numbers;
 }
 

@@ -207,14 +207,19 @@ void test_poll_loses_nothing() {
 
 // What is kept is dropped because memory has run out: that must not need any.
 void test_a_cache_is_cleared_without_memory() {
-    rwkv::StateTrie cache(4, 4);
+    const auto backend = rwkv::open_backend("cpu", 1);
+    const std::vector<float> numbers(4, 1.0f);
+    const auto saved = [&] { return backend->save(numbers.data(), numbers.size()); };
+    rwkv::StateTrie cache(16, 16);
     cache.set_limit(1 << 20);
     Random random{5};
     for (int i = 0; i < 200; ++i) {
         std::vector<int32_t> tokens;
         for (int64_t n = 1 + random.below(6); n > 0; --n)
             tokens.push_back(static_cast<int32_t>(random.below(3)));
-        cache.insert(nullptr, tokens, random.below(2));
+        const auto room = cache.insert(nullptr, tokens, random.below(2));
+        if (room.state) *room.state = saved();
+        if (room.logits) *room.logits = saved();
     }
     CHECK(cache.entries() > 20);
     bool cleared = true;

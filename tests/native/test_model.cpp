@@ -45,7 +45,7 @@ Sequences sequences(Model &model, const std::vector<int> &lengths) {
         for (int i = 0; i < lengths[q]; ++i)
             all[q].tokens.push_back(static_cast<int32_t>(random.below(model.info().vocab)));
         all[q].state = pool.at(static_cast<int32_t>(q));
-        model.write_state(all[q].state, model.initial_state());
+        model.backend().upload(all[q].state, model.initial_state());
     }
     return {pool, std::move(all)};
 }

@@ -1,9 +1,10 @@
-// The cache of states alone: random operations against a map of vectors that counts everything
-// anew, start states that never meet, room for logits, texts cut in other tokens, and chains of any
-// length.
+// The cache of states alone: random operations against a list that counts everything anew, start
+// states that never meet, logits, texts cut in other tokens, and chains of any length; and the
+// memory for snapshots.
 #include "check.h"
 #include "engine/state_trie.h"
 #include "memory/prefault.h"
+#include "memory/slab.h"
 #include "tiny_model.h"
 
 #include <sys/mman.h>
@@ -22,12 +23,19 @@
 
 namespace {
 
+using rwkv::Snapshot;
 using rwkv::StateTrie;
 using Ids = std::vector<int32_t>;
 using Start = StateTrie::Start;
 
-constexpr size_t state_floats = 50, n_vocab = 20;
-constexpr size_t state_bytes = 4 * state_floats, logit_bytes = 4 * n_vocab;
+constexpr size_t state_floats = 50;
+constexpr size_t state_bytes = 4 * state_floats, logit_bytes = 80;
+
+// What somebody has saved, told from others by its mark.
+Snapshot marked(float mark) { return {std::make_shared<float>(mark), sizeof(float)}; }
+float mark_of(const Snapshot &snapshot) {
+    return *static_cast<const float *>(snapshot.owner.get());
+}
 
 // Keeps every text whole, in a list by use, and works out what a trie of them must weigh.
 class Oracle {
@@ -117,7 +125,7 @@ void test_against_an_oracle() {
     const std::array<Start, 3> starts{nullptr, std::make_shared<std::vector<float>>(state_floats),
                                       std::make_shared<std::vector<float>>(state_floats)};
     for (int round = 0; round < 8; ++round) {
-        StateTrie cache(state_floats, n_vocab);
+        StateTrie cache(state_bytes, logit_bytes);
         Oracle oracle;
         oracle.limit = static_cast<size_t>(random.below(round % 4 ? 8000 : 100000));
         cache.set_limit(oracle.limit);
@@ -133,19 +141,19 @@ void test_against_an_oracle() {
                 CHECK((room.state != nullptr) == (text && is_new));
                 CHECK((room.logits != nullptr) == (text && adds));
                 const auto mark = static_cast<float>(step);
-                if (room.state) std::fill_n(room.state, state_floats, text->mark = mark);
-                if (room.logits) std::fill_n(room.logits, n_vocab, *(text->logits = mark));
+                if (room.state) *room.state = marked(text->mark = mark);
+                if (room.logits) *room.logits = marked(*(text->logits = mark));
                 saved += room.state != nullptr;
             } else {
                 const Oracle::Text *text = oracle.find(start, tokens);
                 const auto seen = cache.find(start, tokens);
-                CHECK((seen.state != nullptr) == (text != nullptr));
+                CHECK(static_cast<bool>(seen.state) == (text != nullptr));
                 CHECK(seen.tokens == (text ? text->tokens.size() : 0));
                 if (!text || !seen.state) continue;
                 ++found;
-                CHECK(seen.state[0] == text->mark && seen.state[state_floats - 1] == text->mark);
-                CHECK((seen.logits != nullptr) == (seen.tokens == tokens.size()));
-                if (seen.logits) CHECK(seen.logits[n_vocab - 1] == *text->logits);
+                CHECK(mark_of(seen.state) == text->mark);
+                CHECK(static_cast<bool>(seen.logits) == (seen.tokens == tokens.size()));
+                if (seen.logits) CHECK(mark_of(seen.logits) == *text->logits);
             }
             if (random.below(100) == 0) {
                 oracle.limit = static_cast<size_t>(random.below(10000));
@@ -166,7 +174,7 @@ void test_against_an_oracle() {
 
 // An address that is used again does not bring another start's texts back.
 void test_a_start_state_lives_as_long_as_its_texts() {
-    StateTrie cache(state_floats, n_vocab);
+    StateTrie cache(state_bytes, logit_bytes);
     cache.set_limit(100000);
     auto start = std::make_shared<const std::vector<float>>(state_floats);
     const std::weak_ptr<const std::vector<float>> watched = start;
@@ -183,7 +191,7 @@ void test_a_start_state_lives_as_long_as_its_texts() {
 void test_other_tokens() {
     // 1 "a", 2 "b", 3 "ab", 4 "abc", 5 "c", 6 no text
     const rwkv::Vocab vocab({"", "a", "b", "ab", "abc", "c", ""});
-    StateTrie cache(state_floats, n_vocab);
+    StateTrie cache(state_bytes, logit_bytes);
     cache.set_limit(100000);
     const auto rewords = [&](const Ids &tokens) { return cache.rewords(nullptr, tokens, vocab); };
     CHECK(!rewords({1}));
@@ -211,7 +219,7 @@ void test_other_tokens_of_many() {
     for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = "<" + std::to_string(i) + ">";
     tokens[1] = "<", tokens[2] = "77", tokens[3] = "77>";
     const rwkv::Vocab vocab(tokens);
-    StateTrie wide(1, 1), narrow(1, 1);
+    StateTrie wide(4, 4), narrow(4, 4);
     for (StateTrie *cache : {&wide, &narrow}) cache->set_limit(size_t{1} << 30);
     for (int32_t id = 10; id < 20000; ++id) wide.insert(nullptr, Ids{id}, false);
     for (int32_t id = 70; id < 80; ++id) narrow.insert(nullptr, Ids{id}, false);
@@ -242,7 +250,7 @@ size_t touched(void *memory, size_t bytes) {
 
 // Whoever wants the memory back does not wait until a thread of low priority has been all through
 // it.
-void test_a_forerunner_is_called_back() {
+void test_prefaulting_is_called_back() {
     constexpr size_t bytes = size_t{512} << 20;
     void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -335,7 +343,7 @@ void test_a_slab_written_ahead() {
 
 // Every token of a long text: neither lookups nor the end recurse.
 void test_a_long_chain() {
-    StateTrie cache(1, 1);
+    StateTrie cache(4, 4);
     cache.set_limit(size_t{1} << 30);
     constexpr size_t length = 8000;
     const Ids text(length, 7);
@@ -344,7 +352,9 @@ void test_a_long_chain() {
     CHECK(cache.bytes() == length * (StateTrie::node_bytes() + 8));
     CHECK(cache.find(nullptr, text).tokens ==
           length - 1);  // nothing to draw from after the whole ...
-    CHECK(cache.insert(nullptr, text, true).logits);
+    const auto room = cache.insert(nullptr, text, true);
+    CHECK(room.logits);
+    *room.logits = marked(1);
     CHECK(cache.find(nullptr, text).tokens == length);  // ... until there is
     cache.set_limit(cache.bytes() / 2);
     CHECK(cache.find(nullptr, std::span(text).first(length - 1)).tokens < length / 2);
@@ -360,7 +370,7 @@ int main() {
     test_other_tokens_of_many();
     test_a_slab();
     test_a_slab_of_one_block();
-    test_a_forerunner_is_called_back();
+    test_prefaulting_is_called_back();
     test_a_slab_written_ahead();
     test_a_long_chain();
     return report();

@@ -45,7 +45,7 @@ INCLUDES: dict[str, set[str]] = {
     "memory/prefault": set(),
     "memory/slab": {"memory/prefault"},
     "backend": {"weights/quant", "cpu"},  # open_backend() alone names the machines
-    "cpu": {"backend", "weights/quant"},
+    "cpu": {"backend", "memory/slab", "weights/quant"},
     "cuda": {"backend", "weights/quant"},
     "arch": {"backend", "weights/tensor_table"},
     "model/turns": set(),
@@ -75,7 +75,7 @@ INCLUDES: dict[str, set[str]] = {
         "text/output",
         "text/vocab",
     },
-    "engine/state_trie": {"memory/slab", "text/vocab"},
+    "engine/state_trie": {"backend", "text/vocab"},
     "engine/prefix_cache": {
         "backend",
         "engine/sequence",

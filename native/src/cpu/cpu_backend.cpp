@@ -57,11 +57,35 @@ void CpuBackend::upload(float *to, std::span<const float> from) {
 }
 
 void CpuBackend::download(std::span<float> to, const float *from) {
-    copy(to.data(), from, to.size());
+    std::copy_n(from, to.size(), to.data());
 }
 
+// On all threads, each so many floats at a time.
 void CpuBackend::copy(float *to, const float *from, size_t count) {
-    if (count != 0) std::memcpy(to, from, count * sizeof(float));
+    constexpr size_t kSlice = size_t{1} << 16;
+    if (count <= kSlice) {
+        std::copy_n(from, count, to);
+        return;
+    }
+    pool_.run(static_cast<int64_t>((count + kSlice - 1) / kSlice), [=](int64_t i, int) {
+        const size_t at = static_cast<size_t>(i) * kSlice;
+        std::copy_n(from + at, std::min(kSlice, count - at), to + at);
+    });
+}
+
+Snapshot CpuBackend::save(const float *from, size_t count) {
+    const size_t bytes = count * sizeof(float);
+    const std::shared_ptr<void> block = snapshots_.take(bytes);
+    copy(static_cast<float *>(block.get()), from, count);
+    return {block, bytes};
+}
+
+void CpuBackend::restore(float *to, const Snapshot &snapshot) {
+    copy(to, static_cast<const float *>(snapshot.owner.get()), snapshot.bytes / sizeof(float));
+}
+
+void CpuBackend::expect_snapshots(size_t count, size_t bytes) {
+    snapshots_.expect(count * sizeof(float), bytes);
 }
 
 void CpuBackend::while_packing(std::function<void()> alive) { alive_ = std::move(alive); }
@@ -75,7 +99,7 @@ Matrix CpuBackend::table(const Tensor &rows) { return pack_table(rows, arena_, p
 void CpuBackend::table_row(float *to, const Matrix &table, int32_t token) {
     const int64_t from = token * table.in;
     if (table.stored == DType::f32)
-        copy(to, static_cast<const float *>(table.data) + from, static_cast<size_t>(table.in));
+        std::copy_n(static_cast<const float *>(table.data) + from, table.in, to);
     else if (in_blocks(table.stored))
         read_blocks(to, static_cast<const std::byte *>(table.data) + bytes_of(table.stored, from),
                     table.stored, table.in);

@@ -8,6 +8,7 @@
 #include "cpu/arena.h"
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
+#include "cpu/snapshots.h"
 
 #include <functional>
 #include <memory>
@@ -43,6 +44,9 @@ public:
     void upload(float *to, std::span<const float> from) override;
     void download(std::span<float> to, const float *from) override;
     void copy(float *to, const float *from, size_t count) override;
+    Snapshot save(const float *from, size_t count) override;
+    void restore(float *to, const Snapshot &snapshot) override;
+    void expect_snapshots(size_t count, size_t bytes) override;
     void while_packing(std::function<void()> alive) override;
     Matrix matrix(const Tensor &weights, Precision precision, bool transposed) override;
     Matrix table(const Tensor &rows) override;
@@ -110,6 +114,7 @@ private:
     const Kernels &kernels_;
     Pool pool_;
     Arena arena_;
+    Snapshots snapshots_;
     std::function<void()> alive_ = [] {};
     std::vector<Worker> workers_;
     uint64_t serial_ = 0;

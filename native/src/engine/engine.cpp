@@ -43,8 +43,9 @@ struct Engine::Core {
     void sample();
     bool resume(Sequence &sequence);
     void go_on(Sequence &sequence);
-    void draw_first(Sequence &sequence, std::span<const float> row);
-    void pass_on(const Sequence &sequence, const float *row);
+    void draw_first(Sequence &sequence, const Snapshot &row);
+    void pass_on(Sequence &sequence, const float *row);
+    void pass_on(const Sequence &sequence, const std::shared_ptr<const Fork> &fork);
     void promote();
     Sequence *at_work(uint64_t id) const;
     void keep_prompts() noexcept;
@@ -304,8 +305,8 @@ void Engine::Core::admit() {
                 continue;
             }
             if (!sequence->embeds() && !sequence->request.score && resume(*sequence)) continue;
-            model->write_state(sequence->state.data(),
-                               start ? std::span<const float>(*start) : model->initial_state());
+            model->backend().upload(sequence->state.data(), start ? std::span<const float>(*start)
+                                                                  : model->initial_state());
         } catch (const std::exception &error) {
             sequence->fail(error);
             leave(*sequence);
@@ -367,7 +368,8 @@ void Engine::Core::back_up() noexcept {
         if (!sequence->decoding() || rows == sequence->certain) continue;
         try {
             sequence->before = pool.take();
-            model->copy_state(sequence->before.data(), sequence->state.data());
+            model->backend().copy(sequence->before.data(), sequence->state.data(),
+                                  model->state_floats());
         } catch (const std::exception &) {
             rows = sequence->certain;
         }
@@ -497,14 +499,15 @@ bool Engine::Core::resume(Sequence &sequence) {
     if (!known.state) return false;
     if (!sequence.decoding()) return true;
     // All of it: the first token is drawn at once, and reported with that of the step to come.
-    pass_on(sequence, known.logits);
-    draw_first(sequence, {known.logits, n_vocab});
+    pass_on(sequence, std::make_shared<Fork>(known.state, known.logits, sequence.request.cache));
+    draw_first(sequence, known.logits);
     return true;
 }
 
 // Of a sequence whose prompt has been read; `row` are the logits behind it.
-void Engine::Core::draw_first(Sequence &sequence, std::span<const float> row) {
-    std::vector<float> logits_row(row.begin(), row.end());
+void Engine::Core::draw_first(Sequence &sequence, const Snapshot &row) {
+    std::vector<float> logits_row(n_vocab);
+    model->backend().restore(logits_row.data(), row);
     sequence.ask_mask(n_vocab);
     if (sequence.finish == Finish::running) sequence.draw(logits_row, 1, *vocab);
     done.completion_tokens += sequence.completion;
@@ -517,7 +520,7 @@ void Engine::Core::draw_first(Sequence &sequence, std::span<const float> row) {
 // Goes on from a prompt that another request has read.
 void Engine::Core::go_on(Sequence &sequence) {
     const auto fork = std::exchange(sequence.fork, nullptr);
-    model->write_state(sequence.state.data(), fork->state);
+    model->backend().restore(sequence.state.data(), fork->state);
     sequence.request.cache = fork->cache;
     sequence.prefilled = sequence.cached = sequence.saved =
         static_cast<int64_t>(sequence.request.prompt.size());
@@ -526,23 +529,24 @@ void Engine::Core::go_on(Sequence &sequence) {
 }
 
 // To those who wait for the prompt that has just been read, and is followed by these logits.
-void Engine::Core::pass_on(const Sequence &sequence, const float *row) {
+void Engine::Core::pass_on(Sequence &sequence, const float *row) {
+    if (!followers.contains(sequence.id)) return;
+    try {
+        sequence.fork = prefix_cache.save(sequence, row);
+    } catch (const std::bad_alloc &) {
+        sequence.fork = nullptr;
+    }
+    pass_on(sequence, sequence.fork);
+}
+
+// Null: there was no memory for it.
+void Engine::Core::pass_on(const Sequence &sequence, const std::shared_ptr<const Fork> &fork) {
     const auto found = followers.find(sequence.id);
     if (found == followers.end()) return;
     std::vector<Sequence *> ready;
     for (const uint64_t id : found->second)
         if (Sequence *const one = at_work(id)) ready.push_back(one);
     followers.erase(found);
-    std::shared_ptr<Fork> fork;
-    try {
-        fork = std::make_shared<Fork>();
-        fork->state.resize(model->state_floats());
-        fork->logits.assign(row, row + n_vocab);
-        fork->cache = sequence.request.cache;
-        model->read_state(fork->state, sequence.state.data());
-    } catch (const std::bad_alloc &) {
-        fork = nullptr;
-    }
     for (Sequence *one : ready) {
         one->follows = 0, --following;
         one->fork = fork;

@@ -10,16 +10,37 @@ namespace rwkv {
 PrefixCache::PrefixCache(const Model &model, StatePool &pool)
     : model_(model),
       pool_(pool),
-      cache_(model.state_floats(), static_cast<size_t>(model.info().vocab)) {}
+      cache_(model.state_floats() * sizeof(float),
+             static_cast<size_t>(model.info().vocab) * sizeof(float)) {}
+
+// What a burst of some twenty requests wants of a model of 0.1B, for their prompts and their
+// answers, and a small part of the limit; none of states so small that their first writing costs
+// nothing.
+constexpr size_t states_ahead = size_t{128} << 20, logits_ahead = size_t{8} << 20,
+                 small = size_t{256} << 10;
 
 void PrefixCache::set_limit(size_t bytes) {
+    limit_ = bytes;
     if (bytes == 0) cache_.clear();
-    cache_.set_limit(bytes);
+    size_t ahead = 0;
+    if (model_.state_floats() * sizeof(float) >= small) {
+        ahead += expect(model_.state_floats(), std::min(states_ahead, bytes / 16));
+        ahead +=
+            expect(static_cast<size_t>(model_.info().vocab), std::min(logits_ahead, bytes / 16));
+    }
+    cache_.set_limit(bytes - ahead);
+}
+
+// As many whole ones as these bytes hold; returns what they take.
+size_t PrefixCache::expect(size_t floats, size_t bytes) const {
+    const size_t each = floats * sizeof(float), all = bytes / each * each;
+    model_.backend().expect_snapshots(floats, all);
+    return all;
 }
 
 CacheStats PrefixCache::stats() const {
     CacheStats now = asked_;
-    now.limit = static_cast<int64_t>(cache_.limit());
+    now.limit = static_cast<int64_t>(limit_);
     now.bytes = static_cast<int64_t>(cache_.bytes());
     now.entries = static_cast<int64_t>(cache_.entries());
     now.saved = cache_.saved();
@@ -33,14 +54,14 @@ StateTrie::Found PrefixCache::resume(Sequence &sequence, const Vocab &vocab) {
         return {};
     }
     const std::span<const int32_t> prompt = sequence.request.prompt;
-    const auto known = cache_.find(sequence.request.state, prompt);
+    auto known = cache_.find(sequence.request.state, prompt);
     ++(known.state ? asked_.hits : asked_.misses);
     asked_.asked_tokens += static_cast<int64_t>(prompt.size());
     asked_.cached_tokens += static_cast<int64_t>(known.tokens);
     asked_.reworded +=
         known.tokens < prompt.size() && cache_.rewords(sequence.request.state, prompt, vocab);
     if (known.state) {
-        model_.write_state(sequence.state.data(), {known.state, model_.state_floats()});
+        model_.backend().restore(sequence.state.data(), known.state);
         sequence.prefilled = sequence.cached = sequence.saved = static_cast<int64_t>(known.tokens);
     }
     return known;
@@ -58,6 +79,7 @@ void PrefixCache::keep_prompt(Sequence &sequence, const float *logits) noexcept 
     } catch (const std::exception &) {
         cache_.clear();
     }
+    sequence.fork = nullptr;
 }
 
 // Of the states at hand it is the one that has read most of what is shown: an answer that ends
@@ -93,9 +115,22 @@ void PrefixCache::keep_answer(Sequence &sequence) noexcept {
 
 void PrefixCache::keep(Sequence &sequence, int64_t read, const float *state, const float *logits) {
     const auto room = cache_.insert(sequence.request.state, sequence.first(read, path_), logits);
-    if (room.state) model_.read_state({room.state, model_.state_floats()}, state);
-    if (room.logits) std::copy_n(logits, model_.info().vocab, room.logits);
+    Backend &backend = model_.backend();
+    const Fork *const fork = logits ? sequence.fork.get() : nullptr;  // saved for others already
+    if (room.state) *room.state = fork ? fork->state : backend.save(state, model_.state_floats());
+    if (room.logits)
+        *room.logits =
+            fork ? fork->logits : backend.save(logits, static_cast<size_t>(model_.info().vocab));
     sequence.saved = read;
+}
+
+std::shared_ptr<const Fork> PrefixCache::save(const Sequence &sequence, const float *logits) const {
+    auto fork = std::make_shared<Fork>();
+    Backend &backend = model_.backend();
+    fork->state = backend.save(sequence.state.data(), model_.state_floats());
+    fork->logits = backend.save(logits, static_cast<size_t>(model_.info().vocab));
+    fork->cache = sequence.request.cache;
+    return fork;
 }
 
 void PrefixCache::hand_out(Sequence &sequence, int64_t read, const float *state) noexcept {
@@ -104,7 +139,7 @@ void PrefixCache::hand_out(Sequence &sequence, int64_t read, const float *state)
         auto kept = std::make_shared<KeptState>();
         kept->unread = sequence.unread(read);
         kept->state = model_.new_state();
-        model_.copy_state(kept->state.data, state);
+        model_.backend().copy(kept->state.data, state, model_.state_floats());
         sequence.event.kept = std::move(kept);
     } catch (const std::exception &error) {
         sequence.fail(error);
@@ -113,7 +148,7 @@ void PrefixCache::hand_out(Sequence &sequence, int64_t read, const float *state)
 
 void PrefixCache::set_aside(Sequence &sequence, int64_t read, const float *state) {
     if (!sequence.aside) sequence.aside = pool_.take();
-    model_.copy_state(sequence.aside.data(), state);
+    model_.backend().copy(sequence.aside.data(), state, model_.state_floats());
     sequence.aside_read = read;
 }
 

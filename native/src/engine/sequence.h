@@ -57,7 +57,7 @@ struct KeptState {
 
 // The end of a prompt, for those who go on from it: its state and the logits that follow.
 struct Fork {
-    std::vector<float> state, logits;
+    Snapshot state, logits;
     TextCache cache;
 };
 
@@ -135,8 +135,9 @@ struct Sequence {
     uint64_t reported_in = 0;  // the poll period in which it last spoke ...
     size_t reported_at = 0;    // ... and the place of its event in that period's outbox
 
-    std::shared_ptr<const Fork> fork;  // the end of its prompt, where another has read it
-    std::vector<uint64_t> mask;        // of the next draw
+    // The end of its prompt, where another has read it, or where it has just been saved for others.
+    std::shared_ptr<const Fork> fork;
+    std::vector<uint64_t> mask;  // of the next draw
 
     bool embeds() const { return request.dimensions > 0; }
     bool decoding() const { return prefilled == prompt_size(); }

@@ -27,7 +27,7 @@ StatePool::Slot StatePool::take() {
 bool StatePool::make_ahead() {
     if (written_ >= spare_) return false;
     open_up(written_ + 1);
-    model_.write_state(states_.at(written_), model_.initial_state());
+    model_.backend().upload(states_.at(written_), model_.initial_state());
     ++written_;
     return true;
 }

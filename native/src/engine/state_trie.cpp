@@ -12,9 +12,9 @@ struct StateTrie::Node {
     Node *parent = nullptr;  // null: a root
     std::vector<int32_t> edge;
     std::map<int32_t, std::unique_ptr<Node>> children;  // by the first token of their edges
-    float *state = nullptr, *logits = nullptr;          // blocks of the slabs
-    bool kept = false;                                  // has a state, or is about to get one
-    Used::iterator place;                               // if kept
+    Snapshot state, logits;
+    bool kept = false;     // has a state, or is about to get one
+    Used::iterator place;  // if kept
 };
 
 struct StateTrie::Root {
@@ -22,11 +22,8 @@ struct StateTrie::Root {
     Node node;
 };
 
-StateTrie::StateTrie(size_t state_floats, size_t n_vocab)
-    : state_floats_(state_floats),
-      n_vocab_(n_vocab),
-      states_(state_bytes()),
-      logits_(logit_bytes()) {}
+StateTrie::StateTrie(size_t state_bytes, size_t logit_bytes)
+    : state_bytes_(state_bytes), logit_bytes_(logit_bytes) {}
 
 StateTrie::~StateTrie() { clear(); }
 
@@ -73,7 +70,7 @@ StateTrie::Found StateTrie::find(const Start &start, std::span<const int32_t> to
     }
     if (!node->parent) return {};
     touch(*node);
-    return {reached, node->state, reached == tokens.size() ? node->logits : nullptr};
+    return {reached, node->state, reached == tokens.size() ? node->logits : Snapshot{}};
 }
 
 namespace {
@@ -155,7 +152,7 @@ bool StateTrie::rewords(const Start &start, std::span<const int32_t> tokens,
 
 StateTrie::Room StateTrie::insert(const Start &start, std::span<const int32_t> tokens,
                                   bool logits) {
-    const size_t least = state_bytes() + (logits ? logit_bytes() : 0) + bytes_of(start) +
+    const size_t least = state_bytes_ + (logits ? logit_bytes_ : 0) + bytes_of(start) +
                          tokens.size() * sizeof(int32_t) + node_bytes();
     if (tokens.empty() || least > limit_) return {};
     Root *root = root_of(start);
@@ -174,22 +171,14 @@ StateTrie::Room StateTrie::insert(const Start &start, std::span<const int32_t> t
         node.place = place.begin();
         *node.place = &node;
         used_.splice(used_.begin(), place);
-        bytes_ += state_bytes();
+        bytes_ += state_bytes_;
     }
     touch(node);
     const bool adds_logits = logits && !node.logits;
-    if (adds_logits) bytes_ += logit_bytes();
-    try {
-        shrink(&node);  // first, so that its memory can be used again
-        if (adds_logits) node.logits = static_cast<float *>(logits_.take());
-        if (is_new) node.state = static_cast<float *>(states_.take());
-    } catch (...) {
-        if (adds_logits && !node.logits) bytes_ -= logit_bytes();
-        if (is_new) forget(node);
-        throw;
-    }
-    if (is_new) ++saved_, room.state = node.state;
-    if (adds_logits) room.logits = node.logits;
+    if (adds_logits) bytes_ += logit_bytes_;
+    shrink(&node);  // first, so that its memory can be used again
+    if (is_new) ++saved_, room.state = &node.state;
+    if (adds_logits) room.logits = &node.logits;
     return room;
 }
 
@@ -236,11 +225,10 @@ void StateTrie::shrink(const Node *spared) {
 }
 
 void StateTrie::forget(Node &node) {
-    bytes_ -= state_bytes() + (node.logits ? logit_bytes() : 0);
+    bytes_ -= state_bytes_ + (node.logits ? logit_bytes_ : 0);
     used_.erase(node.place);
     node.kept = false;
-    if (float *state = std::exchange(node.state, nullptr)) states_.give(state);
-    if (float *logits = std::exchange(node.logits, nullptr)) logits_.give(logits);
+    node.state = {}, node.logits = {};
     prune(&node);
 }
 
@@ -273,18 +261,8 @@ void StateTrie::prune(Node *node) {
     }
 }
 
-// What a burst of some twenty requests wants of a model of 0.1B, for their prompts and their
-// answers, and a small part of the limit; none of states so small that their first writing costs
-// nothing.
-constexpr size_t kStatesAhead = size_t{128} << 20, kLogitsAhead = size_t{8} << 20,
-                 kSmall = size_t{256} << 10;
-
 void StateTrie::set_limit(size_t bytes) {
     limit_ = bytes;
-    if (state_bytes() >= kSmall) {
-        states_.write_ahead(std::min(kStatesAhead, bytes / 16));
-        logits_.write_ahead(std::min(kLogitsAhead, bytes / 16));
-    }
     shrink(nullptr);
 }
 
@@ -304,8 +282,6 @@ void StateTrie::clear() noexcept {
     }
     roots_.clear();
     used_.clear();
-    states_.clear();
-    logits_.clear();
     bytes_ = 0;
 }
 

@@ -8,7 +8,7 @@
 // count.
 #pragma once
 
-#include "memory/slab.h"
+#include "backend.h"
 #include "text/vocab.h"
 
 #include <cstddef>
@@ -27,8 +27,8 @@ public:
     // alive by its root, so that an address cannot come to mean another state.
     using Start = std::shared_ptr<const std::vector<float>>;
 
-    // Sizes of a state and of a row of logits. Nothing is kept until there is a limit.
-    StateTrie(size_t state_floats, size_t n_vocab);
+    // Bytes of a state and of a row of logits. Nothing is kept until there is a limit.
+    StateTrie(size_t state_bytes, size_t logit_bytes);
     ~StateTrie();
     StateTrie(const StateTrie &) = delete;
     StateTrie &operator=(const StateTrie &) = delete;
@@ -36,9 +36,8 @@ public:
     // The state after the longest kept beginning of `tokens`. The whole of them counts only where
     // the logits after it were kept, too: something must be there to draw from.
     struct Found {
-        size_t tokens = 0;  // how many; 0: none was found
-        const float *state = nullptr,
-                    *logits = nullptr;  // until the next call; logits: of the whole only
+        size_t tokens = 0;       // how many; 0: none was found
+        Snapshot state, logits;  // logits: of the whole only
     };
     Found find(const Start &start, std::span<const int32_t> tokens);
     // Whether a longer beginning of the same text is kept, in other tokens: the text was cut
@@ -49,7 +48,7 @@ public:
     // the logits, if wanted. Null: it is kept already, which makes it the most recently used one,
     // or it is too large for the limit.
     struct Room {
-        float *state = nullptr, *logits = nullptr;
+        Snapshot *state = nullptr, *logits = nullptr;
     };
     Room insert(const Start &start, std::span<const int32_t> tokens, bool logits);
 
@@ -86,13 +85,10 @@ private:
     void shrink(const Node *spared);
     void forget(Node &node);
     void prune(Node *node);
-    size_t state_bytes() const { return state_floats_ * sizeof(float); }
-    size_t logit_bytes() const { return n_vocab_ * sizeof(float); }
 
-    size_t state_floats_, n_vocab_;
+    const size_t state_bytes_, logit_bytes_;
     size_t limit_ = 0, bytes_ = 0;
     int64_t saved_ = 0, evicted_ = 0;
-    Slab states_, logits_;
     std::map<const void *, std::unique_ptr<Root>> roots_;
     Used used_;  // nodes with a state, the most recently used first
 };

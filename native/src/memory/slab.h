@@ -1,7 +1,7 @@
 // Blocks of one size, cut from large mappings of huge pages, for states that are kept and forgotten
 // all the time while running streams wait: the first write to memory costs 0.52 ms per MB in small
-// pages, 0.12 in huge ones, and 0.04 where it has been written to before. Called by state_trie.cpp,
-// by engine.cpp for logits and by cpu/shelves.cpp for running states; one thread at a time.
+// pages, 0.12 in huge ones, and 0.04 where it has been written to before. Called by
+// cpu/snapshots.cpp, and by engine.cpp for logits; one thread at a time.
 #pragma once
 
 #include "memory/prefault.h"

@@ -192,29 +192,6 @@ States Model::new_state() const {
     return state;
 }
 
-// A thread copies so many floats of a state at a time.
-constexpr size_t slice = size_t{1} << 16;
-
-void Model::in_slices(const std::function<void(size_t, size_t)> &copy) const {
-    const size_t size = state_floats();
-    backend_->spread(static_cast<int64_t>((size + slice - 1) / slice), [&](int64_t i) {
-        const size_t at = static_cast<size_t>(i) * slice;
-        copy(at, std::min(slice, size - at));
-    });
-}
-
-void Model::write_state(float *state, std::span<const float> from) const {
-    in_slices([&](size_t at, size_t n) { backend_->upload(state + at, from.subspan(at, n)); });
-}
-
-void Model::read_state(std::span<float> to, const float *state) const {
-    in_slices([&](size_t at, size_t n) { backend_->download(to.subspan(at, n), state + at); });
-}
-
-void Model::copy_state(float *to, const float *from) const {
-    in_slices([&](size_t at, size_t n) { backend_->copy(to + at, from + at, n); });
-}
-
 void Model::write_layer(float *state, const StatePart &part, int64_t layer,
                         std::span<const float> from) const {
     std::vector<float> kept(static_cast<size_t>(floats_for(part.kept, part.layer_count())));

@@ -47,10 +47,6 @@ public:
     // A pool of one state, at its initial values, and these values.
     States new_state() const;
     std::span<const float> initial_state() const { return initial_; }
-    // Whole states, copied on all threads: from and to host memory, and one to another.
-    void write_state(float *state, std::span<const float> from) const;
-    void read_state(std::span<float> to, const float *state) const;
-    void copy_state(float *to, const float *from) const;
     // The numbers of one layer of a part, in fp32 however they are kept.
     void write_layer(float *state, const StatePart &part, int64_t layer,
                      std::span<const float> from) const;
@@ -69,7 +65,6 @@ private:
     struct Architecture;  // the weights of one version
     Model();
     void make_scratch(int64_t rows);
-    void in_slices(const std::function<void(size_t at, size_t count)> &copy) const;
 
     ModelInfo info_;
     StateLayout state_;
