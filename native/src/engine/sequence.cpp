@@ -6,6 +6,7 @@
 #include "sampling/distribution.h"
 
 #include <algorithm>
+#include <iterator>
 #include <new>
 
 namespace rwkv {
@@ -71,6 +72,17 @@ void check(const Request &request, size_t vocab, size_t state_floats) {
     check(request.sampling, vocab);
 }
 
+void forbid(Request &request, std::span<const int32_t> undecodable) {
+    SamplingOptions &sampling = request.sampling;
+    std::vector<int32_t> ends = request.end_ids;
+    ends.insert(ends.end(), request.stop_ids.begin(), request.stop_ids.end());
+    if (sampling.min_tokens > 0)
+        sampling.late.insert(sampling.late.end(), ends.begin(), ends.end());
+    std::sort(ends.begin(), ends.end());
+    std::set_difference(undecodable.begin(), undecodable.end(), ends.begin(), ends.end(),
+                        std::back_inserter(sampling.forbidden));
+}
+
 // For `more` items; twice as much as there was, so that many small pieces cost what one large one
 // does.
 template <class List>
@@ -102,6 +114,19 @@ Sequence::Sequence(Request asked)
       sampler(request.sampling, request.prompt),
       output(request.stops),
       lookup_(request.prompt, request.speculate) {}
+
+bool Sequence::consistent() const {
+    const auto n = static_cast<int64_t>(answer.size());
+    const bool prompt = 0 <= cached && cached <= prefilled && prefilled <= prompt_size();
+    const bool kept = saved <= prompt_size() + completion && aside_read <= shown();
+    const bool counted = completion == n && held_from < std::max<int64_t>(n, 1);
+    const bool guessed = 0 <= accepted && accepted <= verified;
+    if (!prompt || !kept || !counted || !guessed) return false;
+    if (!decoding() || n == 0 || finish != Finish::running) return true;
+    const auto known = static_cast<size_t>(certain);
+    return certain >= 1 && known <= next.size() && read + certain == prompt_size() + n &&
+           aside_read <= read && std::equal(answer.end() - certain, answer.end(), next.begin());
+}
 
 int32_t Sequence::prompt_rows(int32_t grain, int32_t most) const {
     const auto &marks = request.save_at;

@@ -75,6 +75,10 @@ constexpr int32_t most_scores = 64;
 // Throws Error (RWKV_INVALID) naming the field. Stop strings are checked by Output.
 void check(const Request &request, size_t vocab, size_t state_floats);
 
+// Adds to the sampling what must not be drawn: ids without text (`undecodable`, ascending), unless
+// they end the answer, and what ends it before its least length.
+void forbid(Request &request, std::span<const int32_t> undecodable);
+
 enum class Finish { running, stop, length, cancel, error };
 
 // What one request has to say. An error is an event of its own, whose text is the message, after
@@ -107,6 +111,7 @@ struct Sequence {
     Sampler sampler;
     Output output;
 
+    // Counts. consistent() says how they hang together.
     int32_t slot = -1;  // its place in the scheduler; -1: none
     // While it has one: its state, the state before the last step if that had guesses, and one set
     // aside while text is held back.
@@ -139,6 +144,11 @@ struct Sequence {
     std::shared_ptr<const Fork> fork;
     std::vector<uint64_t> mask;  // of the next draw
 
+    // Whether the counts agree. Of a prompt, what has been cached is a part of what has been read.
+    // Of an answer that goes on, the state has read all of prompt and answer but the `certain`
+    // tokens, which are the answer's last ones and the next rows; what is set aside has read no
+    // more than that, and nothing that is held back.
+    bool consistent() const;
     bool embeds() const { return request.dimensions > 0; }
     bool decoding() const { return prefilled == prompt_size(); }
     // At most `most` rows up to the prompt's end, the next of `save_at` that is worth a state or a
