@@ -1,9 +1,9 @@
-// One thread: admit -> plan -> step -> sample -> emit -> ring. The only user of the scheduler; the
-// only place where requests of different callers meet. Never knows about HTTP, Python or chat.
+// One thread: admit -> plan -> forward -> sample -> emit -> ring. The only user of the scheduler;
+// the only place where requests of different callers meet. Never knows about HTTP, Python or chat.
 #pragma once
 
-#include "engine/prefix_cache.h"
 #include "engine/sequence.h"
+#include "engine/stats.h"
 #include "model/model.h"
 #include "text/vocab.h"
 
@@ -24,19 +24,6 @@ struct EngineOptions {
     int64_t cache_bytes = 0;      // of states that are kept for texts to come; see prefix_cache.h
     void (*ring)(void *payload) = nullptr;
     void *payload = nullptr;
-};
-
-// Every submitted request is waiting, has a slot (prefilling, running), or has ended (finished by
-// stop, length or error; cancelled).
-struct EngineStats {
-    int64_t waiting = 0, prefilling = 0, running = 0;
-    int64_t submitted = 0, finished = 0, cancelled = 0;
-    int64_t steps = 0;              // forwards
-    int64_t prompt_tokens = 0;      // prompt rows that went through the model
-    int64_t completion_tokens = 0;  // tokens drawn that count
-    int64_t guessed_tokens = 0;     // guesses that went through the model
-    int64_t accepted_tokens = 0;    // of these: were then drawn
-    int64_t forked = 0;             // states copied for further answers to a prompt
 };
 
 class Engine {

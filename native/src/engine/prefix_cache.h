@@ -4,7 +4,9 @@
 #pragma once
 
 #include "engine/sequence.h"
+#include "engine/state_pool.h"
 #include "engine/state_trie.h"
+#include "engine/stats.h"
 #include "model/model.h"
 #include "text/vocab.h"
 
@@ -14,16 +16,6 @@
 #include <vector>
 
 namespace rwkv {
-
-// Of the cache of states. A request that finds a part of its prompt there is a hit.
-struct CacheStats {
-    int64_t limit = 0, bytes = 0, entries = 0;  // now
-    int64_t hits = 0, misses = 0;
-    int64_t asked_tokens = 0, cached_tokens = 0;  // of their prompts: in all; not computed
-    int64_t saved = 0, evicted = 0;               // states
-    int64_t reworded =
-        0;  // requests that found less than the text of a state, for it was cut otherwise
-};
 
 class PrefixCache {
 public:
