@@ -85,6 +85,7 @@ def create_app(runtime: Runtime, config: Config) -> Application:
     )
     app.runtime = runtime
     app.req_options.strip_url_path_trailing_slash = True
+    app.resp_options.default_media_type = falcon.MEDIA_JSON  # of answers that name no other
     answers = ErrorAnswers(router, openai_errors.body)
     app.add_error_handler(errors.Refusal, answers.refuse)
     app.add_error_handler(errors.ClientGone, answers.client_gone)

@@ -94,7 +94,7 @@ class Script:
         self.steps = list(steps)
         self.timeouts: list[float | None] = []
         self.closed = 0
-        self.answers = [SimpleNamespace(ids=[]) for _ in range(2)]
+        self.results = [SimpleNamespace(ids=[]) for _ in range(2)]
 
     @property
     def done(self) -> bool:

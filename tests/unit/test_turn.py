@@ -29,7 +29,7 @@ class Script:
     def __init__(self, *steps: Any) -> None:
         self.steps = list(steps)
         self.closed = 0
-        self.answers = [SimpleNamespace(ids=array("i", [index])) for index in range(2)]
+        self.results = [SimpleNamespace(ids=array("i", [index])) for index in range(2)]
 
     @property
     def done(self) -> bool:

@@ -56,7 +56,7 @@ class Turn:
                     events += answer.feed(piece.text[start : start + _PIECE])
                     breathe()
             if piece.finish_reason is not None:
-                ids = self.generation.answers[piece.index].ids
+                ids = self.generation.results[piece.index].ids
                 events += answer.end(piece.finish_reason, ids)
         if self.generation.done:
             self.done = True

@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from web.cli import flags
-from web.cli.terminal import (
-    Refused,
-    opened,
-    sampling_of,
-    speed,
-    state_of,
-)
+from web.cli.terminal import Refused, opened, sampling_of, speed, state_of
 from web.config import MODEL
 
 if TYPE_CHECKING:

@@ -8,13 +8,7 @@ import sys
 import time
 
 from web.cli import flags
-from web.cli.terminal import (
-    Refused,
-    opened,
-    sampling_of,
-    speed,
-    state_of,
-)
+from web.cli.terminal import Refused, opened, sampling_of, speed, state_of
 from web.config import MODEL
 
 SUMMARY = "continue a text"

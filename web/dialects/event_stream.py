@@ -53,7 +53,6 @@ def respond(
         resp.stream = EventStream(turn, encoder)
     else:
         usage = turn.collect()
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = encoder.body(turn.answers, usage)
 
 

@@ -34,7 +34,7 @@ _OVERHEAD = 4096  # bytes of a prompt in the engine, beside its tokens
 
 
 @dataclass(slots=True)
-class Answer:
+class Result:
     """What one prompt has got so far."""
 
     finish_reason: str | None = None
@@ -139,7 +139,7 @@ class Generation:
             raise
         self._tells_cached = tells_cached
         self._keeps_ids = keeps_ids
-        self.answers = [Answer() for _ in prompts]
+        self.results = [Result() for _ in prompts]
         self._on_hang_up = self._hang_up
         self._watch = self._hangups.watch(sock, self._on_hang_up)
         try:
@@ -202,20 +202,20 @@ class Generation:
             if index is None:
                 continue
             if event.finish_reason == "error":
-                self.answers[index].finish_reason = "error"
+                self.results[index].finish_reason = "error"
                 raise errors.generation_failed(event.error)
             if event.finish_reason == "cancelled":  # not by us: we would have gone before
                 raise errors.stopping()
-            answer = self.answers[index]
+            result = self.results[index]
             if self._first is None and event.completion_tokens:
                 self._first = round(time.monotonic() - self._begun, 4)
-            answer.finish_reason = event.finish_reason
-            answer.prompt_tokens = event.prompt_tokens
-            answer.completion_tokens = event.completion_tokens
-            answer.cached_tokens = event.cached_tokens
-            answer.embedding = event.embedding
+            result.finish_reason = event.finish_reason
+            result.prompt_tokens = event.prompt_tokens
+            result.completion_tokens = event.completion_tokens
+            result.cached_tokens = event.cached_tokens
+            result.embedding = event.embedding
             if self._keeps_ids:
-                answer.ids.extend(event.token_ids)
+                result.ids.extend(event.token_ids)
             before = pieces.get(index)
             text = event.text if before is None else before.text + event.text
             pieces[index] = Piece(index, text, event.finish_reason)
@@ -225,12 +225,12 @@ class Generation:
             self._stay.leave()
         return list(pieces.values())
 
-    def collect(self) -> list[Answer]:
+    def collect(self) -> list[Result]:
         """Waits for the end of every prompt: for embeddings, which have no text."""
         try:
             while not self.done:
                 self.take()
-            return self.answers
+            return self.results
         finally:
             self.close()
 
@@ -238,9 +238,9 @@ class Generation:
         """Of all prompts: prompt tokens, completion tokens, and how many of the former were known;
         None: that is nobody's business."""
         return (
-            sum(answer.prompt_tokens for answer in self.answers),
-            sum(answer.completion_tokens for answer in self.answers),
-            sum(answer.cached_tokens for answer in self.answers) if self._tells_cached else None,
+            sum(result.prompt_tokens for result in self.results),
+            sum(result.completion_tokens for result in self.results),
+            sum(result.cached_tokens for result in self.results) if self._tells_cached else None,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -251,7 +251,7 @@ class Generation:
         early = "gone" if gone else "cut"
         read, drawn, _ = self.usage()
         return {
-            "finish": ",".join(sorted({one.finish_reason or early for one in self.answers})),
+            "finish": ",".join(sorted({one.finish_reason or early for one in self.results})),
             "prompt_tokens": read,
             "completion_tokens": drawn,
             "first_token": self._first,

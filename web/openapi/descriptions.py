@@ -2,7 +2,7 @@
 `web/openapi/document.py`, which looks up each field that has no words of its own.
 
 By name where a name means the same everywhere, else by the path of names, which begins with the
-schema's.
+schema's; the path of an object alone is for all else in it.
 """
 
 from __future__ import annotations
@@ -70,15 +70,7 @@ WORDS = {
     "Model.parent": "Always null. 总为 null。",
     "Model.permission": "For old clients. 供旧客户端使用。",
     "Model.root": "Its name. 模型名称。",
-    "Permission.allow_create_engine": "For old clients. 供旧客户端使用。",
-    "Permission.allow_fine_tuning": "For old clients. 供旧客户端使用。",
-    "Permission.allow_logprobs": "For old clients. 供旧客户端使用。",
-    "Permission.allow_sampling": "For old clients. 供旧客户端使用。",
-    "Permission.allow_search_indices": "For old clients. 供旧客户端使用。",
-    "Permission.allow_view": "For old clients. 供旧客户端使用。",
-    "Permission.group": "For old clients. 供旧客户端使用。",
-    "Permission.is_blocking": "For old clients. 供旧客户端使用。",
-    "Permission.organization": "For old clients. 供旧客户端使用。",
+    "Permission": "For old clients. 供旧客户端使用。",
     "Status.completion_tokens": "Generated since the server started. 启动以来生成的 token 数。",
     "Status.default_max_tokens": "Of a chat that does not say. 对话未指定时的最大 token 数。",
     "Status.defaults": "Values of requests that do not say. 请求未指定时使用的参数值。",

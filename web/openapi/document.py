@@ -122,7 +122,7 @@ def _describe(schema: Any, where: str = "") -> None:
     fields = schema.get("properties")
     for name, field in fields.items() if isinstance(fields, dict) else ():
         path = f"{where}.{name}"
-        known = WORDS.get(path) or WORDS.get(name)
+        known = WORDS.get(path) or WORDS.get(name) or WORDS.get(where)
         if known:
             field.setdefault("description", known)
         _describe(field, path)

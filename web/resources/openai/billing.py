@@ -12,9 +12,7 @@ from web.schemas.billing import CREDIT_GRANTS, SUBSCRIPTION
 
 class BillingResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(CREDIT_GRANTS)
 
     def on_get_subscription(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(SUBSCRIPTION)

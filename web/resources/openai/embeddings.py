@@ -14,7 +14,7 @@ import numpy as np
 
 from web import errors
 from web.config import Config
-from web.engine.generation import Answer, Generation
+from web.engine.generation import Generation, Result
 from web.engine.model_host import Runtime
 from web.schemas import fields
 from web.schemas.embeddings import Embedding, Embeddings, EmbeddingUsage, embedding_request
@@ -44,25 +44,24 @@ class EmbeddingsResource:
             client=req.context.caller.number,
         )
         req.env[WORK] = generation
-        answers = generation.collect()
+        results = generation.collect()
         tokens, *_ = generation.usage()
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(
             Embeddings(
-                data=_data(answers, request.packed),
+                data=_data(results, request.packed),
                 model=serving.name,
                 usage=EmbeddingUsage(tokens, tokens),
             )
         )
 
 
-def _data(answers: Sequence[Answer], packed: bool) -> list[Any]:
+def _data(results: Sequence[Result], packed: bool) -> list[Any]:
     """The vectors, encoded. Lets the hub run between two: one of 4096 numbers takes 0.5 ms."""
     encoded = []
-    for index, answer in enumerate(answers):
+    for index, result in enumerate(results):
         if index:
             breathe()
-        vector = np.asarray(answer.embedding, "<f4")
+        vector = np.asarray(result.embedding, "<f4")
         numbers = base64.b64encode(vector).decode() if packed else vector.tolist()
         encoded.append(msgspec.Raw(msgspec.json.encode(Embedding(index=index, embedding=numbers))))
     return encoded

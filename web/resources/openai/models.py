@@ -61,7 +61,6 @@ class ModelsResource:
         self._as_runner = config.runner_models
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = falcon.MEDIA_JSON
         entries = [_entry(self._runtime)] if self._as_runner or self._runtime.model else []
         if self._as_runner:
             entries += _STAND_INS.values()
@@ -82,5 +81,4 @@ class ModelResource:
             entry = _STAND_INS[model_id]
         else:
             raise errors.model_not_found(model_id)
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(entry)

@@ -12,5 +12,4 @@ class ExitResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         graceful_stop.end_server()
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'

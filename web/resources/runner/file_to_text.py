@@ -35,7 +35,6 @@ class FileToTextResource:
         file = msgspec.structs.replace(file, name=name)
         client = Client.of(self._runtime.hangups, req)
         answer = self._documents.read(file, kind, encoding, client)
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = answer
 
 

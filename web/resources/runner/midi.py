@@ -46,7 +46,6 @@ class MidiToTextResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         client = Client.of(self._runtime.hangups, req)
         text = self._conversions.to_text(uploaded(req).data, FIELD, client)
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(Score(text))
 
 
@@ -64,7 +63,6 @@ class TxtToMidiResource:
         client = Client.of(self._runtime.hangups, req)
         midi = self._conversions.to_midi(text, "txt_path", client, quote=False)
         at_disk(workspace_files.save, path, "midi_path", midi)
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'
 
     def _files(self, request: MusicFilesRequest) -> tuple[str, Path]:

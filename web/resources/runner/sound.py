@@ -46,7 +46,6 @@ class MidiToWavResource:
             "midi_path",
             Client.of(self._runtime.hangups, req),
         )
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = _SUCCESS
 
     def _files(self, request: MidiToWavRequest) -> tuple[bytes, Path, Path]:
@@ -86,7 +85,6 @@ class TextToWavResource:
         _save(self._sound, midi, font, paths[".wav"], "wav_name", "text", client)
         at_disk(workspace_files.save, paths[".mid"], "wav_name", midi)
         at_disk(workspace_files.save, paths[".txt"], "wav_name", marked(request.text).encode())
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = _SUCCESS
 
     def _outputs(self, name: str | None) -> dict[str, Path]:

@@ -33,5 +33,4 @@ class StateCacheResource:
 
 
 def _succeed(resp: falcon.Response) -> None:
-    resp.content_type = falcon.MEDIA_JSON
     resp.data = b'"success"'

@@ -38,7 +38,6 @@ class SwitchModelResource:
         except Busy:
             resp.status = falcon.HTTP_304
             return
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'
 
     def _choice(self, request: SwitchRequest) -> Choice | None:

@@ -27,5 +27,4 @@ class UpdateConfigResource:
             self._runtime.configure(given, None, taken_back)
         else:
             self._runtime.configure(given, taken_back=taken_back)
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = b'"success"'

@@ -14,7 +14,6 @@ from web.openapi.document import document
 
 class OpenApiResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = _document()
 
 

@@ -17,7 +17,6 @@ class RootResource:
     """`{"Hello":"World!"}`: RWKV Runner's clients poll it to see that the server is up."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = b'{"Hello":"World!"}'
 
 
@@ -33,7 +32,6 @@ class HealthResource:
         if not self._runtime.healthy:
             loading = self._runtime.status == LOADING
             raise errors.model_loading() if loading else errors.no_model()
-        resp.content_type = falcon.MEDIA_JSON
         resp.set_header("Cache-Control", "no-store")
         resp.data = b'{"status":"ok"}'
 
@@ -48,7 +46,6 @@ class StatusResource:
         runtime = self._runtime
         counts = runtime.counts()
         progress = runtime.progress
-        resp.content_type = falcon.MEDIA_JSON
         resp.set_header("Cache-Control", "no-store")
         resp.data = msgspec.json.encode(
             Status(

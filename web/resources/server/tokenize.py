@@ -33,7 +33,6 @@ class TokenizeResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         request = fields.read(read_body(req), tokenize_request)
         serving = self._runtime.serving()
-        resp.content_type = falcon.MEDIA_JSON
         if not isinstance(request, str):
             prompt, fed = self._turns.prompt(serving, request, req.context.caller.number)
             resp.data = _told(prompt.text, fed.ids, "messages")
@@ -44,7 +43,6 @@ class TokenizeResource:
     def on_post_back(self, req: falcon.Request, resp: falcon.Response) -> None:
         ids = fields.read(read_body(req), lambda one: detokenize_request(one, _MOST_TOKENS))
         serving = self._runtime.serving()
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = in_thread_if(len(ids) > _LONG, _detokenized, serving, ids)
 
 
@@ -57,7 +55,6 @@ class TokenizerInfoResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         tokenizer = self._runtime.serving().tokenizer
         end = next(iter(tokenizer.end_ids), None)
-        resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode(
             TokenizerInfo(
                 tokenizer_class=tokenizer.name,
