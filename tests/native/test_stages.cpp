@@ -30,21 +30,22 @@ void test_stages(const std::string &version, Backend &backend, const TinyShape &
     const int64_t L = shape.layers;
 
     struct Run {
-        std::vector<Buffer> states;
+        States states;
         std::vector<TextCache> caches{2};
         std::vector<float> logits;
     };
     const auto run = [&](std::vector<int64_t> cuts) {
         Run r;
-        for (int i = 0; i < 2; ++i)
-            r.states.push_back(backend.floats(static_cast<size_t>(state.size)));
+        r.states = backend.states(static_cast<size_t>(state.size), 2);
+        backend.use_slots(r.states, 2);
+        const std::vector<float> zeros(static_cast<size_t>(state.size));
+        for (const int32_t slot : {0, 1}) backend.upload(r.states.at(slot), zeros);
         for (const int rows : {3, 1}) {
             const std::vector<int32_t> tokens{5, 200, 7, 9};
-            const std::vector<Span> spans{{0, 1, r.states[0].data, &r.caches[0]},
-                                          {1, rows, r.states[1].data, &r.caches[1]}};
+            const std::vector<Span> spans{{0, 1, 0, &r.caches[0]}, {1, rows, 1, &r.caches[1]}};
             const std::vector<int32_t> wanted{0, rows};
-            const Batch batch{std::span(tokens).first(static_cast<size_t>(rows) + 1), spans,
-                              wanted};
+            const Batch batch{&r.states, std::span(tokens).first(static_cast<size_t>(rows) + 1),
+                              spans, wanted};
             std::vector<float> logits(2 * static_cast<size_t>(shape.vocab), -1);
             const auto carried_floats = static_cast<size_t>(carried(weights, batch.rows()));
             std::vector<float> handed(carried_floats);
@@ -73,9 +74,9 @@ void test_stages(const std::string &version, Backend &backend, const TinyShape &
         const bool same = parts.logits == whole.logits;
         CHECK(same);
         if (!same) std::printf("version %s\n", version.c_str());
-        for (size_t i = 0; i < 2; ++i)
-            CHECK(std::equal(parts.states[i].data, parts.states[i].data + state.size,
-                             whole.states[i].data));
+        for (const int32_t slot : {0, 1})
+            CHECK(std::equal(parts.states.at(slot), parts.states.at(slot) + state.size,
+                             whole.states.at(slot)));
     }
 }
 
