@@ -6,6 +6,7 @@
 #include "sampling/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <limits>
 #include <map>
@@ -426,6 +427,74 @@ void test_bans() {
     CHECK_NEAR(p[3] / p[2], std::exp(1.), 1e-14);
 }
 
+// A mask forbids whatever has no bit, before any cut; with bias, penalties and bans as well.
+void test_masks() {
+    std::mt19937_64 random(11);
+    for (int round = 0; round < 200; ++round) {
+        const size_t n =
+            std::array<size_t, 5>{1, 63, 65, 3000, 65536}[round % 20 ? random() % 4 : 4];
+        const Floats x = random_logits(random, n);
+        SamplingOptions o = random_options(random, n);
+        if (round % 2) {
+            o.bias = {{0, 1.7f}, {static_cast<int32_t>(n / 2), -0.4f}};
+            o.presence_penalty = 0.3;
+            o.forbidden = {static_cast<int32_t>(random() % n)};
+        }
+        std::vector<uint64_t> mask((n + 63) / 64);
+        for (uint64_t &word : mask)
+            word = std::array<uint64_t, 4>{0, ~uint64_t{0}, uint64_t{1} << random() % 64,
+                                           random()}[random() % 4];
+        const auto allowed = [&](size_t i) { return (mask[i / 64] >> i % 64 & 1) != 0; };
+        SamplingOptions banned = o;
+        bool any = false;
+        for (size_t i = 0; i < n; ++i) {
+            if (!allowed(i)) banned.forbidden.push_back(static_cast<int32_t>(i));
+            any |= allowed(i) && x[i] > -inf &&
+                   std::find(o.forbidden.begin(), o.forbidden.end(), static_cast<int32_t>(i)) ==
+                       o.forbidden.end();
+        }
+        Sampler masked(o, {}), plain(banned, {});
+        if (round % 2) masked.count(0), plain.count(0);
+        if (!any) {
+            Floats y = x;
+            CHECK_THROWS(masked.draw(x, mask.data()), "the mask allows none");
+            CHECK_THROWS(masked.draw_in_place(y, mask.data()), "the mask allows none");
+            CHECK(y == x && masked.step() == plain.step());
+            continue;
+        }
+        std::vector<double> p(n, -1);
+        masked.probabilities(p, x, mask.data());
+        const auto expected = probabilities(plain, x);
+        for (size_t i = 0; i < n; ++i) {
+            CHECK(allowed(i) || p[i] == 0);
+            CHECK_NEAR(p[i], expected[i], 1e-6);
+        }
+        Floats y = x;
+        for (int i = 0; i < 5; ++i) {
+            const int32_t token = masked.draw_in_place(y, mask.data()).token;
+            CHECK(allowed(static_cast<size_t>(token)));
+            CHECK(token == plain.draw(x).token);
+            CHECK(y == x);
+        }
+    }
+    // What is not allowed is not looked at, and the log-probabilities are those of the model.
+    const uint64_t mask = 0b0110;
+    SamplingOptions o = law(0, 1, 0);
+    o.logprobs = 1;
+    CHECK(Sampler(o, {}).draw(Floats{9, 1, 2, NAN}, &mask).token == 2);
+    CHECK_THROWS(Sampler(o, {}).draw(Floats{9, 1, NAN, 3}, &mask), "NaN");
+    const Drawn drawn = Sampler(o, {}).draw(Floats{9, 1, 2, 3}, &mask);
+    CHECK(drawn.token == 2 && drawn.logprobs[0].first == 2 && drawn.logprobs[1].first == 0);
+    CHECK_NEAR(drawn.logprobs[0].second,
+               2 - std::log(std::exp(9) + std::exp(1) + std::exp(2) + std::exp(3)), 1e-5);
+    const uint64_t none = 0;
+    CHECK_THROWS(Sampler(o, {}).draw(Floats{9, 1}, &none), "the mask allows none");
+    const std::vector<uint64_t> all(1024, ~uint64_t{0});
+    const Floats wide = random_logits(random, 65536);
+    CHECK(Sampler(law(1, 0.9, 0), {}).draw(wide, all.data()).token ==
+          Sampler(law(1, 0.9, 0), {}).draw(wide).token);
+}
+
 // The same draws without a copy, and a row that nobody can tell was changed, also after a failure.
 void test_in_place() {
     std::mt19937_64 random(10);
@@ -609,13 +678,13 @@ void test_random() {
     // The ends of the cumulative distribution.
     Distribution distribution;
     const Floats x{-inf, 1, 1, -inf};
-    distribution.set(x, {}, {}, Law{});
+    distribution.set(x, {}, {}, nullptr, Cuts{});
     CHECK(distribution.token_at(0) == 1);
     CHECK(distribution.token_at(0.4999) == 1);
     CHECK(distribution.token_at(0.5) == 2);
     CHECK(distribution.token_at(1 - 0x1p-53) == 2);
     const Floats wide(9000, -1.f);
-    distribution.set(wide, {}, {}, Law{});
+    distribution.set(wide, {}, {}, nullptr, Cuts{});
     CHECK(distribution.token_at(0) == 0);
     CHECK(distribution.token_at(1 - 0x1p-53) == 8999);
 }
@@ -728,6 +797,7 @@ int main() {
     test_many_survivors();
     test_many_blocks();
     test_bans();
+    test_masks();
     test_in_place();
     test_greedy();
     test_errors();

@@ -45,7 +45,8 @@ INCLUDES: dict[str, set[str]] = {
     "memory/prefault": set(),
     "memory/slab": {"memory/prefault"},
     "backend": {"weights/quant", "cpu"},  # open_backend() alone names the machines
-    "cpu": {"backend", "memory/slab", "weights/quant"},
+    # Its kernels are compiled with those of the sampler, for one choice of instruction set.
+    "cpu": {"backend", "memory/slab", "sampling/logit_row", "weights/quant"},
     "cuda": {"backend", "weights/quant"},
     "arch": {"backend", "weights/tensor_table"},
     "model/turns": set(),
@@ -60,7 +61,7 @@ INCLUDES: dict[str, set[str]] = {
     },
     "model/load": {"model/model", "model/strategy", "weights/quant"},
     "model/embedding": {"backend", "model/model"},
-    "sampling/logit_row": {"backend"},  # for the instruction set, which is chosen once
+    "sampling/logit_row": set(),
     "sampling/distribution": {"sampling/logit_row"},
     "sampling/sampler": {"sampling/distribution"},
     "engine/state_pool": {"backend", "model/model"},

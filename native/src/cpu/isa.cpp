@@ -107,3 +107,5 @@ const Kernels &chosen_kernels() {
 }
 
 }  // namespace rwkv::cpu
+
+const rwkv::LogitRow &rwkv::chosen_logit_row() { return cpu::chosen_kernels().logit_row; }

@@ -4,6 +4,8 @@
 // function in those objects, because the linker would be free to keep the AVX copy for everybody.
 #pragma once
 
+#include "sampling/logit_row.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -163,6 +165,8 @@ struct Kernels {
     void (*widen)(float *y, const uint16_t *x, int64_t n, Type stored);
     // y = f(x) for the tests: 'e' exp, 's' sigmoid, 't' tanh, 'w' the decay of version 7.
     void (*function)(float *y, const float *x, int64_t n, char f);
+    // What draws do with rows of logits.
+    LogitRow logit_row;
 };
 
 }  // namespace rwkv::cpu

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/logit_row.inl"
 #include "cpu/wkv4.inl"
 #include "cpu/wkv6.inl"
 #include "cpu/wkv7.inl"
@@ -35,7 +36,8 @@ const rwkv::cpu::Kernels kTable = {RWKV_STRING(RWKV_ISA),
                                    mix,
                                    round_row,
                                    widen,
-                                   function};
+                                   function,
+                                   logits::kPasses};
 
 }  // namespace
 

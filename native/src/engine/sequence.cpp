@@ -188,7 +188,6 @@ void Sequence::ask_mask(size_t vocab) noexcept {
         if (vocab % 64 > 0) mask.back() &= (uint64_t{1} << vocab % 64) - 1;
         if (std::all_of(mask.begin(), mask.end(), [](uint64_t bits) { return bits == 0; }))
             throw invalid("the mask allows no token");
-        sampler.set_mask(mask);
     } catch (const std::exception &error) {
         fail(error);
     }
@@ -216,7 +215,8 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
             counted = completion;
             read = prompt_size() + completion;
             const Drawn drawn =
-                sampler.draw_in_place(logits.subspan(static_cast<size_t>(accepted) * n, n));
+                sampler.draw_in_place(logits.subspan(static_cast<size_t>(accepted) * n, n),
+                                      mask.empty() ? nullptr : mask.data());
             take(drawn, vocab);
             undone = accepted < verified &&
                      (finish != Finish::running ||

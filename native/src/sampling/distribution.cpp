@@ -20,11 +20,6 @@
 namespace rwkv {
 namespace {
 
-// Chosen when the first row is drawn from: the environment of a program may be set until then.
-const LogitRow &passes() {
-    static const LogitRow &chosen = chosen_logit_row();
-    return chosen;
-}
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr double wide_infinity = std::numeric_limits<double>::infinity();
 
@@ -37,24 +32,24 @@ size_t blocks_of(size_t n) { return (n + block_size - 1) / block_size; }
 // A histogram of weights.
 struct Histogram {
     static constexpr size_t most = 1024;
-    BandLaw law;
+    Bands layout;
     std::array<double, most + 1> weights;
     std::array<uint32_t, most + 1> counts;
 
-    explicit Histogram(const BandLaw &law_) : law(law_) {
-        std::fill_n(weights.begin(), law.n + 1, 0.);
-        std::fill_n(counts.begin(), law.n + 1, 0u);
+    explicit Histogram(const Bands &layout_) : layout(layout_) {
+        std::fill_n(weights.begin(), layout.n + 1, 0.);
+        std::fill_n(counts.begin(), layout.n + 1, 0u);
     }
     void add(size_t band, double weight) {
         weights[band] += weight;
         ++counts[band];
     }
     // e: the weight of each x.
-    void fill(std::span<const float> x, const float *e) {
+    void fill(const LogitRow &passes, std::span<const float> x, const float *e) {
         int32_t band[block_size];
         for (size_t i = 0; i < x.size(); i += block_size) {
             const size_t n = std::min(block_size, x.size() - i);
-            passes().place(band, x.data() + i, n, law);
+            passes.place(band, x.data() + i, n, layout);
             for (size_t j = 0; j < n; ++j)
                 add(static_cast<size_t>(band[j]), static_cast<double>(e[i + j]));
         }
@@ -81,31 +76,32 @@ struct Distribution::Limits {
 };
 
 void Distribution::set(std::span<const float> x, std::span<const float> residual,
-                       std::span<const int32_t> changed, const Law &law) {
-    x_ = x;
+                       std::span<const int32_t> changed, const uint64_t *mask, const Cuts &cuts) {
     residual_ = residual;
     changed_ = changed;
     block_max_.resize(blocks_of(x.size()));
-    row_ = {.x = x.data(), .n = x.size(), .block_max = block_max_.data()};
-    if (!residual.empty()) row_.residual = residual.data();
-    if (!passes().maxima(block_max_.data(), x.data(), x.size()))
+    if (mask) allowed_.resize(blocks_of(x.size()) * block_size);
+    if (!passes_.maxima(block_max_.data(), x.data(), x.size(), mask, allowed_.data()))
         throw Error(RWKV_INTERNAL, "the model gave a logit that is NaN or infinite");
-    find_maximum();
-    if (law.temperature == 0) {
+    x_ = mask ? std::span<const float>(allowed_).first(x.size()) : x;
+    row_ = {.x = x_.data(), .n = x_.size(), .block_max = block_max_.data()};
+    if (!residual.empty()) row_.residual = residual.data();
+    find_maximum(mask);
+    if (cuts.temperature == 0) {
         cut_ = {max_, static_cast<int32_t>(first_)};
         power_ = 1;
     } else {
-        const bool top_p = law.top_p < 1;
-        const bool top_k = law.top_k > 0 && static_cast<size_t>(law.top_k) < x.size();
+        const bool top_p = cuts.top_p < 1;
+        const bool top_k = cuts.top_k > 0 && static_cast<size_t>(cuts.top_k) < x.size();
         cut_ = {-wide_infinity, -1};
         if (top_p || top_k) {
-            cut_ = find_cut({.share = top_p ? law.top_p : wide_infinity,
+            cut_ = find_cut({.share = top_p ? cuts.top_p : wide_infinity,
                              .weight = wide_infinity,
-                             .count = top_k ? static_cast<size_t>(law.top_k) : SIZE_MAX});
+                             .count = top_k ? static_cast<size_t>(cuts.top_k) : SIZE_MAX});
         }
-        const double least = max_ + std::log(law.min_p);
+        const double least = max_ + std::log(cuts.min_p);
         if (least > cut_.z) cut_ = {least, INT_MAX};
-        power_ = std::min(1 / law.temperature, 1e300);
+        power_ = std::min(1 / cuts.temperature, 1e300);
     }
     sum_blocks();
 }
@@ -123,13 +119,16 @@ float *Distribution::keep_e() {
     return e_.data();
 }
 
-void Distribution::find_maximum() {
+void Distribution::find_maximum(bool masked) {
     maxima_of_maxima_.resize(blocks_of(block_max_.size()));
-    passes().maxima(maxima_of_maxima_.data(), block_max_.data(), block_max_.size());
+    passes_.maxima(maxima_of_maxima_.data(), block_max_.data(), block_max_.size(), nullptr,
+                   nullptr);
     max_x_ = -infinity;
     for (const float m : maxima_of_maxima_) max_x_ = std::max(max_x_, m);
     if (max_x_ == -infinity)
-        throw Error(RWKV_INTERNAL, "no token can be drawn: no logit is finite");
+        throw Error(RWKV_INTERNAL,
+                    masked ? "no token can be drawn: the mask allows none whose logit is finite"
+                           : "no token can be drawn: no logit is finite");
     max_ = -wide_infinity;
     for (size_t b = 0; b < block_max_.size(); ++b) {
         if (block_max_[b] < max_x_) continue;
@@ -165,7 +164,7 @@ double Distribution::weigh_candidates() {
     const size_t n = candidates_.size(), step = LogitRow::widest;
     weights_.resize((n + step - 1) / step * step);
     for (size_t i = 0; i < n; ++i) weights_[i] = candidates_[i].z - max_;
-    passes().exp_exactly(weights_.data(), weights_.size());
+    passes_.exp_exactly(weights_.data(), weights_.size());
     double sum = 0;
     for (size_t i = 0; i < n; ++i) sum += candidates_[i].weight = weights_[i];
     return sum;
@@ -179,8 +178,7 @@ Distribution::Cut Distribution::find_cut(Limits limits) {
     Survey survey;
     if (bracket) survey = take_survey(*bracket, limits);
     if (limits.share < 1) {
-        const double sum =
-            bracket ? survey.sum : passes().sum_exp(x_.data(), x_.size(), max_x_, nullptr);
+        const double sum = bracket ? survey.sum : passes_.sum_exp(row_, max_x_, nullptr);
         limits.weight = limits.share * sum;
     }
     // Usually a few tokens near the maximum are enough.
@@ -202,18 +200,18 @@ Distribution::Cut Distribution::find_cut(Limits limits) {
 // Histograms narrow the values down. The first has bands of 1/16; where logits are bunched so
 // closely that its band holds many, the next one divides that band.
 Distribution::Cut Distribution::find_cut_by_histograms(const Limits &limits) {
-    if (!row_.e) passes().sum_exp(x_.data(), x_.size(), max_x_, keep_e());
+    if (!row_.e) passes_.sum_exp(row_, max_x_, keep_e());
     double weight = 0;
     size_t count = 0;
-    BandLaw law{.low = -FLT_MAX, .high = max_x_, .scale = 16, .n = Histogram::most};
+    Bands layout{.low = -FLT_MAX, .high = max_x_, .scale = 16, .n = Histogram::most};
     for (int round = 0;; ++round) {
-        Histogram bands(law);
-        bands.fill(x_, e_.data());
-        size_t last = law.n - 1;
+        Histogram bands(layout);
+        bands.fill(passes_, x_, e_.data());
+        size_t last = layout.n - 1;
         while (last > 0 && bands.counts[last] == 0) --last;
         const size_t band = limits.first(bands, last, weight, count);
         const auto inside = [&](float x) {
-            return x >= law.low && x <= law.high && law.place(x) == band;
+            return x >= layout.low && x <= layout.high && layout.place(x) == band;
         };
         if (bands.counts[band] > few && round < 4) {
             float low = infinity, high = -infinity;
@@ -223,13 +221,13 @@ Distribution::Cut Distribution::find_cut_by_histograms(const Limits &limits) {
             }
             const float scale = (Histogram::most - 1) / (high - low);
             if (scale < FLT_MAX) {
-                law.low = low;
-                law.high = high;
-                law.scale = scale;
+                layout.low = low;
+                layout.high = high;
+                layout.scale = scale;
                 continue;
             }
         }
-        gather(law.low, SIZE_MAX, inside);
+        gather(layout.low, SIZE_MAX, inside);
         weigh_candidates();
         return select(candidates_, weight, count, limits);
     }
@@ -241,13 +239,13 @@ std::optional<Distribution::Bracket> Distribution::guess_bracket(const Limits &l
     if (x_.size() < least) return {};
     sample_.resize(x_.size() / stride / 4 * 4);
     for (size_t i = 0; i < sample_.size(); ++i) sample_[i] = x_[i * stride + i % stride];
-    const float low = passes().least(sample_.data(), sample_.size());
+    const float low = passes_.least(sample_.data(), sample_.size());
     const float scale = (Histogram::most - 1) / (max_x_ - low);
     if (!(scale > 0 && scale < FLT_MAX)) return {};
     Histogram bands({.low = low, .high = max_x_, .scale = scale, .n = Histogram::most});
     sample_e_.resize(blocks_of(sample_.size()) * block_size);
-    passes().sum_exp(sample_.data(), sample_.size(), max_x_, sample_e_.data());
-    bands.fill(sample_, sample_e_.data());
+    passes_.sum_exp({.x = sample_.data(), .n = sample_.size()}, max_x_, sample_e_.data());
+    bands.fill(passes_, sample_, sample_e_.data());
     double weights = 0, squares = 0, counts = 0;
     for (size_t band = 0; band < Histogram::most; ++band) {
         if (const double n = bands.counts[band]; n > 0) {
@@ -292,10 +290,10 @@ Survey Distribution::take_survey(const Bracket &bracket, const Limits &limits) {
     Survey survey;
     ids_.resize(most_inside + block_size);
     if (limits.share < 1) {
-        passes().survey(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high, max_x_,
-                        keep_e());
+        passes_.survey(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high, max_x_,
+                       keep_e());
     } else {
-        passes().survey_counts(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high);
+        passes_.survey_counts(survey, ids_.data(), most_inside, row_, bracket.low, bracket.high);
     }
     return survey;
 }
@@ -313,9 +311,9 @@ std::optional<Distribution::Cut> Distribution::find_cut_inside(const Bracket &br
     for (size_t i = 0; i < ids.size(); ++i) {
         const auto id = static_cast<size_t>(ids[i]);
         weights_[i] = z(id) - max_;
-        bands_[i] = static_cast<uint16_t>(bands.law.place(x_[id]));
+        bands_[i] = static_cast<uint16_t>(bands.layout.place(x_[id]));
     }
-    passes().exp_exactly(weights_.data(), weights_.size());
+    passes_.exp_exactly(weights_.data(), weights_.size());
     for (size_t i = 0; i < ids.size(); ++i) bands.add(bands_[i], weights_[i]);
     double weight = survey.above;
     size_t count = survey.count;
@@ -383,7 +381,7 @@ double Distribution::weigh(double *weights, size_t block) const {
         weights[i] = cut_.keeps(value, static_cast<int32_t>(start + i)) ? (value - max_) * power_
                                                                         : -wide_infinity;
     }
-    passes().exp_exactly(weights, block_size);
+    passes_.exp_exactly(weights, block_size);
     double even = 0, odd = 0;
     for (size_t i = 0; i < block_size; i += 2) {
         even += weights[i];
@@ -401,7 +399,7 @@ void Distribution::correct_kept() {
         const auto id = static_cast<size_t>(changed_[i]);
         corrected_[i] = (x_[id] - max_x_) + residual_[id];
     }
-    passes().sum_exp(corrected_.data(), n, 0, corrected);
+    passes_.sum_exp({.x = corrected_.data(), .n = n}, 0, corrected);
     for (size_t i = 0; i < n; ++i) e_[static_cast<size_t>(changed_[i])] = corrected[i];
 }
 
@@ -418,7 +416,7 @@ void Distribution::sum_blocks() {
             residual_.empty() && cut_.id == INT_MAX && static_cast<double>(cut) == cut_.z;
         if (power_ != 1 || shift != 0) row_.e = nullptr;
         if (row_.e) correct_kept();
-        active_.resize(passes().weigh(
+        active_.resize(passes_.weigh(
             active_.data(), row_, threshold,
             {.cut = cut,
              .max = max_x_,
@@ -476,11 +474,13 @@ void Distribution::probabilities(std::span<double> out) const {
     }
 }
 
-LogProbabilities log_softmax(std::span<const float> x, int32_t token, size_t k) {
+LogProbabilities log_softmax(std::span<const float> x, int32_t token, size_t k,
+                             const LogitRow &passes) {
     std::vector<float> block_max(blocks_of(x.size()));
-    passes().maxima(block_max.data(), x.data(), x.size());
+    passes.maxima(block_max.data(), x.data(), x.size(), nullptr, nullptr);
     const float max = *std::max_element(block_max.begin(), block_max.end());
-    const double sum = passes().sum_exp(x.data(), x.size(), max, nullptr);
+    const double sum =
+        passes.sum_exp({.x = x.data(), .n = x.size(), .block_max = block_max.data()}, max, nullptr);
     const double shift = static_cast<double>(max) + std::log(sum);
     std::vector<size_t> best;  // the greatest first
     for (size_t b = 0; k > 0 && b < block_max.size(); ++b) {

@@ -91,8 +91,9 @@ public:
             row_[static_cast<size_t>(id)] = -infinity;
         }
     }
-    const Distribution &distribution(const Law &law) {
-        s_.distribution.set(row_, std::span(s_.residual).first(row_.size()), s_.changed, law);
+    const Distribution &distribution(const Cuts &cuts, const uint64_t *mask) {
+        s_.distribution.set(row_, std::span(s_.residual).first(row_.size()), s_.changed, mask,
+                            cuts);
         return s_.distribution;
     }
 
@@ -208,7 +209,7 @@ double Sampler::penalty(int32_t token) const {
     return step_ == 0 || place == index_.end() ? 0 : penalty_of(occurrences_[place->second]);
 }
 
-Law Sampler::law() const {
+Cuts Sampler::cuts() const {
     return {.temperature = options_.temperature,
             .top_p = options_.top_p,
             .min_p = options_.min_p,
@@ -225,8 +226,8 @@ bool Sampler::early() const {
 }
 
 bool Sampler::adjusts() const {
-    return !options_.bias.empty() || !options_.forbidden.empty() || !mask_.empty() || repeats() ||
-           early() || (step_ > 0 && !(occurrences_.empty() && options_.slopes.empty()));
+    return !options_.bias.empty() || !options_.forbidden.empty() || repeats() || early() ||
+           (step_ > 0 && !(occurrences_.empty() && options_.slopes.empty()));
 }
 
 void Sampler::adjust(Adjusted &row) const {
@@ -241,39 +242,37 @@ void Sampler::adjust(Adjusted &row) const {
     if (early())
         for (const int32_t id : options_.late) row.forbid(id);
     if (repeats()) row.forbid(last_);
-    for (size_t i = 0; i < mask_.size(); ++i)
-        for (uint64_t out = ~mask_[i]; out != 0; out &= out - 1)
-            row.forbid(static_cast<int32_t>(64 * i) + std::countr_zero(out));
 }
 
-void Sampler::probabilities(std::span<double> out, std::span<const float> logits) const {
+void Sampler::probabilities(std::span<double> out, std::span<const float> logits,
+                            const uint64_t *mask) const {
     if (!adjusts()) {
-        scratch.distribution.set(logits, {}, {}, law());
+        scratch.distribution.set(logits, {}, {}, mask, cuts());
         scratch.distribution.probabilities(out);
         return;
     }
     scratch.copy.assign(logits.begin(), logits.end());
     Adjusted row(scratch.copy);
     adjust(row);
-    row.distribution(law()).probabilities(out);
+    row.distribution(cuts(), mask).probabilities(out);
 }
 
-Drawn Sampler::draw(std::span<const float> logits) {
+Drawn Sampler::draw(std::span<const float> logits, const uint64_t *mask) {
     if (adjusts()) {
         scratch.copy.assign(logits.begin(), logits.end());
-        return draw_in_place(scratch.copy);
+        return draw_in_place(scratch.copy, mask);
     }
-    scratch.distribution.set(logits, {}, {}, law());
+    scratch.distribution.set(logits, {}, {}, mask, cuts());
     return taken(scratch.distribution.token_at(uniform(options_.seed, step_)), logits);
 }
 
-Drawn Sampler::draw_in_place(std::span<float> logits) {
-    if (!adjusts()) return draw(logits);
+Drawn Sampler::draw_in_place(std::span<float> logits, const uint64_t *mask) {
+    if (!adjusts()) return draw(logits, mask);
     int32_t token;
     {
         Adjusted row(logits);
         adjust(row);
-        token = row.distribution(law()).token_at(uniform(options_.seed, step_));
+        token = row.distribution(cuts(), mask).token_at(uniform(options_.seed, step_));
     }
     return taken(token, logits);
 }

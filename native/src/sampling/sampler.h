@@ -13,7 +13,7 @@
 
 namespace rwkv {
 
-struct Law;
+struct Cuts;
 
 struct SamplingOptions {
     double temperature = 1, top_p = 1, min_p = 0;
@@ -54,17 +54,18 @@ public:
     Sampler(SamplingOptions options, std::span<const int32_t> prompt);
 
     // Draws token number step() from logits [vocab] and counts it. May be called on any thread;
-    // depends on (options, prompt, logits, tokens drawn so far) alone. Throws Error (RWKV_INTERNAL)
-    // if a logit is NaN or +infinity, or if none is finite; -infinity is a probability of zero.
-    Drawn draw(std::span<const float> logits);
+    // depends on (options, prompt, logits, mask, tokens drawn so far) alone. Of a mask, a bit for
+    // every token (bit t mod 64 of word t / 64), only tokens that have theirs can be drawn, as if
+    // all others were forbidden; null: no mask. Throws Error (RWKV_INTERNAL) if a logit that the
+    // mask allows is NaN or +infinity, or if none of them is finite; -infinity is a probability of
+    // zero.
+    Drawn draw(std::span<const float> logits, const uint64_t *mask = nullptr);
     // The same without a copy: bias, penalties and bans change the row, which is as it was again
     // when this returns or throws.
-    Drawn draw_in_place(std::span<float> logits);
-    // Ids whose bit is not set are not drawn next: [(vocab + 63) / 64] words, which must stay as
-    // they are until then. Empty: all may be.
-    void set_mask(std::span<const uint64_t> mask) { mask_ = mask; }
+    Drawn draw_in_place(std::span<float> logits, const uint64_t *mask = nullptr);
     // The exact distribution that draw() would use now, float64 [vocab].
-    void probabilities(std::span<double> out, std::span<const float> logits) const;
+    void probabilities(std::span<double> out, std::span<const float> logits,
+                       const uint64_t *mask = nullptr) const;
     // Counts a token as drawn without drawing (replaying a history).
     void count(int32_t token);
     // What is subtracted from the logit of a token in the next draw.
@@ -77,7 +78,7 @@ private:
         double weight;  // times scale_
     };
     class Adjusted;
-    Law law() const;
+    Cuts cuts() const;
     bool repeats() const;  // whether the last token must not come again at once
     bool early() const;    // whether the late ones cannot come yet
     bool adjusts() const;  // whether the next draw changes any logit
@@ -88,7 +89,6 @@ private:
     double penalty_of(const Occurrence &occurrence) const;
 
     SamplingOptions options_;
-    std::span<const uint64_t> mask_;
     std::vector<Occurrence> occurrences_;
     std::unordered_map<int32_t, size_t> index_;  // token -> place in occurrences_
     double scale_ = 1;  // decay^(tokens counted), pulled back before it underflows
