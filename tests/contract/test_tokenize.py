@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import falcon.testing
 import pytest
+from player import CALL, TOOLS, Player, application
 from serving import Server, serving
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}
@@ -110,3 +112,19 @@ def test_the_tokenizer(server: Server) -> None:
     assert info["tokenizer_class"] == "world-bytes" and info["vocab_size"] == 257
     assert (info["eos_token"], info["eos_token_id"], info["bos_token"]) == (None, 0, None)
     assert server.request("HEAD", "/tokenizer_info")[0] == 200
+
+
+def test_a_chat_is_shown_as_the_model_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tools of the call that it answers, which are remembered."""
+    player = Player()
+    app = application(player, monkeypatch)
+    client = falcon.testing.TestClient(app, headers={"Host": "localhost"})
+    player.text = CALL
+    asked: list[Any] = [{"role": "user", "content": "What is the weather like in Paris?"}]
+    chat = client.simulate_post("/v1/chat/completions", json={"messages": asked, "tools": TOOLS})
+    called = chat.json["choices"][0]["message"]
+    id = called["tool_calls"][0]["id"]
+    asked += [called, {"role": "tool", "tool_call_id": id, "content": "rain"}]
+    shown = client.simulate_post("/tokenize", json={"messages": asked}).json["prompt"]
+    client.simulate_post("/v1/chat/completions", json={"messages": asked})
+    assert "Get the weather" in shown and player.prompts[-1] == shown
