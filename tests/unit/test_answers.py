@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from web.chat.answers import ChatAnswer, Trimmer
+from web.chat.answers import Answer, Trimmer
 from web.chat.events import Finish, Text, ToolCall
 from web.chat.messages import Call, Function, Message
 from web.chat.tool_calls import CallFinder
@@ -66,7 +66,8 @@ def test_text_around_calls(said: str, before: str, after: str) -> None:
     for step in (1, 3, len(said)):
         heard: list[tuple[Message, list[int]]] = []
         finder = CallFinder([Function("f", None, PARAMETERS)])
-        answer = ChatAnswer(finder, noted=lambda m, ids, heard=heard: heard.append((m, ids)))
+        note = lambda m, ids, heard=heard: heard.append((m, ids))  # noqa: E731
+        answer = Answer(0, Trimmer(), finder, noted=note)
         parts = [said[at : at + step] for at in range(0, len(said), step)]
         *events, last = [e for part in parts for e in answer.feed(part)] + answer.end("stop", [7])
         assert last == Finish(0, "tool_calls") and answer.reason == "tool_calls"
@@ -78,7 +79,7 @@ def test_text_around_calls(said: str, before: str, after: str) -> None:
 
 
 def test_what_is_continued_is_a_part_of_the_message() -> None:
-    answer = ChatAnswer(begun="2 + 3")
+    answer = Answer(0, Trimmer(continues=True), begun="2 + 3")
     assert answer.feed(" = 5.\n") == [Text(0, " = 5.")]
     assert answer.end("length") == [Finish(0, "length")]
     assert answer.text == " = 5." and answer.message == Message("assistant", "2 + 3 = 5.")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from web import errors
-from web.chat.answers import ChatAnswer, TextAnswer
+from web.chat.answers import Answer, Trimmer
 from web.chat.events import Begin, Event, Finish, Text, Usage
 from web.chat.turn import Turn
 from web.dialects import event_stream, openai
@@ -120,8 +120,8 @@ def stream(
     include_usage: bool = False,
     echoed: tuple[str, ...] = ("",),
 ) -> EventStream:
-    texts = [TextAnswer(index, text) for index, text in enumerate(echoed)]
-    turn = Turn(script, [ChatAnswer()] if chat else texts)  # type: ignore[arg-type]
+    texts = [Answer(index, echoed=text) for index, text in enumerate(echoed)]
+    turn = Turn(script, [Answer(0, Trimmer())] if chat else texts)  # type: ignore[arg-type]
     return EventStream(turn, encoder(chat, include_usage))
 
 

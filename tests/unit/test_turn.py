@@ -11,7 +11,7 @@ import pytest
 from player import CALL, SECOND
 
 from web import errors
-from web.chat.answers import ChatAnswer
+from web.chat.answers import Answer, Trimmer
 from web.chat.events import Begin, Event, Finish, Text, ToolCall, Usage
 from web.chat.messages import Function
 from web.chat.tool_calls import CallFinder
@@ -49,12 +49,12 @@ class Script:
 
 
 def turn_of(*steps: Any, noted: dict[int, list[int]] | None = None) -> Turn:
-    def reader(index: int) -> ChatAnswer:
+    def reader(index: int) -> Answer:
         def note(message: Any, ids: Any) -> None:
             if noted is not None:
                 noted[index] = list(ids)
 
-        return ChatAnswer(CallFinder([WEATHER], index=index), noted=note, index=index)
+        return Answer(index, Trimmer(), CallFinder([WEATHER], index=index), noted=note)
 
     return Turn(Script(*steps), [reader(0), reader(1)])  # type: ignore[arg-type]
 

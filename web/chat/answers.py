@@ -47,56 +47,29 @@ class Trimmer:
         self._held = ""
 
 
-class TextAnswer:
-    """Reads the continuation of a text, which stays as it is. `text` and `reason` are what it has
-    held so far."""
-
-    calls: Sequence[ToolCall] = ()
-
-    def __init__(self, index: int, echoed: str = "") -> None:
-        """`echoed`: the prompt, if the answer begins with it."""
-        self._index = index
-        self._said = [echoed]
-        self.reason: Reason = "stop"
-
-    @property
-    def text(self) -> str:
-        return "".join(self._said)
-
-    def begin(self) -> list[Event]:
-        """What comes before anything that the model says."""
-        return [Begin(self._index), *(Text(self._index, text) for text in self._said if text)]
-
-    def feed(self, text: str) -> list[Event]:
-        """What can be told by now."""
-        self._said.append(text)
-        return [Text(self._index, text)]
-
-    def end(self, reason: Reason, ids: Sequence[int] = ()) -> list[Event]:
-        """The rest."""
-        self.reason = reason
-        return [Finish(self._index, reason)]
-
-
-class ChatAnswer:
-    """Reads one answer of a chat: `text`, `calls` and `reason` are what it has held so far."""
+class Answer:
+    """Reads one answer: `text`, `calls` and `reason` are what it has held so far."""
 
     def __init__(
         self,
-        finder: CallFinder | None = None,
-        begun: str | None = None,
-        noted: Callable[[Message, Sequence[int]], None] | None = None,
         index: int = 0,
+        trimmer: Trimmer | None = None,
+        finder: CallFinder | None = None,
+        *,
+        echoed: str = "",
+        begun: str = "",
+        noted: Callable[[Message, Sequence[int]], None] | None = None,
     ) -> None:
-        """`finder` looks for calls; `begun` is the text that the model continues, if it does;
-        `noted` hears of an answer that has ended: the message with what it continues, and the ids
-        that were drawn."""
+        """`trimmer` reads a chat; without one a text stays as it is. `finder` looks for calls.
+        `echoed` is what the answer begins with, `begun` what the model continues and the answer
+        leaves out. `noted` hears of an answer that has ended: the message with what it continues,
+        and the ids that were drawn."""
         self._index = index
+        self._trimmer = trimmer
         self._finder = finder
-        self._begun = begun or ""
+        self._said = [echoed]
+        self._begun = begun
         self._noted = noted
-        self._trimmer = Trimmer(continues=begun is not None)
-        self._said: list[str] = []
         self.calls: list[ToolCall] = []
         self.reason: Reason = "stop"
 
@@ -112,11 +85,16 @@ class ChatAnswer:
 
     def begin(self) -> list[Event]:
         """What comes before anything that the model says."""
-        return [Begin(self._index)]
+        return [Begin(self._index), *(Text(self._index, text) for text in self._said if text)]
 
     def feed(self, text: str) -> list[Event]:
         """What can be told by now."""
-        return self._read([text] if self._finder is None else self._finder.feed(text))
+        if self._finder is not None:
+            return self._read(self._finder.feed(text))
+        if self._trimmer is not None:
+            text = self._trimmer.feed(text)
+        self._said.append(text)
+        return [Text(self._index, text)] if text else []
 
     def end(self, reason: Reason, ids: Sequence[int] = ()) -> list[Event]:
         """The rest. `ids`: all that were drawn."""
@@ -129,17 +107,16 @@ class ChatAnswer:
     def _read(self, items: Sequence[str | ToolCall]) -> list[Event]:
         out: list[Event] = []
         for item in items:
-            if isinstance(item, ToolCall):
-                self._trimmer.drop()
+            if isinstance(item, str):
+                if text := item if self._trimmer is None else self._trimmer.feed(item):
+                    self._said.append(text)
+                    out.append(Text(self._index, text))
+            else:
+                if self._trimmer is not None:
+                    self._trimmer.drop()
                 self.calls.append(item)
                 out.append(item)
-            elif text := self._trimmer.feed(item):
-                self._said.append(text)
-                out.append(Text(self._index, text))
         return out
-
-
-Answer = TextAnswer | ChatAnswer
 
 
 def answer_to(
@@ -149,7 +126,7 @@ def answer_to(
     known: KnownAnswers,
     finder: CallFinder | None = None,
     index: int = 0,
-) -> ChatAnswer:
+) -> Answer:
     """What reads an answer to a prompt, and keeps its ids for the next turn."""
 
     def noted(message: Message, ids: Sequence[int]) -> None:
@@ -157,4 +134,5 @@ def answer_to(
         if text is not None and prompt.ending != "nothing":
             known.keep(fed, text, ids)
 
-    return ChatAnswer(finder, prompt.begun, noted, index)
+    trimmer = Trimmer(continues=prompt.goes_on)
+    return Answer(index, trimmer, finder, begun=prompt.begun or "", noted=noted)

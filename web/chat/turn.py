@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from web import errors
-from web.chat.answers import Answer, TextAnswer, answer_to
+from web.chat.answers import Answer, answer_to
 from web.chat.events import Event, Usage
 from web.chat.messages import Conversation, Tools
 from web.chat.prompts.formats import ChatPrompt, chat_prompt
@@ -158,7 +158,7 @@ class Turns:
             tells_cached=not self._runtime.deploy,
             client=client,
         )
-        return Turn(generation, [TextAnswer(index, text) for index, text in enumerate(echoed)])
+        return Turn(generation, [Answer(index, echoed=text) for index, text in enumerate(echoed)])
 
     def _tools(self, conversation: Conversation) -> str | None:
         """What a conversation may call; if it does not say, that of the call that it answers."""

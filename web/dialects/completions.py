@@ -11,13 +11,12 @@ from web.schemas.answers import Completion, CompletionChoice
 
 
 def _choice(event: Event) -> dict[str, Any] | None:
-    match event:
-        case Text():
-            text, reason = event.text, None
-        case Finish():
-            text, reason = "", event.reason
-        case _:  # there is no role, and calls are text
-            return None
+    if type(event) is Text:
+        text, reason = event.text, None
+    elif type(event) is Finish:
+        text, reason = "", event.reason
+    else:  # there is no role, and calls are text
+        return None
     return {"index": event.index, "text": text, "logprobs": None, "finish_reason": reason}
 
 

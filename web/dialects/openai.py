@@ -63,7 +63,7 @@ class OpenAiEncoder:
                 out.append(_frame(chunk))
             elif isinstance(event, Usage):
                 if self._include_usage:
-                    out.append(_frame({**chunk, "choices": [], "usage": _usage(event)}))
+                    out.append(_frame({**chunk, "choices": [], "usage": shapes.usage(event)}))
                 out.append(_DONE)
         return b"".join(out)
 
@@ -73,12 +73,8 @@ class OpenAiEncoder:
 
     def body(self, answers: Sequence[Answer], usage: Usage) -> bytes:
         choices = [self._api.whole_choice(*one) for one in enumerate(answers)]
-        return _encode(self._api.whole(choices=choices, usage=_usage(usage), **self._heading))
+        return _encode(self._api.whole(choices=choices, usage=shapes.usage(usage), **self._heading))
 
 
 def _frame(value: Any) -> bytes:
     return b"data: %b\n\n" % _encode(value)
-
-
-def _usage(usage: Usage) -> shapes.Usage:
-    return shapes.usage(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)

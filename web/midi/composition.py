@@ -49,13 +49,13 @@ class Compositions:
         if serving.persona.family not in FAMILIES:
             return
         for index, prompt in enumerate(prompts):
-            if isinstance(prompt, str) and (problem := self._foreign(serving, prompt)):
+            if not isinstance(prompt, str):
+                continue
+            large = len(prompt) > _LONG
+            if problem := in_thread_if(large, foreign_word, serving.tokenizer, prompt):
                 raise errors.invalid(
                     "prompt", problem if len(prompts) == 1 else f"text {index + 1}: {problem}"
                 )
-
-    def _foreign(self, serving: Serving, prompt: str) -> str | None:
-        return in_thread_if(len(prompt) > _LONG, foreign_word, serving.tokenizer, prompt)
 
     def answer(
         self,

@@ -10,6 +10,8 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from web.chat import events
+
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
@@ -74,10 +76,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
 
 
-def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int | None = None) -> Usage:
-    """`cached_tokens`: how many of the prompt's were not computed; None: that is not told."""
-    details = UNSET if cached_tokens is None else PromptTokensDetails(cached_tokens)
-    return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens, details)
+def usage(spent: events.Usage) -> Usage:
+    prompt, completion, cached = msgspec.structs.astuple(spent)
+    details = UNSET if cached is None else PromptTokensDetails(cached)
+    return Usage(prompt, completion, prompt + completion, details)
 
 
 class Permission(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,5 +155,5 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     draining: int  # models that have been replaced and still answer
     max_tokens: int  # of one answer at most
     default_max_tokens: int  # of a chat that does not say
-    defaults: dict[str, float | bool | None]  # of requests that do not say; see `personas.Defaults`
+    defaults: dict[str, float | bool | None]  # of requests that do not say; see `families.Defaults`
     progress: float | UnsetType = UNSET  # the share of the weights that is loaded
