@@ -170,14 +170,15 @@ bool CpuBackend::same_input(const Matrix &a, const Matrix &b) const {
 }
 
 // `next` is the piece that this thread will probably take then, or null.
-void CpuBackend::run_piece(const Piece &piece, const Piece *next, const Slot &slot, const char *x) {
+void CpuBackend::run_piece(const Piece &piece, const Piece *next, const PreparedInput &input,
+                           const char *x) {
     const Work &work = *piece.work;
     LinearTask task;
     task.w = work.w;
     task.panel = piece.panel;
     task.panels = piece.panels;
-    task.x = x + piece.row * slot.stride;
-    task.stride_x = slot.stride;
+    task.x = x + piece.row * input.stride;
+    task.stride_x = input.stride;
     task.rows = piece.rows;
     task.y = work.y + piece.row * work.stride_y;
     task.stride_y = work.stride_y;
@@ -190,22 +191,22 @@ void CpuBackend::run_piece(const Piece &piece, const Piece *next, const Slot &sl
     kernels_.linear(&task);
 }
 
-void CpuBackend::add_slot(Input form, int64_t in, int64_t rows) {
-    const int64_t offset = slots_.empty() ? 0 : slots_.back().end, stride = row_bytes(form, in);
-    slots_.push_back({offset, stride, offset + rows * stride});
+void CpuBackend::add_input(Input form, int64_t in, int64_t rows) {
+    const int64_t offset = inputs_.empty() ? 0 : inputs_.back().end, stride = row_bytes(form, in);
+    inputs_.push_back({offset, stride, offset + rows * stride});
 }
 
-// Runs work_ over `rows` rows. fill(area, slot, first, last) prepares rows [first, last) of one of
-// slots_; area(slot, row) says where. Slots are filled in order, slot 0 always. store(area) runs
-// once, when nothing reads the old state any more and all of slot 0 is filled.
+// Runs work_ over `rows` rows. fill(area, input, first, last) prepares rows [first, last) of one of
+// inputs_; area(input, row) says where. Inputs are filled in order, input 0 always. store(area)
+// runs once, when nothing reads the old state any more and all of input 0 is filled.
 template <class Fill, class Store>
 void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
     if (rows == 0) return;
-    const int slots = static_cast<int>(slots_.size());
-    const int64_t size = slots_.back().end / static_cast<int64_t>(sizeof(float));
+    const int inputs = static_cast<int>(inputs_.size());
+    const int64_t size = inputs_.back().end / static_cast<int64_t>(sizeof(float));
     const auto area_at = [this](float *base) {
-        return [=, this](int slot, int64_t row) {
-            const Slot &s = slots_[static_cast<size_t>(slot)];
+        return [=, this](int input, int64_t row) {
+            const PreparedInput &s = inputs_[static_cast<size_t>(input)];
             return reinterpret_cast<char *>(base) + s.offset + row * s.stride;
         };
     };
@@ -215,8 +216,8 @@ void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
         const Piece &piece = pieces_[static_cast<size_t>(i)];
         const int64_t then = i + pool_.threads();
         const Piece *next = then < pieces ? &pieces_[static_cast<size_t>(then)] : nullptr;
-        const int slot = piece.work->slot;
-        run_piece(piece, next, slots_[static_cast<size_t>(slot)], area(slot, 0));
+        const int input = piece.work->input;
+        run_piece(piece, next, inputs_[static_cast<size_t>(input)], area(input, 0));
     };
     if (rows <= kFewRows) {
         ++serial_;
@@ -230,10 +231,10 @@ void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
                 worker.serial = serial_;
                 worker.ready = 1;
             }
-            const int slot = piece.work->slot;
-            if (!(worker.ready >> slot & 1)) {
-                fill(area, slot, int64_t{0}, rows);
-                worker.ready |= uint64_t{1} << slot;
+            const int input = piece.work->input;
+            if (!(worker.ready >> input & 1)) {
+                fill(area, input, int64_t{0}, rows);
+                worker.ready |= uint64_t{1} << input;
             }
             run_in(area, i);
         });
@@ -247,7 +248,7 @@ void CpuBackend::multiply(int64_t rows, Fill fill, Store store) {
     const auto area = area_at(shared_.reserve(size));
     pool_.run((rows + kFewRows - 1) / kFewRows, [&](int64_t i, int) {
         const int64_t first = i * kFewRows, last = std::min(rows, first + kFewRows);
-        for (int slot = 0; slot < slots; ++slot) fill(area, slot, first, last);
+        for (int input = 0; input < inputs; ++input) fill(area, input, first, last);
     });
     pool_.run(pieces + 1, [&](int64_t i, int) {
         if (i == 0)
@@ -262,23 +263,24 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
     const int64_t rows = batch.rows();
     if (products.empty() || rows == 0) return;
     const int64_t D = products.front().w->in;
-    // Slot 0 holds xn, and after that of all rows what precedes each kFewRows of them, which
-    // another thread prepares; every distinct (mu, delta, compute, form) gets a slot of its own.
+    // Input 0 holds xn, and after that of all rows what precedes each kFewRows of them, which
+    // another thread prepares; every distinct (mu, delta, compute, form) gets an input of its own.
     std::vector<const Product *> &mixes = mixes_;
     mixes.assign(1, nullptr);
     work_.clear();
-    slots_.clear();
-    add_slot(kFloats, D, rows + rows / kFewRows + 1);
+    inputs_.clear();
+    add_input(kFloats, D, rows + rows / kFewRows + 1);
     for (const Product &p : products) {
-        size_t slot = 1;
-        while (slot < mixes.size() && (mixes[slot]->mu != p.mu || mixes[slot]->delta != p.delta ||
-                                       !same_input(*mixes[slot]->w, *p.w)))
-            ++slot;
-        if (slot == mixes.size()) {
+        size_t input = 1;
+        while (input < mixes.size() &&
+               (mixes[input]->mu != p.mu || mixes[input]->delta != p.delta ||
+                !same_input(*mixes[input]->w, *p.w)))
+            ++input;
+        if (input == mixes.size()) {
             mixes.push_back(&p);
-            add_slot(form_of(*p.w), D, rows);
+            add_input(form_of(*p.w), D, rows);
         }
-        work_.push_back({panels_of(*p.w), static_cast<int>(slot), p.y, p.w->out,
+        work_.push_back({panels_of(*p.w), static_cast<int>(input), p.y, p.w->out,
                          static_cast<Act>(p.act), false});
     }
     prev_.assign(static_cast<size_t>(rows), nullptr);
@@ -290,17 +292,17 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
         kernels_.layer_norm(to, shift.x + row * D, shift.norm.weight, shift.norm.bias, D, 1e-5f);
     };
     const auto before = [&](auto area, int64_t first) { return xn(area, rows + first / kFewRows); };
-    const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
-        if (slot == 0) {
+    const auto fill = [&](auto area, int input, int64_t first, int64_t last) {
+        if (input == 0) {
             for (int64_t row = first; row < last; ++row) normalise(xn(area, row), row);
             if (!prev_[static_cast<size_t>(first)]) normalise(before(area, first), first - 1);
             return;
         }
-        const Product &p = *mixes[static_cast<size_t>(slot)];
+        const Product &p = *mixes[static_cast<size_t>(input)];
         for (int64_t row = first; row < last; ++row) {
             const float *prev = prev_[static_cast<size_t>(row)];
             if (!prev) prev = row == first ? before(area, first) : xn(area, row - 1);
-            kernels_.mix(area(slot, row), xn(area, row), prev, p.mu,
+            kernels_.mix(area(input, row), xn(area, row), prev, p.mu,
                          p.delta ? p.delta + row * D : nullptr, D, static_cast<Type>(p.w->compute),
                          form_of(*p.w));
         }
@@ -318,25 +320,25 @@ void CpuBackend::shift_linear(const Shift &shift, std::span<const Product> produ
 void CpuBackend::linear(std::span<const Projection> projections, const Batch &batch) {
     if (projections.empty()) return;
     const int64_t rows = batch.rows();
-    inputs_.clear();
+    projections_.clear();
     work_.clear();
-    slots_.clear();
+    inputs_.clear();
     for (const Projection &p : projections) {
-        size_t slot = 0;
-        while (slot < inputs_.size() &&
-               (inputs_[slot]->x != p.x || !same_input(*inputs_[slot]->w, *p.w)))
-            ++slot;
-        if (slot == inputs_.size()) {
-            inputs_.push_back(&p);
-            add_slot(form_of(*p.w), p.w->in, rows);
+        size_t input = 0;
+        while (input < projections_.size() &&
+               (projections_[input]->x != p.x || !same_input(*projections_[input]->w, *p.w)))
+            ++input;
+        if (input == projections_.size()) {
+            projections_.push_back(&p);
+            add_input(form_of(*p.w), p.w->in, rows);
         }
-        work_.push_back({panels_of(*p.w), static_cast<int>(slot), p.y, p.w->out,
+        work_.push_back({panels_of(*p.w), static_cast<int>(input), p.y, p.w->out,
                          static_cast<Act>(p.act), false, p.gate, p.bias});
     }
-    const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
-        const Projection &p = *inputs_[static_cast<size_t>(slot)];
+    const auto fill = [&](auto area, int input, int64_t first, int64_t last) {
+        const Projection &p = *projections_[static_cast<size_t>(input)];
         for (int64_t row = first; row < last; ++row)
-            kernels_.round(area(slot, row), p.x + row * p.w->in, p.w->in,
+            kernels_.round(area(input, row), p.x + row * p.w->in, p.w->in,
                            static_cast<Type>(p.w->compute), form_of(*p.w));
     };
     multiply(rows, fill, [](auto) {});
@@ -466,11 +468,11 @@ void CpuBackend::linear_add(float *x, const Matrix &w, const float *y, const Bat
                             const float *gate) {
     const Input form = form_of(w);
     work_.assign(1, {panels_of(w), 0, x, w.out, kNone, true, gate});
-    slots_.clear();
-    add_slot(form, w.in, batch.rows());
-    const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
+    inputs_.clear();
+    add_input(form, w.in, batch.rows());
+    const auto fill = [&](auto area, int input, int64_t first, int64_t last) {
         for (int64_t row = first; row < last; ++row)
-            kernels_.round(area(slot, row), y + row * w.in, w.in, static_cast<Type>(w.compute),
+            kernels_.round(area(input, row), y + row * w.in, w.in, static_cast<Type>(w.compute),
                            form);
     };
     multiply(batch.rows(), fill, [](auto) {});
@@ -481,17 +483,17 @@ void CpuBackend::head(float *logits, const Matrix &w, const Norm &ln_out, const 
     const Input form = form_of(w);
     const auto rows = static_cast<int64_t>(batch.logit_rows.size());
     work_.assign(1, {panels_of(w), 1, logits, w.out, kNone, false});
-    slots_.clear();
-    add_slot(kFloats, w.in, rows);
-    add_slot(form, w.in, rows);
-    const auto fill = [&](auto area, int slot, int64_t first, int64_t last) {
+    inputs_.clear();
+    add_input(kFloats, w.in, rows);
+    add_input(form, w.in, rows);
+    const auto fill = [&](auto area, int input, int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             float *xn = reinterpret_cast<float *>(area(0, i));
             const int64_t row = batch.logit_rows[static_cast<size_t>(i)];
-            if (slot == 0)
+            if (input == 0)
                 kernels_.layer_norm(xn, x + row * w.in, ln_out.weight, ln_out.bias, w.in, 1e-5f);
             else
-                kernels_.round(area(slot, i), xn, w.in, static_cast<Type>(w.compute), form);
+                kernels_.round(area(input, i), xn, w.in, static_cast<Type>(w.compute), form);
         }
     };
     multiply(rows, fill, [](auto) {});

@@ -76,13 +76,13 @@ public:
 
 private:
     // Rows prepared for products: bytes from the start of the scratch memory.
-    struct Slot {
+    struct PreparedInput {
         int64_t offset, stride, end;
     };
-    // A product over prepared rows: `slot` says which of slots_ enters it.
+    // A product over prepared rows: `input` says which of inputs_ enters it.
     struct Work {
         Panels w;
-        int slot;
+        int input;
         float *y;
         int64_t stride_y;
         Act act;
@@ -94,7 +94,8 @@ private:
         const Work *work;
         int64_t panel, panels, row, rows;
     };
-    // What a thread keeps during a run. `serial` says for which run `ready` (a bit per slot) holds.
+    // What a thread keeps during a run. `serial` says for which run `ready` (a bit per input)
+    // holds.
     struct alignas(64) Worker {
         Scratch scratch;
         uint64_t serial = 0, ready = 0;
@@ -103,11 +104,12 @@ private:
     Input form_of(const Panels &w) const;
     Input form_of(const Matrix &w) const;
     bool same_input(const Matrix &a, const Matrix &b) const;
-    void add_slot(Input form, int64_t in, int64_t rows);
+    void add_input(Input form, int64_t in, int64_t rows);
     template <class Fill, class Store>
     void multiply(int64_t rows, Fill fill, Store store);
     void plan(int64_t rows);
-    void run_piece(const Piece &piece, const Piece *next, const Slot &slot, const char *x);
+    void run_piece(const Piece &piece, const Piece *next, const PreparedInput &input,
+                   const char *x);
     void table_row(float *to, const Matrix &table, int32_t token);
     void group_spans(const Batch &batch, int64_t tasks);
 
@@ -121,11 +123,11 @@ private:
     // Of the operation in progress.
     std::vector<Work> work_;
     std::vector<Piece> pieces_;
-    std::vector<Slot> slots_;
-    std::vector<const Product *> mixes_;      // [slots]: a product that wants this input
-    std::vector<const Projection *> inputs_;  // [slots]: the same for projections
-    std::vector<const float *> prev_;         // [rows]: state of a span's first row, else null
-    std::vector<float *> row_states_;         // [rows]
+    std::vector<PreparedInput> inputs_;
+    std::vector<const Product *> mixes_;           // [inputs]: a product that wants this input
+    std::vector<const Projection *> projections_;  // [inputs]: the same for projections
+    std::vector<const float *> prev_;              // [rows]: state of a span's first row, else null
+    std::vector<float *> row_states_;              // [rows]
     std::vector<int64_t> groups_;  // row at which each group of spans starts, and the end
     Scratch shared_;
 };

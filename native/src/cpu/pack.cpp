@@ -1,8 +1,8 @@
 // See pack.h.
 #include "cpu/pack.h"
 
+#include "cpu/interleave.h"
 #include "cpu/pack_blocks.h"
-#include "cpu/rows.h"
 #include "error.h"
 #include "weights/half.h"
 #include "weights/quant.h"

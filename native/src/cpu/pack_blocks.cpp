@@ -1,8 +1,8 @@
 // See pack_blocks.h.
 #include "cpu/pack_blocks.h"
 
+#include "cpu/interleave.h"
 #include "cpu/kernels.h"
-#include "cpu/rows.h"
 #include "weights/gguf_blocks.h"
 #include "weights/half.h"
 #include "weights/quant.h"

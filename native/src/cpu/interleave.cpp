@@ -1,5 +1,5 @@
-// See rows.h. Vectors of 16 bytes, which every machine has: the work is bound by memory.
-#include "cpu/rows.h"
+// See interleave.h. Vectors of 16 bytes, which every machine has: the work is bound by memory.
+#include "cpu/interleave.h"
 
 #include "cpu/kernels.h"
 #include "error.h"
