@@ -3,6 +3,8 @@
 // then be refused, and not when a step writes to them.
 #include "cpu/state_memory.h"
 
+#include "memory/huge_pages.h"
+
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -13,12 +15,9 @@ namespace rwkv::cpu {
 
 namespace {
 
-constexpr size_t kHuge = size_t{2} << 20;
 // Smaller pools are a part of the heap: a process may have many of one state, and not as many
 // mappings.
 constexpr size_t kMapped = size_t{1} << 20;
-
-constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 struct Reservation {
     std::byte *mapping = nullptr, *base = nullptr;  // null: `heap` has it
@@ -26,16 +25,16 @@ struct Reservation {
     size_t size = 0, open = 0;                      // bytes of all states; from `base`: may be used
     std::vector<std::byte> heap;
 
-    explicit Reservation(size_t bytes) : size(round_up(bytes, kHuge)) {
+    explicit Reservation(size_t bytes) : size(round_up(bytes, huge_page)) {
         if (bytes < kMapped) {
             heap.resize(bytes + 64);
             return;
         }
-        void *const address = map(nullptr, size + kHuge, 0);
+        void *const address = map(nullptr, size + huge_page, 0);
         if (address == MAP_FAILED) throw std::bad_alloc();
         mapping = static_cast<std::byte *>(address);
-        length = size + kHuge;
-        base = mapping + (round_up(reinterpret_cast<size_t>(mapping), kHuge) -
+        length = size + huge_page;
+        base = mapping + (round_up(reinterpret_cast<size_t>(mapping), huge_page) -
                           reinterpret_cast<size_t>(mapping));
     }
     ~Reservation() {
@@ -54,7 +53,7 @@ struct Reservation {
     }
     void use(size_t bytes) {
         if (!base) return;
-        const size_t wanted = std::min(round_up(bytes, kHuge), size);
+        const size_t wanted = std::min(round_up(bytes, huge_page), size);
         if (wanted > open) {
             if (mprotect(base + open, wanted - open, PROT_READ | PROT_WRITE) != 0)
                 throw std::bad_alloc();

@@ -1,7 +1,7 @@
 // See slab.h.
 #include "memory/slab.h"
 
-#include <sys/mman.h>
+#include "memory/huge_pages.h"
 
 #include <algorithm>
 #include <exception>
@@ -10,16 +10,6 @@
 #include <utility>
 
 namespace rwkv {
-
-namespace {
-
-constexpr size_t huge = size_t{2} << 20;
-// Address space only: a page costs memory once it is written to.
-constexpr size_t mapping_bytes = size_t{64} << 20;
-
-constexpr size_t round_up(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
-
-}  // namespace
 
 Slab::Slab(size_t block_bytes, size_t blocks)
     : block_(round_up(std::max<size_t>(block_bytes, 1), 64)),
@@ -69,19 +59,12 @@ void *Slab::cut() {
         if (mapping.cut < blocks_) return base + block_ * mapping.cut++;
     Mapping made;
     made.free.reserve(blocks_);  // give() needs no memory
-    const size_t bytes = round_up(block_ * blocks_, huge);
-    void *address = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (address == MAP_FAILED) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-    madvise(address, bytes, MADV_HUGEPAGE);  // advice: without it everything works, more slowly
-#endif
-    auto *base = static_cast<std::byte *>(address);
+    std::byte *const base = map_huge(block_ * blocks_);
     made.cut = 1;
     try {
         mappings_.emplace(base, std::move(made));
     } catch (...) {
-        munmap(address, bytes);
+        unmap_huge(base, block_ * blocks_);
         throw;
     }
     return base;
@@ -97,13 +80,13 @@ void Slab::give(void *block) {
                (!other.second.free.empty() || other.second.cut < blocks_);
     };
     if (std::none_of(mappings_.begin(), mappings_.end(), has_room)) return;
-    munmap(owner->first, round_up(block_ * blocks_, huge));
+    unmap_huge(owner->first, block_ * blocks_);
     mappings_.erase(owner);
 }
 
 void Slab::clear() {
     if (prefault_) prefault_->recall();
-    for (const auto &[base, mapping] : mappings_) munmap(base, round_up(block_ * blocks_, huge));
+    for (const auto &[base, mapping] : mappings_) unmap_huge(base, block_ * blocks_);
     mappings_.clear();
 }
 
