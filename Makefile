@@ -28,7 +28,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 build: $(VENV)/.installed $(VENV)/.browser-files  ## set everything up: .venv with the package, editable (the default)
 
 serve: build $(VENV)/.sound  ## serve the demo model on http://127.0.0.1:8000 (ARGS="--port 8001 --model X.pth")
-	@$(BIN)/rwkv-native serve --no-deploy $(ARGS)
+	@$(BIN)/rwkv-native serve $(ARGS)
 
 test: build $(VENV)/.sound  ## run all tests with reduced counts (TESTS=tests/unit ARGS="-k name")
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS) $(ARGS)

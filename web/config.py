@@ -8,9 +8,10 @@ changes.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -345,6 +346,7 @@ class Config:
         SettingError names the flag or the variable that is wrong."""
         environ = os.environ if environ is None else environ
         known = {one.name: one for one in fields(cls)}
+        _refuse_misspelt(environ, [variable(name) for name in known])
         given: dict[str, Any] = {}
         for name, one in known.items():
             text = environ.get(variable(name), "").strip()
@@ -390,6 +392,15 @@ class Config:
             return self.host
         host = f"[{self.host}]" if ":" in self.host and not self.host.startswith("[") else self.host
         return f"{host}:{self.port}"
+
+
+def _refuse_misspelt(environ: Mapping[str, str], known: Sequence[str]) -> None:
+    """A variable that is nearly a setting is one that its owner believes to be set. Others of the
+    prefix may be anybody's: Kubernetes makes some of a service's name."""
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            for near in difflib.get_close_matches(name, known, n=1, cutoff=0.9):
+                raise SettingError(name, f"is no setting; did you mean {near}?")
 
 
 def _check(one: Field[Any], value: Any) -> None:

@@ -108,5 +108,14 @@ def test_the_manual_has_the_table() -> None:
     assert found and found[0] == table(), "run: python tests/unit/test_config.py"
 
 
+def test_a_misspelt_variable_is_refused() -> None:
+    for wrong, right in (("PRT", "PORT"), ("API_KEYS", "API_KEY"), ("DEPLOI", "DEPLOY")):
+        with pytest.raises(SettingError, match=rf"RWKV_NATIVE_{wrong} .* RWKV_NATIVE_{right}\?$"):
+            Config.from_environment({f"RWKV_NATIVE_{wrong}": "1"})
+    # What Kubernetes tells of a service called rwkv-native, and what is no setting of a server.
+    others = ("SERVICE_HOST", "SERVICE_PORT", "PORT_8000_TCP", "PORT_8000_TCP_ADDR", "DEBUG")
+    assert Config.from_environment({f"RWKV_NATIVE_{n}": "x" for n in others}) == Config()
+
+
 if __name__ == "__main__":
     PAGE.write_text(TABLE.sub(lambda _: table(), PAGE.read_text()))

@@ -165,11 +165,15 @@ def _announce(server: Any) -> None:
         where = f"{UNIX}{bound}"
     else:
         host, port = bound[:2]
+        everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host)
+        host = everywhere or host
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         where = f"{url} (OpenAI clients: base_url {url}/v1)"
+        if everywhere:
+            where += f"\nOther machines reach it by this machine's address, port {port}."
     print(f"\nrwkv-native {rn.__version__}: {where}", file=sys.stderr)
     if url is not None:
-        print(f"Try it at {url}/docs, or with `rwkv-native chat`.", file=sys.stderr)
+        print(f"Try it at {url}/docs.", file=sys.stderr)
     print("Ctrl-C ends it.\n", file=sys.stderr, flush=True)
 
 
