@@ -259,8 +259,8 @@ size_t packed_size(int32_t dtype, int64_t rows, int64_t in) {
     if (rows < 1 || in < 1 || rows > int64_t{1} << 40 || in > int64_t{1} << 20)
         throw invalid("rows and in must be at least 1, and at most 2^40 and 2^20");
     const auto panels =
-        static_cast<size_t>((rows + rwkv::quant::kOutputs - 1) / rwkv::quant::kOutputs);
-    return panels * rwkv::quant::panel_bytes(*type, in);
+        static_cast<size_t>((rows + rwkv::panels::kOutputs - 1) / rwkv::panels::kOutputs);
+    return panels * rwkv::panels::bytes(*type, in);
 }
 
 }  // namespace

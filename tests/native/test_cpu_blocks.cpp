@@ -17,13 +17,14 @@ struct Blocks {
 
     Blocks(Backend &backend, Random &random, int64_t out, int64_t in, DType type) {
         const int64_t panels = (out + 15) / 16;
-        const size_t each = quant::panel_bytes(type, in);
+        const size_t each = panels::bytes(type, in);
         memory = backend.floats(each * static_cast<size_t>(panels) / sizeof(float));
         matrix.out = out, matrix.in = in, matrix.stored = type;
         matrix.data = memory.data;
         const double scale = 1 / std::sqrt(static_cast<double>(in));
         for (int64_t panel = 0; panel < panels; ++panel) {
-            Floats weights(static_cast<size_t>(quant::groups(type, in) * quant::group(type) * 16));
+            Floats weights(
+                static_cast<size_t>(panels::groups(type, in) * panels::group(type) * 16));
             for (int64_t k = 0; k < in; ++k)
                 for (int64_t o = 0; o < 16 && panel * 16 + o < out; ++o)
                     weights[static_cast<size_t>(k * 16 + o)] =
@@ -33,7 +34,7 @@ struct Blocks {
     }
     std::byte *panel_at(int64_t panel) const {
         return static_cast<std::byte *>(matrix.data) +
-               static_cast<size_t>(panel) * quant::panel_bytes(matrix.stored, matrix.in);
+               static_cast<size_t>(panel) * panels::bytes(matrix.stored, matrix.in);
     }
 };
 
@@ -43,8 +44,8 @@ struct Quantised {
     Floats s;
 
     Quantised(const float *x, DType type, int64_t in)
-        : p(static_cast<size_t>(quant::groups(type, in) * quant::group(type))),
-          s(static_cast<size_t>(quant::groups(type, in))) {
+        : p(static_cast<size_t>(panels::groups(type, in) * panels::group(type))),
+          s(static_cast<size_t>(panels::groups(type, in))) {
         quant::quantise_row(p.data(), s.data(), x, type, in);
     }
     double times(const Blocks &w, int64_t o) const {
@@ -58,7 +59,7 @@ void test_prepared_rows(DType type) {
     const cpu::Type stored = type == DType::i8 ? cpu::kI8 : cpu::kI4;
     const cpu::Input form = type == DType::i8 ? cpu::kBytes : cpu::kHalfBytes;
     CHECK(kernels.input(stored, cpu::kF32) == form && kernels.input(stored, cpu::kF16) == form);
-    const int64_t size = quant::group(type);
+    const int64_t size = panels::group(type);
     const int zero = type == DType::i8 ? 128 : 8;
     Random random{1};
     for (const int64_t in : {1, 3, 31, 32, 33, 64, 65, 100, 128, 777}) {
@@ -76,7 +77,7 @@ void test_prepared_rows(DType type) {
         std::vector<char> row(static_cast<size_t>(cpu::row_bytes(form, in)), 'x');
         kernels.round(row.data(), x.data(), in, cpu::kF32, form);
         int wrong = 0;
-        for (int64_t g = 0; g < quant::groups(type, in); ++g) {
+        for (int64_t g = 0; g < panels::groups(type, in); ++g) {
             const char *group = row.data() + g * cpu::group_bytes(stored);
             int total = 0;
             for (int64_t k = 0; k < size; ++k) {
@@ -139,7 +140,7 @@ void test_extremes(DType type) {
         Blocks w(*backend, random, 16, 64, type);
         // q = 127 or 7, and -127 or -8, by the byte
         const std::byte least{type == DType::i8 ? uint8_t{1} : uint8_t{0}}, most{0xff};
-        std::byte *quants = w.panel_at(0) + quant::scale_bytes(type, 64);
+        std::byte *quants = w.panel_at(0) + panels::scale_bytes(type, 64);
         std::fill(quants, w.panel_at(1), sign > 0 ? most : least);
         for (const float value : {2.0f, -2.0f}) {
             const Floats x(64, value);

@@ -17,7 +17,7 @@ std::span<const std::byte> bytes_of(const Matrix &m) {
 // Output o of a packed matrix.
 Floats unpacked(const Matrix &m, int64_t o) {
     Floats row(static_cast<size_t>(m.in));
-    const size_t panel = quant::panel_bytes(m.stored, m.in);
+    const size_t panel = panels::bytes(m.stored, m.in);
     quant::unpack(row.data(), bytes_of(m).data() + static_cast<size_t>(o / 16) * panel, m.stored,
                   m.in, o % 16);
     return row;
@@ -51,7 +51,7 @@ void test_every_shape_and_source() {
                     CHECK(m.out == out && m.in == in && m.stored == stored &&
                           m.compute == DType::bf16);
                     const size_t panels = static_cast<size_t>((out + 15) / 16);
-                    CHECK(m.bytes == panels * quant::panel_bytes(stored, in));
+                    CHECK(m.bytes == panels * panels::bytes(stored, in));
                     CHECK(reinterpret_cast<uintptr_t>(m.data) % 64 == 0);
                     CHECK(change(m, source.values) < (stored == DType::i8 ? 0.006 : 0.1));
                     const Matrix again = three->matrix(source.tensor, {DType::bf16, stored}, false);
@@ -97,7 +97,7 @@ struct Packed {
             std::byte bytes[64];
         };
         const int64_t out = source.tensor.shape[0], in = source.tensor.shape[1];
-        const size_t size = static_cast<size_t>((out + 15) / 16) * quant::panel_bytes(type, in);
+        const size_t size = static_cast<size_t>((out + 15) / 16) * panels::bytes(type, in);
         const auto lines = std::make_shared<std::vector<Line>>(size / 64);
         const Floats values(source.values.begin(), source.values.end());
         quant::pack(lines->front().bytes, values.data(), type, out, in);
@@ -247,9 +247,9 @@ void test_blocks_of_a_file() {
             for (int64_t o = 0; o < m.out; ++o) {
                 const Floats row = unpacked(m, o);
                 const float *wanted = source.values.data() + o * m.in;
-                for (int64_t g = 0; g < m.in; g += quant::group(m.stored)) {
+                for (int64_t g = 0; g < m.in; g += panels::group(m.stored)) {
                     double largest = 0;
-                    const int64_t end = g + quant::group(m.stored);
+                    const int64_t end = g + panels::group(m.stored);
                     for (int64_t k = g; k < end; ++k)
                         largest = std::max(largest, std::fabs(double{wanted[k]}));
                     for (int64_t k = g; k < end; ++k) {

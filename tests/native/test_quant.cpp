@@ -17,7 +17,7 @@ using Panel = std::vector<std::byte>;
 // `value`.
 template <class Value>
 Floats tile(DType type, int64_t in, int64_t outputs, Value value) {
-    Floats w(static_cast<size_t>(quant::groups(type, in) * quant::group(type) * 16), 0.0f);
+    Floats w(static_cast<size_t>(panels::groups(type, in) * panels::group(type) * 16), 0.0f);
     for (int64_t k = 0; k < in; ++k)
         for (int64_t o = 0; o < outputs; ++o) w[static_cast<size_t>(k * 16 + o)] = value(k, o);
     return w;
@@ -31,7 +31,7 @@ Floats unpacked(const Panel &panel, DType type, int64_t in, int64_t o) {
 
 Panel packed(const Floats &w, DType type, int64_t in, const uint16_t *scales = nullptr,
              quant::Loss *loss = nullptr) {
-    Panel panel(quant::panel_bytes(type, in), std::byte{0xee});
+    Panel panel(panels::bytes(type, in), std::byte{0xee});
     const quant::Loss found = quant::pack_panel(panel.data(), w.data(), type, in, scales);
     if (loss) *loss = found;
     return panel;
@@ -44,19 +44,19 @@ uint16_t scale_of(const Panel &panel, int64_t group, int64_t o) {
 }
 
 void test_sizes() {
-    CHECK(quant::panel_bytes(DType::i8, 768) == 12 * 16 * (2 + 64));
-    CHECK(quant::panel_bytes(DType::i4, 768) == 24 * 16 * (2 + 16));
+    CHECK(panels::bytes(DType::i8, 768) == 12 * 16 * (2 + 64));
+    CHECK(panels::bytes(DType::i4, 768) == 24 * 16 * (2 + 16));
     // 3 groups: 96 bytes of scales, filled up to 128.
-    CHECK(quant::panel_bytes(DType::i8, 129) == 128 + 3 * 16 * 64);
-    CHECK(quant::panel_bytes(DType::i4, 65) == 128 + 3 * 16 * 16);
-    CHECK(quant::panel_bytes(DType::i4, 1) == 64 + 16 * 16);
+    CHECK(panels::bytes(DType::i8, 129) == 128 + 3 * 16 * 64);
+    CHECK(panels::bytes(DType::i4, 65) == 128 + 3 * 16 * 16);
+    CHECK(panels::bytes(DType::i4, 1) == 64 + 16 * 16);
 }
 
 // Numbers that are their own q at d = 1/2, at the places that quant.h gives them.
 void test_layout() {
     const std::vector<uint16_t> scales(3 * 16, to_f16(0.5f));
     for (const DType type : {DType::i8, DType::i4}) {
-        const int64_t size = quant::group(type), in = 2 * size + 6;
+        const int64_t size = panels::group(type), in = 2 * size + 6;
         const int least = type == DType::i8 ? -127 : -8, values = type == DType::i8 ? 255 : 16;
         const auto number = [&](int64_t k, int64_t o) {
             return least + static_cast<int>((k * 37 + o * 11) % values);
@@ -141,7 +141,7 @@ void test_int4_finds_the_scale() {
         const Panel panel = packed(w, DType::i4, in, nullptr, &loss);
         double error = 0, least = 0, plain = 0;
         int negative = 0;
-        for (int64_t g = 0; g < quant::groups(DType::i4, in); ++g)
+        for (int64_t g = 0; g < panels::groups(DType::i4, in); ++g)
             for (int64_t o = 0; o < 16; ++o) {
                 const float *group = w.data() + g * 512 + o;
                 double extreme = 0;
@@ -192,10 +192,10 @@ void test_product() {
             const Floats w = tile(
                 type, in, 16, [&](int64_t, int64_t) { return static_cast<float>(random.next()); });
             const Panel panel = packed(w, type, in);
-            Floats x = random.floats(in), s(static_cast<size_t>(quant::groups(type, in)));
-            const int64_t size = quant::group(type);
+            Floats x = random.floats(in), s(static_cast<size_t>(panels::groups(type, in)));
+            const int64_t size = panels::group(type);
             std::fill_n(x.begin(), std::min<int64_t>(in, size), in == 200 ? 0.0f : 0.25f);
-            std::vector<int8_t> p(static_cast<size_t>(quant::groups(type, in) * size), 99);
+            std::vector<int8_t> p(static_cast<size_t>(panels::groups(type, in) * size), 99);
             quant::quantise_row(p.data(), s.data(), x.data(), type, in);
             for (int64_t k = 0; k < static_cast<int64_t>(p.size()); ++k) {
                 const double step = s[static_cast<size_t>(k / size)],

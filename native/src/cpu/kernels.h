@@ -5,6 +5,7 @@
 #pragma once
 
 #include "sampling/logit_row.h"
+#include "weights/panels.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -20,30 +21,17 @@ enum Act : int32_t {
     kSilu = 4
 };  // as Activation
 
-// Matrices are packed in panels of 16 outputs. A panel holds its inputs in order, 16 outputs each,
-// so that a vector register is filled with outputs and every sum runs over the inputs from first
-// to last in one accumulator: whatever the blocking over rows, panels or threads, the bits are the
-// same.
-//   f32, f16   [panel][in][16]
-//   bf16       [panel][in / 2][16][2], so that one word widens with one shift and one mask
-// `in` is padded to an even number, `out` to whole panels, both with zeros. int8 and int4 are laid
-// out as quant.h says.
-constexpr int64_t kPanel = 16;
-
-// Inputs that share a scale in int8 and int4.
-constexpr int64_t group_of(Type stored) { return stored == kI8 ? 64 : 32; }
+// Matrices are packed in the panels of weights/panels.h.
+constexpr int64_t kPanel = panels::kOutputs;
+constexpr int64_t group_of(Type stored) { return panels::group(static_cast<DType>(stored)); }
 constexpr int64_t groups_of(Type stored, int64_t in) {
-    return (in + group_of(stored) - 1) / group_of(stored);
+    return panels::groups(static_cast<DType>(stored), in);
 }
-// The fp16 scales that open an int8 or int4 panel.
 constexpr int64_t scale_bytes(Type stored, int64_t in) {
-    return (groups_of(stored, in) * kPanel * 2 + 63) / 64 * 64;
+    return static_cast<int64_t>(panels::scale_bytes(static_cast<DType>(stored), in));
 }
 constexpr int64_t panel_bytes(Type stored, int64_t in) {
-    if (stored == kI8 || stored == kI4)
-        return scale_bytes(stored, in) +
-               groups_of(stored, in) * group_of(stored) * kPanel / (stored == kI8 ? 1 : 2);
-    return (in + 1) / 2 * 2 * kPanel * (stored == kF32 ? 4 : 2);
+    return static_cast<int64_t>(panels::bytes(static_cast<DType>(stored), in));
 }
 
 // How a row that enters a product is prepared. `Kernels::input` says which form a matrix wants.

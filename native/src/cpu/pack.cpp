@@ -168,7 +168,7 @@ Matrix pack(const Tensor &weights, Precision precision, bool transposed, Arena &
     matrix.compute = precision.compute;
     matrix.stored = mapped ? tensor.dtype : plain_type(tensor, precision.compute);
     const int64_t panels = (matrix.out + kPanel - 1) / kPanel;
-    matrix.bytes = static_cast<size_t>(panels) * quant::panel_bytes(matrix.stored, matrix.in);
+    matrix.bytes = static_cast<size_t>(panels) * panels::bytes(matrix.stored, matrix.in);
     if (mapped) {
         use_mapped(matrix, tensor);
         return matrix;

@@ -16,7 +16,6 @@ namespace rwkv::cpu {
 namespace {
 
 static_assert(static_cast<int>(DType::i8) == kI8 && static_cast<int>(DType::i4) == kI4);
-static_assert(quant::kOutputs == kPanel);
 
 // Whether the file's own scales serve: blocks of one scale, as many weights as a group, and numbers
 // that fit.
@@ -32,8 +31,9 @@ public:
         : stored_(stored),
           length_(in + 16),  // rows a multiple of 4 KiB apart would share a cache set
           lines_(static_cast<size_t>(kPanel * length_)),
-          weights_(static_cast<size_t>(quant::groups(stored, in) * quant::group(stored) * kPanel)),
-          scales_(static_cast<size_t>(quant::groups(stored, in) * kPanel)) {}
+          weights_(
+              static_cast<size_t>(panels::groups(stored, in) * panels::group(stored) * kPanel)),
+          scales_(static_cast<size_t>(panels::groups(stored, in) * kPanel)) {}
 
     quant::Loss pack(std::byte *to, const Tensor &tensor, int64_t panel) {
         const int64_t in = tensor.shape[1], first = panel * kPanel;
@@ -77,7 +77,7 @@ bool harmed_by_int4(const Tensor &tensor, Pool &pool, const std::function<void()
     pool.run(samples, [&](int64_t i, int) {
         alive();
         Tile tile(DType::i4, in);
-        std::vector<std::byte> packed(quant::panel_bytes(DType::i4, in));
+        std::vector<std::byte> packed(panels::bytes(DType::i4, in));
         losses[static_cast<size_t>(i)] = tile.pack(packed.data(), tensor, panels * i / samples);
     });
     quant::Loss loss;
@@ -96,7 +96,7 @@ Matrix pack_blocks(const Tensor &tensor, Precision precision, Arena &arena, Pool
     matrix.compute = precision.compute;
     matrix.stored = spared ? DType::i8 : precision.stored;
     const int64_t panels = (matrix.out + kPanel - 1) / kPanel;
-    const size_t bytes = quant::panel_bytes(matrix.stored, matrix.in);
+    const size_t bytes = panels::bytes(matrix.stored, matrix.in);
     matrix.bytes = static_cast<size_t>(panels) * bytes;
     Arena::Piece piece = arena.take(matrix.bytes);
     matrix.data = piece.data;

@@ -44,8 +44,8 @@ void require_whole_panels(const Tensor &t, uint64_t nbytes) {
     const bool matrix = plain || turned;
     const int64_t out = matrix ? t.shape[turned ? 1 : 0] : 0,
                   in = matrix ? t.shape[turned ? 0 : 1] : 0;
-    if (!matrix || nbytes / quant::panel_bytes(t.dtype, in) <
-                       (static_cast<uint64_t>(out) + quant::kOutputs - 1) / quant::kOutputs) {
+    if (!matrix || nbytes / panels::bytes(t.dtype, in) <
+                       (static_cast<uint64_t>(out) + panels::kOutputs - 1) / panels::kOutputs) {
         throw invalid("the tensor " + t.name + " is not a matrix packed as " + name_of(t.dtype));
     }
 }

@@ -15,6 +15,11 @@
 
 namespace rwkv::quant {
 
+using panels::group;
+using panels::groups;
+using panels::kOutputs;
+using panels::scale_bytes;
+
 namespace {
 
 // Weights of a group of all outputs, a tile [group][16].
@@ -170,12 +175,12 @@ float put(std::byte *to, float w, DType type) {
 
 Loss pack_plain(std::byte *panels, const float *weights, DType type, int64_t rows, int64_t in) {
     std::memset(panels, 0,
-                static_cast<size_t>((rows + kOutputs - 1) / kOutputs) * panel_bytes(type, in));
+                static_cast<size_t>((rows + kOutputs - 1) / kOutputs) * panels::bytes(type, in));
     Loss loss;
     for (int64_t o = 0; o < rows; ++o)
         for (int64_t k = 0; k < in; ++k) {
             const float w = weights[o * in + k];
-            const int64_t at = bytes_of(type, place_in_panels(type, in, o, k));
+            const int64_t at = bytes_of(type, panels::place(type, in, o, k));
             const double e = static_cast<double>(w) - put(panels + at, w, type);
             loss.error += e * e;
             loss.norm += static_cast<double>(w) * w;
@@ -215,7 +220,7 @@ Loss pack(std::byte *panels, const float *weights, DType type, int64_t rows, int
     if (!is_quantised(type)) return pack_plain(panels, weights, type, rows, in);
     std::vector<float> tile(static_cast<size_t>(groups(type, in) * tile_of(type)));
     Loss loss;
-    for (int64_t first = 0; first < rows; first += kOutputs, panels += panel_bytes(type, in)) {
+    for (int64_t first = 0; first < rows; first += kOutputs, panels += panels::bytes(type, in)) {
         if (rows - first < kOutputs) std::fill(tile.begin(), tile.end(), 0.0f);
         for (int64_t k = 0; k < in; ++k)
             for (int64_t o = 0; o < kOutputs && first + o < rows; ++o)

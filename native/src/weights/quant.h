@@ -8,16 +8,7 @@
 // int8 has precision to spare, and half as many scales to apply make its products 1.15 times as
 // fast. The last group of an output is filled up with q = 0.
 //
-// Panels of 16 outputs, as all matrices of the CPU (cpu/kernels.h), G groups:
-//   scales   [G][16] fp16, then zeros up to a multiple of 64 bytes
-//   int8     [G][16][16][4] bytes: q + 128 of input 4 s + j, step s, byte j, so that one dot-product
-//            instruction of unsigned by signed bytes takes 16 outputs by 4 inputs
-//   int4     [G][4][16][4] bytes: q + 8 of input 8 s + j in the low half, of 8 s + 4 + j in the high half
-// or, of plain numbers,
-//   fp32, fp16   [in][16]
-//   bf16         [in / 2][16][2]
-// with `in` padded to an even number. Outputs are padded to whole panels with zeros (d = 0, q = 0).
-// The layout is the same for every instruction set, so a file may hold it.
+// They lie in the panels of panels.h.
 //
 // A row x that enters a product is quantised as well: per group of the matrix s = max |x| / 127 and
 // p = round(x · (127 / max |x|)), each step in fp32 and ties to even (s = p = 0 if all |x| <
@@ -25,28 +16,13 @@
 //   y = Σ_g fp32(Σ_k q p) · (d s)      in fp32, groups in order, the inner sum exact in int32.
 #pragma once
 
+#include "weights/panels.h"
 #include "weights/tensor.h"
 
 #include <cstddef>
 #include <cstdint>
 
 namespace rwkv::quant {
-
-constexpr int64_t kOutputs = 16;  // of a panel
-
-// Inputs that share a scale.
-constexpr int64_t group(DType type) { return type == DType::i8 ? 64 : 32; }
-constexpr int64_t groups(DType type, int64_t in) { return (in + group(type) - 1) / group(type); }
-constexpr size_t scale_bytes(DType type, int64_t in) {
-    return (static_cast<size_t>(groups(type, in)) * kOutputs * 2 + 63) / 64 * 64;
-}
-// Bytes of a panel, a multiple of 64; type i8, i4, f32, f16 or bf16.
-constexpr size_t panel_bytes(DType type, int64_t in) {
-    if (!is_quantised(type))
-        return static_cast<size_t>((in + 1) / 2 * 2 * kOutputs) * size_of(type);
-    const auto weights = static_cast<size_t>(groups(type, in) * group(type)) * kOutputs;
-    return scale_bytes(type, in) + (type == DType::i8 ? weights : weights / 2);
-}
 
 // What rounding changed: Σ (w − d q)² and Σ w².
 struct Loss {

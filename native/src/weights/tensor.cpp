@@ -5,6 +5,7 @@
 
 #include "weights/gguf_blocks.h"
 #include "weights/half.h"
+#include "weights/panels.h"
 
 #include <cstring>
 
@@ -94,7 +95,7 @@ void read_row(float *out, const Tensor &tensor, int64_t row) {
     if (tensor.packed) {
         const int64_t in = tensor.shape[1];
         for (int64_t k = 0; k < in; ++k) {
-            const int64_t place = place_in_panels(tensor.dtype, in, row, k);
+            const int64_t place = panels::place(tensor.dtype, in, row, k);
             read_line(out + k, tensor.data + bytes_of(tensor.dtype, place), tensor.dtype, 1, 1);
         }
         return;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "weights/change.h"
+#include "weights/dtype.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -11,30 +12,6 @@
 #include <vector>
 
 namespace rwkv {
-
-// i8 and i4 are the block formats of quant.h: of matrices in memory and in packed files. q4_0 and
-// the others are those of GGUF files (gguf_blocks.h): of tensors in a file, and of tables that are
-// only looked up.
-enum class DType : int32_t {
-    f32 = 0,
-    f16 = 1,
-    bf16 = 2,
-    f64 = 3,
-    i8 = 4,
-    i4 = 5,
-    q4_0 = 16,
-    q4_1 = 17,
-    q5_0 = 18,
-    q5_1 = 19,
-    q8_0 = 20,
-    q4_k = 21,
-    q5_k = 22,
-    q6_k = 23,
-};
-
-constexpr bool in_blocks(DType t) { return t >= DType::q4_0; }
-constexpr bool is_quantised(DType t) { return t == DType::i8 || t == DType::i4; }
-constexpr size_t size_of(DType t) { return t == DType::f64 ? 8 : t == DType::f32 ? 4 : 2; }
 
 // The least that stands by itself: an element, or a block of neighbours in a row.
 struct Unit {
@@ -70,12 +47,6 @@ struct Precision {
     Precision(DType computed, DType kept) : compute(computed), stored(kept) {}
     bool operator==(const Precision &) const = default;
 };
-
-// Where input k of output o lies in panels of plain numbers (quant.h), in elements.
-constexpr int64_t place_in_panels(DType t, int64_t in, int64_t o, int64_t k) {
-    const int64_t panel = o / 16 * 16 * ((in + 1) / 2 * 2);
-    return panel + (t == DType::bf16 ? (k / 2 * 16 + o % 16) * 2 + k % 2 : k * 16 + o % 16);
-}
 
 struct Tensor {
     std::string name;
