@@ -11,14 +11,18 @@
 #include "weights/tensor.h"
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rwkv {
+
+struct SamplingOptions;
 
 // fp32 memory of a backend, zeroed when made.
 struct Buffer {
@@ -166,6 +170,44 @@ struct Wkv4 {
     float *y = nullptr;                                    // [rows, A]: r ⊙ wkv
 };
 
+// What a seat draws from: the logits behind the last certain token and, while the tokens drawn are
+// those that have been guessed, behind each of these. Or what it scores.
+struct Draw {
+    int32_t seat = 0;
+    float *logits = nullptr;  // [1 + guesses, vocab]; as they were afterwards
+    std::span<const int32_t> guesses;
+    const uint64_t *mask = nullptr;   // a bit for each id that may be drawn; null: all may be
+    std::span<const int32_t> scored;  // instead of a draw: tokens, one for each row of the logits
+};
+
+// What has become of one: a token, and one more behind each guess that came true; or all that are
+// scored. Where a row cannot be drawn from, nothing follows but the failure.
+struct Drawn {
+    struct Token {
+        int32_t id = 0;
+        // By the logits as the model gave them: of the token, then of the most likely ones.
+        std::vector<std::pair<int32_t, float>> logprobs;
+    };
+    std::vector<Token> tokens;
+    std::exception_ptr failure;
+};
+
+// The draws of one engine. A seat is the place of a sequence: its options, and what has been drawn
+// there so far. Called by one thread.
+class Drawing {
+public:
+    virtual ~Drawing() = default;
+
+    // Gives a seat to another sequence. The options have passed check().
+    virtual void seat(int32_t seat, const SamplingOptions &options,
+                      std::span<const int32_t> prompt) = 0;
+    // In the order of the steps; no two of one seat. Spans must stay until they are settled.
+    virtual void draw(std::span<const Draw> draws) = 0;
+    // Waits for the oldest draws that have not been settled; in their order, valid until the next
+    // call of draw().
+    virtual std::span<const Drawn> settle() = 0;
+};
+
 class Backend {
 public:
     virtual ~Backend() = default;
@@ -231,11 +273,11 @@ public:
     // x += gate ⊙ (W · y); gate [rows, out], or null for ones.
     virtual void linear_add(float *x, const Matrix &w, const float *y, const Batch &batch,
                             const float *gate = nullptr) = 0;
-    // logits[i] = W · LayerNorm(x[logit_rows[i]]); logits is host memory [logit_rows, vocab].
+    // logits[i] = W · LayerNorm(x[logit_rows[i]]); logits is [logit_rows, vocab].
     virtual void head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
                       const Batch &batch) = 0;
-    // Calls task(i) once for every i in [0, tasks) on all threads, in any order.
-    virtual void spread(int64_t tasks, const std::function<void(int64_t)> &task) = 0;
+    // Draws for so many seats, from logits of `vocab` columns. The backend must outlive it.
+    virtual std::unique_ptr<Drawing> drawing(int32_t seats, size_t vocab) = 0;
     // Barriers so far: what tests count.
     virtual uint64_t barriers() const = 0;
 };

@@ -483,7 +483,7 @@ void test_masks() {
     o.logprobs = 1;
     CHECK(Sampler(o, {}).draw(Floats{9, 1, 2, NAN}, &mask).token == 2);
     CHECK_THROWS(Sampler(o, {}).draw(Floats{9, 1, NAN, 3}, &mask), "NaN");
-    const Drawn drawn = Sampler(o, {}).draw(Floats{9, 1, 2, 3}, &mask);
+    const Sampled drawn = Sampler(o, {}).draw(Floats{9, 1, 2, 3}, &mask);
     CHECK(drawn.token == 2 && drawn.logprobs[0].first == 2 && drawn.logprobs[1].first == 0);
     CHECK_NEAR(drawn.logprobs[0].second,
                2 - std::log(std::exp(9) + std::exp(1) + std::exp(2) + std::exp(3)), 1e-5);
@@ -699,7 +699,7 @@ void test_logprobs() {
         SamplingOptions o = law(1, 0.5, 0);
         o.logprobs = 20;
         o.bias = {{7, 100.f}};  // logprobs are of the model, not of the bias
-        const Drawn drawn = Sampler(o, {}).draw(x);
+        const Sampled drawn = Sampler(o, {}).draw(x);
         CHECK(drawn.token == 7);
         CHECK(drawn.logprobs.size() == 21 && drawn.logprobs[0].first == 7);
         std::vector<size_t> order(n);

@@ -41,18 +41,24 @@ void fill(std::vector<float> &logits, std::span<const int32_t> inputs, Random &r
     }
 }
 
-void test_counts(uint64_t seed, const rwkv::Vocab &vocab, int64_t &undone, int64_t &held) {
+void test_counts(uint64_t seed, rwkv::Backend &backend, const rwkv::Vocab &vocab, int64_t &undone,
+                 int64_t &held) {
     Random random{seed};
     Sequence sequence(request_of(random));
     while (!sequence.decoding()) {
         CHECK(sequence.consistent());
         sequence.prefilled += 1 + random.below(sequence.prompt_left());
     }
+    const auto drawing = backend.drawing(1, n_vocab);
+    drawing->seat(0, sequence.request.sampling, sequence.request.prompt);
     std::vector<float> logits;
     std::vector<int32_t> inputs{sequence.request.prompt.back()};
     while (sequence.finish == Finish::running) {
         fill(logits, inputs, random);
-        sequence.draw(logits, static_cast<int32_t>(inputs.size()), vocab);
+        const auto guesses = static_cast<int32_t>(inputs.size()) - 1;
+        const rwkv::Draw draw{0, logits.data(), sequence.guessed(guesses), nullptr, {}};
+        drawing->draw({&draw, 1});
+        sequence.settle(drawing->settle().front(), guesses, vocab);
         CHECK(sequence.consistent());
         undone += sequence.undone;
         held += sequence.held_from >= 0;
@@ -71,8 +77,9 @@ void test_counts(uint64_t seed, const rwkv::Vocab &vocab, int64_t &undone, int64
 int main() {
     skip_unless_isa_usable();
     const auto vocab = byte_vocab();
+    const auto backend = rwkv::open_backend("cpu", 1);
     int64_t undone = 0, held = 0;
-    for (uint64_t seed = 0; seed < 500; ++seed) test_counts(seed, *vocab, undone, held);
+    for (uint64_t seed = 0; seed < 500; ++seed) test_counts(seed, *backend, *vocab, undone, held);
     CHECK(undone > 100 && held > 100);
     return report();
 }

@@ -51,11 +51,14 @@ INCLUDES: dict[str, set[str]] = {
     "memory/slab": {"memory/huge_pages", "memory/prefault"},
     "backend": {"weights/quant", "cpu"},  # open_backend() alone names the machines
     # Its kernels are compiled with those of the sampler, for one choice of instruction set.
+    # It seats a sampler for whoever draws.
     "cpu": {
         "backend",
         "memory/huge_pages",
         "memory/slab",
+        "sampling/distribution",
         "sampling/logit_row",
+        "sampling/sampler",
         "weights/quant",
     },
     "cuda": {"backend", "weights/quant"},

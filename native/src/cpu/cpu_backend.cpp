@@ -1,6 +1,7 @@
 // See cpu_backend.h.
 #include "cpu/cpu_backend.h"
 
+#include "cpu/drawing.h"
 #include "cpu/pack.h"
 #include "cpu/state_memory.h"
 #include "weights/gguf_blocks.h"
@@ -499,8 +500,8 @@ void CpuBackend::head(float *logits, const Matrix &w, const Norm &ln_out, const 
     multiply(rows, fill, [](auto) {});
 }
 
-void CpuBackend::spread(int64_t tasks, const std::function<void(int64_t)> &task) {
-    pool_.run(tasks, [&](int64_t i, int) { task(i); });
+std::unique_ptr<Drawing> CpuBackend::drawing(int32_t seats, size_t vocab) {
+    return std::make_unique<CpuDrawing>(pool_, seats, vocab);
 }
 
 }  // namespace rwkv::cpu

@@ -71,7 +71,7 @@ public:
                     const float *gate) override;
     void head(float *logits, const Matrix &w, const Norm &ln_out, const float *x,
               const Batch &batch) override;
-    void spread(int64_t tasks, const std::function<void(int64_t)> &task) override;
+    std::unique_ptr<Drawing> drawing(int32_t seats, size_t vocab) override;
     uint64_t barriers() const override { return pool_.barriers(); }
 
 private:

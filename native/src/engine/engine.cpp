@@ -10,7 +10,6 @@
 #include "engine/step.h"
 #include "engine/step_time.h"
 #include "error.h"
-#include "memory/slab.h"
 #include "model/embedding.h"
 
 #include <algorithm>
@@ -42,8 +41,9 @@ struct Engine::Core {
     void make_room(Step &step);
     bool fail_scheduled(Step &step, const std::exception &error, bool prompts_only);
     void forward(Step &step);
-    void sample(Step &step);
-    void settle(const Step::Draw &draw, Step &step);
+    void draw(Step &step);
+    void settle(Step &step);
+    void go_on_after(const Step::Draw &draw, Step &step);
     void pass_on(Sequence &sequence, const float *row);
     void pass_on(const Sequence &sequence, const std::shared_ptr<const Fork> &fork);
     void embed(Sequence &sequence) const noexcept;
@@ -53,9 +53,7 @@ struct Engine::Core {
     void emit() noexcept;
     void end_all(const std::exception &error) noexcept;
     EngineStats stats() const;
-    std::span<float> rows(size_t first, int32_t n) const {
-        return logits.subspan(first * n_vocab, static_cast<size_t>(n) * n_vocab);
-    }
+    float *row(size_t i) const { return logits.data + i * n_vocab; }
     void refuse_speculation(int32_t speculate) const;
     size_t keepable(int64_t bytes) const;
 
@@ -77,10 +75,10 @@ struct Engine::Core {
     std::vector<Sequence *> reporting;       // those with something to say after this step
     std::map<int64_t, StepTime> step_times;  // by depth: texts to embed need fewer layers
     EngineStats done;                        // counts of what has been done
-    // [logits' rows, n_vocab], in huge pages: products write to all rows at once, which lie far
-    // apart.
-    std::unique_ptr<Slab> logits_memory;
-    std::span<float> logits;
+    const std::unique_ptr<Drawing> drawing;
+    // [rows, n_vocab], as one slot, since products write to all rows at once, which lie far apart.
+    States logits;
+    const Buffer known_logits;  // [n_vocab]: behind a prompt that nobody has to read
 
     std::thread thread;
 };
@@ -99,10 +97,14 @@ static int32_t spare_states(const Model &model, const EngineOptions &options) {
         std::min((size_t{48} << 20) / bytes, static_cast<size_t>(options.max_batch)));
 }
 
+// Of sequences that may have one at a time.
+static int32_t places(const Scheduler &scheduler) {
+    return static_cast<int32_t>(scheduler.max_batch() + scheduler.extra_slots());
+}
+
 // For each that has a place a state and one set aside, and one for each that may guess in a step.
 static int32_t slots_for(const Scheduler &scheduler) {
-    const int64_t places = scheduler.max_batch() + scheduler.extra_slots();
-    return static_cast<int32_t>(2 * places + Scheduler::guessing_rows);
+    return static_cast<int32_t>(2 * places(scheduler) + Scheduler::guessing_rows);
 }
 
 Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> vocab_,
@@ -115,7 +117,9 @@ Engine::Core::Core(std::shared_ptr<Model> model_, std::shared_ptr<const Vocab> v
               at_least_1("max_queue", options.max_queue)),
       scheduler(options.max_batch, at_least_1("prefill_chunk", options.prefill_chunk)),
       pool(*model, slots_for(scheduler), spare_states(*model, options)),
-      prefix_cache(*model, pool) {
+      prefix_cache(*model, pool),
+      drawing(model->backend().drawing(places(scheduler), n_vocab)),
+      known_logits(model->backend().floats(n_vocab)) {
     if (!(options.step_ms >= 0 && options.step_ms <= 60e3)) {
         char text[64];
         std::snprintf(text, sizeof text, "step_ms is %g, outside [0, 60000]", options.step_ms);
@@ -140,7 +144,8 @@ void Engine::Core::run() noexcept {
                 admit();
                 plan(step);
                 forward(step);
-                sample(step);
+                draw(step);
+                settle(step);
                 emit();
                 keep_prompts(step);
             }
@@ -225,6 +230,8 @@ void Engine::Core::admit() {
 // Of a sequence that has just got its place: its state, as far as it is known.
 void Engine::Core::start(Sequence &sequence) {
     sequence.state = pool.take();
+    if (!sequence.embeds())
+        drawing->seat(sequence.slot, sequence.request.sampling, sequence.request.prompt);
     if (sequence.fork) return go_on(sequence);
     if (!sequence.embeds() && !sequence.request.score && resume(sequence)) return;
     const auto &given = sequence.request.state;
@@ -256,10 +263,15 @@ void Engine::Core::go_on(Sequence &sequence) {
 
 // Of a sequence whose prompt has been read; `row` are the logits behind it.
 void Engine::Core::draw_first(Sequence &sequence, const Snapshot &row) {
-    std::vector<float> logits_row(n_vocab);
-    model->backend().restore(logits_row.data(), row);
     sequence.ask_mask(n_vocab);
-    if (sequence.finish == Finish::running) sequence.draw(logits_row, 1, *vocab);
+    if (sequence.draws()) {
+        model->backend().restore(known_logits.data, row);
+        const Draw draw{sequence.slot, known_logits.data, {}, sequence.mask_bits(), {}};
+        drawing->draw({&draw, 1});
+        sequence.settle(drawing->settle().front(), 0, *vocab);
+    } else if (sequence.finish == Finish::running) {
+        sequence.settle({}, 0, *vocab);
+    }
     done.completion_tokens += sequence.completion;
     if (sequence.finish != Finish::error) prefix_cache.keep_answer(sequence);
     if (sequence.finish == Finish::running) return;
@@ -308,11 +320,11 @@ void Engine::Core::make_room(Step &step) {
     for (;;) {
         const size_t wanted = static_cast<size_t>(step.logits()) * n_vocab;
         try {
-            if (wanted > logits.size()) {
-                const size_t room = 2 * wanted;  // so that a growing batch moves seldom
-                auto larger = std::make_unique<Slab>(room * sizeof(float), 1);
-                logits = {static_cast<float *>(larger->take()), room};
-                logits_memory = std::move(larger);
+            if (wanted > static_cast<size_t>(logits.stride)) {
+                // Twice as many, so that a growing batch moves seldom.
+                States larger = model->backend().states(2 * wanted, 1);
+                model->backend().use_slots(larger, 1);
+                logits = std::move(larger);
             }
             if (const int64_t rows = step.rows()) model->make_room(rows);
             return;
@@ -338,7 +350,7 @@ void Engine::Core::forward(Step &step) {
     step.began = std::chrono::steady_clock::now();
     try {
         model->forward({&pool.states(), step.tokens, step.spans, step.logit_rows, step.depth},
-                       logits.data());
+                       logits.data);
     } catch (const std::exception &error) {
         // The states are somewhere in the middle of the step: none of them can go on.
         fail_scheduled(step, error, false);
@@ -354,48 +366,66 @@ void Engine::Core::forward(Step &step) {
     }
 }
 
-void Engine::Core::sample(Step &step) {
+// Asks for what comes behind the step's rows.
+void Engine::Core::draw(Step &step) {
     for (const Step::Draw &draw : step.draws) {
-        done.completion_tokens -= draw.sequence->completion;
-        draw.sequence->ask_mask(n_vocab);
+        Sequence &sequence = *draw.sequence;
+        sequence.ask_mask(n_vocab);
+        if (sequence.draws())
+            step.asked.push_back({sequence.slot,
+                                  row(draw.row),
+                                  sequence.guessed(draw.rows - 1),
+                                  sequence.mask_bits(),
+                                  {}});
     }
-    // Each of them touches its own sequence and the memory of its thread only.
-    const auto on_all = [this](const auto &list, const auto &task) {
-        model->backend().spread(static_cast<int64_t>(list.size()),
-                                [&](int64_t i) { task(list[static_cast<size_t>(i)]); });
-    };
-    on_all(step.draws, [this](const Step::Draw &draw) {
-        if (draw.sequence->finish != Finish::running) return;  // it has no mask
-        draw.sequence->draw(rows(draw.row, draw.rows), draw.rows, *vocab);
-    });
-    on_all(step.embedded, [this](Sequence *sequence) { embed(*sequence); });
-    on_all(step.scores, [this](const Step::Score &score) {
-        score.sequence->score(rows(score.row, score.rows), score.rows, score.token);
-    });
-    for (const Step::Score &score : step.scores)
+    for (const auto &[sequence, first, rows, token] : step.scores)
+        if (rows > 0)
+            step.asked.push_back(
+                {sequence->slot,
+                 row(first),
+                 {},
+                 {},
+                 std::span(sequence->request.prompt)
+                     .subspan(static_cast<size_t>(token), static_cast<size_t>(rows))});
+    drawing->draw(step.asked);
+}
+
+// What has come of it, and what that means.
+void Engine::Core::settle(Step &step) {
+    auto drawn = drawing->settle().begin();
+    for (const Step::Draw &draw : step.draws) {
+        Sequence &sequence = *draw.sequence;
+        done.completion_tokens -= sequence.completion;
+        if (sequence.draws())
+            sequence.settle(*drawn++, draw.rows - 1, *vocab);
+        else if (sequence.finish == Finish::running)
+            sequence.settle({}, 0, *vocab);
+        go_on_after(draw, step);
+    }
+    for (const Step::Score &score : step.scores) {
+        score.sequence->score(score.rows > 0 ? *drawn++ : Drawn{});
         if (score.sequence->finish != Finish::running) step.embedded.push_back(score.sequence);
-    for (Sequence *sequence : step.embedded) {
+    }
+    for (Sequence *const sequence : step.embedded) {
+        if (sequence->embeds()) embed(*sequence);
         leave(*sequence);
         reporting.push_back(sequence);
     }
-    for (const Step::Draw &draw : step.draws) settle(draw, step);
     if (step.scheduled.empty()) return;
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - step.began;
     step_time_of(step.depth).saw(static_cast<int64_t>(step.tokens.size()), took.count());
 }
 
-// What has been drawn for a sequence: which state it goes on from, and what is kept of it.
-void Engine::Core::settle(const Step::Draw &draw, Step &step) {
+// Which state it goes on from, and what is kept of it.
+void Engine::Core::go_on_after(const Step::Draw &draw, Step &step) {
     Sequence &sequence = *draw.sequence;
-    const float *const row = &logits[draw.row * n_vocab];
-    const bool running = sequence.finish == Finish::running;
     if (sequence.undone) std::swap(sequence.state, sequence.before);
-    if (draw.first) pass_on(sequence, row);
+    if (draw.first) pass_on(sequence, row(draw.row));
     if (sequence.finish != Finish::error) {
-        if (draw.first && running)
+        if (draw.first && sequence.finish == Finish::running)
             step.prompts_read.push_back(draw);
         else if (draw.first)
-            prefix_cache.keep_prompt(sequence, row);
+            prefix_cache.keep_prompt(sequence, row(draw.row));
         prefix_cache.keep_answer(sequence);
     }
     sequence.before = {};
@@ -459,7 +489,7 @@ void Engine::Core::emit() noexcept {
 // milliseconds, where its memory is new.
 void Engine::Core::keep_prompts(const Step &step) noexcept {
     for (const Step::Draw &draw : step.prompts_read)
-        prefix_cache.keep_prompt(*draw.sequence, &logits[draw.row * n_vocab]);
+        prefix_cache.keep_prompt(*draw.sequence, row(draw.row));
 }
 
 // After a fault of the loop itself: every request ends with the error, and the engine goes on.

@@ -1,4 +1,4 @@
-// One thread: admit -> plan -> forward -> sample -> emit -> ring. The only user of the scheduler;
+// One thread: admit -> plan -> forward -> draw -> settle -> emit. The only user of the scheduler;
 // the only place where requests of different callers meet. Never knows about HTTP, Python or chat.
 #pragma once
 

@@ -2,12 +2,10 @@
 // the engine; never knows about batches, threads or slots.
 #include "engine/sequence.h"
 
-#include "error.h"
-#include "sampling/distribution.h"
-
 #include <algorithm>
 #include <iterator>
 #include <new>
+#include "error.h"
 
 namespace rwkv {
 
@@ -111,7 +109,6 @@ void Event::append(const Event &later) {
 
 Sequence::Sequence(Request asked)
     : request(std::move(asked)),
-      sampler(request.sampling, request.prompt),
       output(request.stops),
       lookup_(request.prompt, request.speculate) {}
 
@@ -158,21 +155,21 @@ std::vector<int32_t> Sequence::unread(int64_t state_read) const {
     return {begin, begin + (shown() - state_read)};
 }
 
-void Sequence::score(std::span<const float> logits, int32_t rows, int64_t token) noexcept {
-    const size_t n = logits.size() / static_cast<size_t>(std::max(rows, 1));
-    const auto most = static_cast<size_t>(std::max(request.sampling.logprobs, 0));
+// A token that counts, with its log-probabilities.
+void Sequence::add(const Drawn::Token &token) {
+    event.tokens.push_back(token.id);
+    event.logprob_width = token.logprobs.size();
+    for (const auto &[likely, logprob] : token.logprobs) {
+        event.logprob_ids.push_back(likely);
+        event.logprobs.push_back(logprob);
+    }
+}
+
+void Sequence::score(const Drawn &scored) noexcept {
     try {
-        event.logprob_width = most + 1;
-        for (int32_t i = 0; i < rows; ++i) {
-            const int32_t scored = request.prompt[static_cast<size_t>(token + i)];
-            const auto found =
-                log_softmax(logits.subspan(static_cast<size_t>(i) * n, n), scored, most);
-            event.tokens.push_back(scored);
-            for (const auto &[likely, logprob] : found) {
-                event.logprob_ids.push_back(likely);
-                event.logprobs.push_back(logprob);
-            }
-        }
+        event.logprob_width = static_cast<size_t>(std::max(request.sampling.logprobs, 0)) + 1;
+        for (const Drawn::Token &token : scored.tokens) add(token);
+        if (scored.failure) std::rethrow_exception(scored.failure);
         if (decoding()) finish = Finish::stop;
     } catch (const std::exception &error) {
         fail(error);
@@ -193,9 +190,8 @@ void Sequence::ask_mask(size_t vocab) noexcept {
     }
 }
 
-void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) noexcept {
-    const size_t n = logits.size() / static_cast<size_t>(draws);
-    verified = draws - 1;
+void Sequence::settle(const Drawn &drawn, int32_t guesses, const Vocab &vocab) noexcept {
+    verified = guesses;
     accepted = 0;
     undone = false;
     read_before = read;
@@ -214,19 +210,19 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
             n_logprobs = event.logprobs.size();
             counted = completion;
             read = prompt_size() + completion;
-            const Drawn drawn =
-                sampler.draw_in_place(logits.subspan(static_cast<size_t>(accepted) * n, n),
-                                      mask.empty() ? nullptr : mask.data());
-            take(drawn, vocab);
-            undone = accepted < verified &&
-                     (finish != Finish::running ||
-                      drawn.token != next[static_cast<size_t>(certain + accepted)]);
+            if (static_cast<size_t>(accepted) == drawn.tokens.size())
+                std::rethrow_exception(drawn.failure);
+            const Drawn::Token &token = drawn.tokens[static_cast<size_t>(accepted)];
+            take(token, vocab);
+            undone =
+                accepted < verified && (finish != Finish::running ||
+                                        token.id != next[static_cast<size_t>(certain + accepted)]);
             if (undone) read = read_before;
             if (finish != Finish::running) return;
             if (undone || accepted == verified) {
                 // What has been through the model for good is not fed to it again.
                 next.resize(undone ? static_cast<size_t>(certain + accepted) : 0);
-                next.push_back(drawn.token);
+                next.push_back(token.id);
                 certain = static_cast<int32_t>(next.size());
                 break;
             }
@@ -245,8 +241,8 @@ void Sequence::draw(std::span<float> logits, int32_t draws, const Vocab &vocab) 
     }
 }
 
-void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
-    const int32_t token = drawn.token;
+void Sequence::take(const Drawn::Token &drawn, const Vocab &vocab) {
+    const int32_t token = drawn.id;
     lookup_.add(token);
     if (contains(request.end_ids, token)) {
         output.finish(event.text);
@@ -256,12 +252,7 @@ void Sequence::take(const Drawn &drawn, const Vocab &vocab) {
     }
     ++completion;
     answer.push_back(token);
-    event.tokens.push_back(token);
-    event.logprob_width = drawn.logprobs.size();
-    for (auto [other, logprob] : drawn.logprobs) {
-        event.logprob_ids.push_back(other);
-        event.logprobs.push_back(logprob);
-    }
+    add(drawn);
     const std::string_view bytes = vocab.bytes(token);
     const bool stop_id = contains(request.stop_ids, token);
     const bool may_stop = completion >= request.sampling.min_tokens;

@@ -108,7 +108,6 @@ struct Sequence {
     uint64_t id = 0;
     uint64_t follows = 0;  // the request that reads the prompt for it, too, until it has; 0: none
     Request request;
-    Sampler sampler;
     Output output;
 
     // Counts. consistent() says how they hang together.
@@ -174,13 +173,19 @@ struct Sequence {
     // The tokens of what is shown that its state, which has read so many, has not.
     std::vector<int32_t> unread(int64_t state_read) const;
 
-    // Draws from logits [draws, vocab], row after row while the guesses come true, decides what
-    // each token means, and guesses again. Never throws: a failure ends this sequence with
-    // Finish::error. Touches nothing but this sequence, and the logits only while it runs.
-    void draw(std::span<float> logits, int32_t draws, const Vocab &vocab) noexcept;
-    // Adds the log-probabilities of the prompt's tokens number `token` and following to the event,
-    // by the logits [rows, vocab] before each.
-    void score(std::span<const float> logits, int32_t rows, int64_t token) noexcept;
+    // Whether something is drawn for it: it has not failed, and more than its prompt is wanted.
+    bool draws() const { return finish == Finish::running && request.max_tokens > 0; }
+    // Of the next draw; null: it has no mask.
+    const uint64_t *mask_bits() const { return mask.empty() ? nullptr : mask.data(); }
+    // The first of its guesses.
+    std::span<const int32_t> guessed(int32_t n) const {
+        return std::span(next).subspan(static_cast<size_t>(certain), static_cast<size_t>(n));
+    }
+    // Decides what each token means that has been drawn, where so many guesses were verified, and
+    // guesses again. Never throws: a failure ends this sequence with Finish::error.
+    void settle(const Drawn &drawn, int32_t guesses, const Vocab &vocab) noexcept;
+    // Adds what has been scored of the prompt to the event.
+    void score(const Drawn &scored) noexcept;
     // Asks for the mask of the next draw. A failure ends this sequence.
     void ask_mask(size_t vocab) noexcept;
     // Text that was held back as a possible stop is dropped.
@@ -189,7 +194,8 @@ struct Sequence {
 
 private:
     int64_t prompt_size() const { return static_cast<int64_t>(request.prompt.size()); }
-    void take(const Drawn &drawn, const Vocab &vocab);
+    void take(const Drawn::Token &drawn, const Vocab &vocab);
+    void add(const Drawn::Token &token);
 
     PromptLookup lookup_;
 };

@@ -51,7 +51,7 @@ void Step::lay_out(const Model &model) {
     }
 }
 
-void Step::discard() noexcept { draws.clear(), scores.clear(), embedded.clear(); }
+void Step::discard() noexcept { draws.clear(), scores.clear(), embedded.clear(), asked.clear(); }
 
 void Step::clear() noexcept {
     scheduled.clear(), tokens.clear(), logit_rows.clear(), spans.clear();

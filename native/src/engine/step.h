@@ -37,6 +37,7 @@ struct Step {
     int64_t depth = 0;  // layers that it needs
     // What becomes of it.
     std::vector<Draw> draws;
+    std::vector<rwkv::Draw> asked;  // of the backend: those of them that draw a token, then scores
     std::vector<Score> scores;
     std::vector<Sequence *> embedded;  // those whose text ends with this step
     std::vector<Draw> prompts_read;    // those whose prompt ends with it, and that go on

@@ -1,6 +1,6 @@
 // Owns what changes logits before a draw (bias, penalties, bans), the random numbers and the checks
-// of the options. Called by sequence.cpp for every draw and by api.cpp for the exact distribution;
-// what follows the softmax is distribution.cpp.
+// of the options. Called by cpu/drawing.cpp for every draw and by api.cpp for the exact
+// distribution; what follows the softmax is distribution.cpp.
 #include "sampling/sampler.h"
 
 #include "error.h"
@@ -257,7 +257,7 @@ void Sampler::probabilities(std::span<double> out, std::span<const float> logits
     row.distribution(cuts(), mask).probabilities(out);
 }
 
-Drawn Sampler::draw(std::span<const float> logits, const uint64_t *mask) {
+Sampled Sampler::draw(std::span<const float> logits, const uint64_t *mask) {
     if (adjusts()) {
         scratch.copy.assign(logits.begin(), logits.end());
         return draw_in_place(scratch.copy, mask);
@@ -266,7 +266,7 @@ Drawn Sampler::draw(std::span<const float> logits, const uint64_t *mask) {
     return taken(scratch.distribution.token_at(uniform(options_.seed, step_)), logits);
 }
 
-Drawn Sampler::draw_in_place(std::span<float> logits, const uint64_t *mask) {
+Sampled Sampler::draw_in_place(std::span<float> logits, const uint64_t *mask) {
     if (!adjusts()) return draw(logits, mask);
     int32_t token;
     {
@@ -277,8 +277,8 @@ Drawn Sampler::draw_in_place(std::span<float> logits, const uint64_t *mask) {
     return taken(token, logits);
 }
 
-Drawn Sampler::taken(int32_t token, std::span<const float> logits) {
-    Drawn drawn{.token = token, .logprobs = {}};
+Sampled Sampler::taken(int32_t token, std::span<const float> logits) {
+    Sampled drawn{.token = token, .logprobs = {}};
     if (options_.logprobs >= 0)
         drawn.logprobs = log_softmax(logits, token, static_cast<size_t>(options_.logprobs));
     count(token);

@@ -1,6 +1,6 @@
 // From logits to one token id, by the law of the official package (design: bias, penalties,
 // forbidden, softmax, top-p, top-k, min-p, temperature as a power, draw). One Sampler per sequence;
-// called by sequence.cpp for every draw, and by api.cpp for the exact distribution. Never knows
+// called by cpu/drawing.cpp for every draw, and by api.cpp for the exact distribution. Never knows
 // about text.
 #pragma once
 
@@ -40,7 +40,7 @@ void check(const SamplingOptions &options, size_t vocab);
 // step as counter, so that no two steps or seeds share anything.
 double uniform(uint64_t seed, uint64_t step);
 
-struct Drawn {
+struct Sampled {
     int32_t token = 0;
     // Filled if options.logprobs >= 0: the drawn token, then the k most likely, by the log-softmax
     // of the logits as the model gave them. Of equals the lower id comes first.
@@ -59,10 +59,10 @@ public:
     // all others were forbidden; null: no mask. Throws Error (RWKV_INTERNAL) if a logit that the
     // mask allows is NaN or +infinity, or if none of them is finite; -infinity is a probability of
     // zero.
-    Drawn draw(std::span<const float> logits, const uint64_t *mask = nullptr);
+    Sampled draw(std::span<const float> logits, const uint64_t *mask = nullptr);
     // The same without a copy: bias, penalties and bans change the row, which is as it was again
     // when this returns or throws.
-    Drawn draw_in_place(std::span<float> logits, const uint64_t *mask = nullptr);
+    Sampled draw_in_place(std::span<float> logits, const uint64_t *mask = nullptr);
     // The exact distribution that draw() would use now, float64 [vocab].
     void probabilities(std::span<double> out, std::span<const float> logits,
                        const uint64_t *mask = nullptr) const;
@@ -83,7 +83,7 @@ private:
     bool early() const;    // whether the late ones cannot come yet
     bool adjusts() const;  // whether the next draw changes any logit
     void adjust(Adjusted &row) const;
-    Drawn taken(int32_t token, std::span<const float> logits);
+    Sampled taken(int32_t token, std::span<const float> logits);
     void add_occurrence(int32_t token);
     double weight_of(int32_t token) const;
     double penalty_of(const Occurrence &occurrence) const;
