@@ -4,6 +4,7 @@
 #include "check.h"
 #include "engine/engine.h"
 #include "engine/state_trie.h"
+#include "sampling/sampler.h"
 #include "tiny_model.h"
 
 #include <rwkv.h>
@@ -140,6 +141,27 @@ void test_every_end_is_heard() {
     CHECK(cut_short > 60);
 }
 
+// The first draw of a thread makes its memory.
+void test_a_first_draw_without_memory() {
+    std::vector<float> logits(257, 0.5f);
+    int drawn = 0, refused = 0;
+    for (int64_t after = 0; after < 12; ++after) {
+        rwkv::SamplingOptions options;
+        options.bias = {{1, 0.25f}};
+        rwkv::Sampler sampler(options, {});
+        std::thread([&] {
+            const Shortage shortage(fails_others, after);
+            try {
+                sampler.draw_in_place(logits);
+                ++drawn;
+            } catch (const std::bad_alloc &) {
+                ++refused;
+            }
+        }).join();
+    }
+    CHECK(refused > 0 && drawn > 0 && refused + drawn == 12);
+}
+
 // Through the C interface: events that could not be handed out are those of the next poll.
 void test_poll_loses_nothing() {
     for (int64_t after = 0; after < 4; ++after) {
@@ -247,5 +269,6 @@ int main() {
     test_a_cache_is_cleared_without_memory();
     test_poll_loses_nothing();
     test_every_end_is_heard();
+    test_a_first_draw_without_memory();
     return report();
 }

@@ -26,7 +26,13 @@ struct Scratch {
     std::vector<float> before;     // what those were
     Distribution distribution;
 };
-thread_local Scratch scratch;
+
+// Made by a thread's first draw, which may find no memory: outside of a function that would end the
+// process.
+Scratch &scratch() {
+    thread_local Scratch of_this_thread;
+    return of_this_thread;
+}
 
 void check_number(const char *name, double value, double low, double high) {
     if (std::isfinite(value) && value >= low && value <= high) return;
@@ -62,7 +68,7 @@ float toward_zero(double lost) {
 // A row of logits changed in place, which is as it was once this is gone.
 class Sampler::Adjusted {
 public:
-    explicit Adjusted(std::span<float> row) : s_(scratch), row_(row) {
+    explicit Adjusted(std::span<float> row) : s_(scratch()), row_(row) {
         s_.residual.resize(std::max(s_.residual.size(), row.size()));
     }
     Adjusted(const Adjusted &) = delete;
@@ -247,23 +253,23 @@ void Sampler::adjust(Adjusted &row) const {
 void Sampler::probabilities(std::span<double> out, std::span<const float> logits,
                             const uint64_t *mask) const {
     if (!adjusts()) {
-        scratch.distribution.set(logits, {}, {}, mask, cuts());
-        scratch.distribution.probabilities(out);
+        scratch().distribution.set(logits, {}, {}, mask, cuts());
+        scratch().distribution.probabilities(out);
         return;
     }
-    scratch.copy.assign(logits.begin(), logits.end());
-    Adjusted row(scratch.copy);
+    scratch().copy.assign(logits.begin(), logits.end());
+    Adjusted row(scratch().copy);
     adjust(row);
     row.distribution(cuts(), mask).probabilities(out);
 }
 
 Sampled Sampler::draw(std::span<const float> logits, const uint64_t *mask) {
     if (adjusts()) {
-        scratch.copy.assign(logits.begin(), logits.end());
-        return draw_in_place(scratch.copy, mask);
+        scratch().copy.assign(logits.begin(), logits.end());
+        return draw_in_place(scratch().copy, mask);
     }
-    scratch.distribution.set(logits, {}, {}, mask, cuts());
-    return taken(scratch.distribution.token_at(uniform(options_.seed, step_)), logits);
+    scratch().distribution.set(logits, {}, {}, mask, cuts());
+    return taken(scratch().distribution.token_at(uniform(options_.seed, step_)), logits);
 }
 
 Sampled Sampler::draw_in_place(std::span<float> logits, const uint64_t *mask) {
