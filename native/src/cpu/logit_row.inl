@@ -339,6 +339,17 @@ RWKV_INLINE size_t list(int32_t *ids, size_t found, const float *x, size_t b, fl
     return found;
 }
 
+// How many bits are set. For a set without an instruction for it GCC would call its own library.
+size_t ones(uint64_t bits) {
+#if defined(__POPCNT__) || defined(__aarch64__)
+    return static_cast<size_t>(__builtin_popcountll(bits));
+#else
+    bits -= bits >> 1 & 0x5555555555555555;
+    bits = (bits & 0x3333333333333333) + (bits >> 2 & 0x3333333333333333);
+    return ((bits + (bits >> 4)) & 0x0f0f0f0f0f0f0f0f) * 0x0101010101010101 >> 56;
+#endif
+}
+
 void survey(Survey &out, int32_t *ids, size_t most, const Row &row, float low, float high,
             float max, float *e) {
     float tail[kBlock];
@@ -352,7 +363,7 @@ void survey(Survey &out, int32_t *ids, size_t most, const Row &row, float low, f
         if (row.block_max[b] > high) {
             over = exp_block<true>(sums, above, p, max, high, kept);
             weight += above.total();
-            count += static_cast<size_t>(__builtin_popcountll(over));
+            count += ones(over);
         } else {
             exp_block<false>(sums, above, p, max, high, kept);
         }
@@ -372,7 +383,7 @@ void survey_counts(Survey &out, int32_t *ids, size_t most, const Row &row, float
 #pragma GCC unroll 16
         for (size_t at = 0; at < kBlock; at += kLanes)
             over |= uint64_t{lane_bits(gt(load(p + at), splat(high)))} << at;
-        count += static_cast<size_t>(__builtin_popcountll(over));
+        count += ones(over);
         found = list(ids, found, p, b, low, over);
     }
     out = {0, 0, count, found};
