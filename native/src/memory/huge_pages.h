@@ -1,6 +1,7 @@
 // Memory straight from the system, in huge pages where it has them: what a decoding step walks
 // through is more small pages than the processor knows the places of, and each costs a walk of the
-// page table. Called by slab.cpp and by cpu/arena.cpp.
+// page table. Called by slab.cpp and cpu/arena.cpp; cpu/state_memory.cpp, which opens its pages
+// piece by piece, maps by itself.
 #pragma once
 
 #include <cstddef>
