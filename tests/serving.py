@@ -83,6 +83,12 @@ class Server:
     def log(self) -> str:
         return os.pread(self._log.fileno(), 1 << 22, 0).decode(errors="replace")
 
+    def logged(self, words: str, times: int = 1) -> str:
+        """The log once it holds these words so often: a thread writes it, and may do so later than
+        the server answers."""
+        wait_until(lambda: self.log().count(words) >= times)
+        return self.log()
+
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.log()
         try:

@@ -297,6 +297,7 @@ def test_a_tokenizer_that_needs_a_file(made: Callable[..., Path]) -> None:
     server = Server(ready=False, model=made(300), threads=1)
     try:
         wait_until(lambda: "the tokenizer REMI" in server.log(), 60)
-        assert "--tokenizer" in server.log() and server.status()["status"] == 0
+        server.logged("--tokenizer")
+        assert server.status()["status"] == 0
     finally:
         server.stop()

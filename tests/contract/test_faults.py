@@ -78,7 +78,7 @@ def test_an_engine_whose_answers_are_lost(tmp_path: Path) -> None:
         assert status == 200 or (status == 503 and int(headers["retry-after"]) >= 1)
         wait_until(lambda: _served_by_another(server, failed), 60)
         assert server.post("/completions", {"prompt": "x", "max_tokens": 1})["choices"]
-        assert "the engine has failed" in server.log()
+        server.logged("the engine has failed")
 
 
 def test_a_worker_that_is_killed() -> None:

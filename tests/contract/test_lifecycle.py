@@ -176,7 +176,7 @@ def test_a_second_worker_waits_for_the_first() -> None:
         server.process.send_signal(signal.SIGTTIN)
         wait_until(lambda: "waits: one engine serves" in server.log())
         assert {server.status()["pid"] for _ in range(10)} == {first}
-        assert server.log().count("ready after") == 1
+        assert server.logged("ready after").count("ready after") == 1
         os.kill(first, signal.SIGTERM)  # the first goes; the second takes over
 
         wait_until(lambda: served_by_another(server, first), 60)
@@ -206,7 +206,7 @@ def test_reload_hands_over() -> None:
         assert b"data: [DONE]" in got and got.endswith(b"0\r\n\r\n")
         sock.close()
         wait_until(lambda: served_by_another(server, first), 60)
-        log = server.log()
+        log = server.logged("ready after", 2)
         assert log.index('"path":"/completions"') < log.rindex("loading demo")
         assert log.count("ready after") == 2
 
@@ -247,7 +247,7 @@ def test_a_switched_model_that_has_gone_is_replaced_by_the_configured_one(tmp_pa
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: served_by_another(server, last), 30)
         assert server.status()["model"] == "demo"
-        assert "demo is loaded in its place, as configured" in server.log()
+        server.logged("demo is loaded in its place, as configured")
         assert server.process.poll() is None and "Traceback" not in server.log()
 
 

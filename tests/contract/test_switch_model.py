@@ -58,7 +58,7 @@ def test_every_model_gets_the_states_that_the_server_keeps() -> None:
         assert "Paris" in answer["choices"][0]["message"]["content"]
         assert server.post("/switch-model", {"model": OTHER, "strategy": "cpu fp32"}) == "success"
         assert server.post("/completions", {"prompt": "x", "max_tokens": 2})["choices"]
-        assert server.log().count("states fp16") == 2
+        assert server.logged("states fp16", 2).count("states fp16") == 2
 
 
 def test_names_that_models_shows(server: Server) -> None:
@@ -79,7 +79,7 @@ def test_runners_own_strategies(server: Server) -> None:
     the others."""
     body = {"model": OTHER, "customCuda": False, "deploy": False}
     server.post("/switch-model", {**body, "strategy": "fp16i8 layer20 chunk128"})
-    assert "RWKV Runner is cpu fp16i8 *20 -> cpu fp16 on this CPU" in server.log()
+    server.logged("RWKV Runner is cpu fp16i8 *20 -> cpu fp16 on this CPU")
     server.post("/switch-model", {"model": "demo", "strategy": "albatross workers=1 batch=16"})
     assert server.status()["model"] == "demo"
 
@@ -234,4 +234,4 @@ def test_one_load_at_a_time(server: Server) -> None:
     statuses = Counter(status for status, _, _ in answers)
     assert set(statuses) <= {200, 304} and statuses[200] >= 1
     assert all(raw == (b'"success"' if status == 200 else b"") for status, _, raw in answers)
-    assert server.log().count(f"{Path(OTHER).stem}: RWKV-7") >= statuses[200]
+    server.logged(f"{Path(OTHER).stem}: RWKV-7", statuses[200])
